@@ -1,0 +1,22 @@
+"""mvgenvs: novel views of an object from one picture, by a feature field and a joint multi-view diffusion model."""
+
+from typing import TYPE_CHECKING, Any
+
+from mvgenvs.torchvision_ops import declare_missing_torchvision_ops
+
+if TYPE_CHECKING:
+    from mvgenvs.pipeline import MultiViewPipeline
+
+__version__ = "0.1.0"
+__all__ = ["MultiViewPipeline", "__version__"]
+
+declare_missing_torchvision_ops()
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the pipeline, and diffusers with it, when it is first asked for."""
+    if name == "MultiViewPipeline":
+        from mvgenvs.pipeline import MultiViewPipeline
+
+        return MultiViewPipeline
+    raise AttributeError(f"module 'mvgenvs' has no attribute {name!r}")

@@ -1,0 +1,124 @@
+"""Pinhole cameras: the one camera type of the project, its rays and its projection.
+
+Conventions, everywhere: OpenCV camera axes (+x right, +y down, +z forward); `c2w` takes camera to world; `K` is in
+pixels, with pixel centres at +0.5, so that the image spans [0, W] x [0, H]. The world is y-up, the object centred at
+the origin with a bounding-box diagonal of 1, a car's front towards -z. Depth is z-depth, not distance along the ray.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Cameras:
+    """Pinhole cameras of one scene, or of a batch of scenes with equally many views."""
+
+    c2w: Float[Tensor, "*batch view 4 4"]
+    K: Float[Tensor, "*batch view 3 3"]
+    hw: tuple[int, int]
+
+    @property
+    def num_views(self) -> int:
+        return self.c2w.shape[-3]
+
+    @property
+    def centers(self) -> Float[Tensor, "*batch view 3"]:
+        """Camera centres in the world."""
+        return self.c2w[..., :3, 3]
+
+    def to(self, device: torch.device | str) -> "Cameras":
+        return Cameras(self.c2w.to(device), self.K.to(device), self.hw)
+
+    def select(self, views: Sequence[int] | slice) -> "Cameras":
+        """The cameras of some views, in the order given."""
+        index = views if isinstance(views, slice) else list(views)
+        return Cameras(self.c2w[..., index, :, :], self.K[..., index, :, :], self.hw)
+
+    def repeat(self, times: int) -> "Cameras":
+        """Every entry of the batch `times` times in a row."""
+        return Cameras(self.c2w.repeat_interleave(times, dim=0), self.K.repeat_interleave(times, dim=0), self.hw)
+
+    def batched(self) -> "Cameras":
+        """Adds a leading batch axis of 1."""
+        return Cameras(self.c2w[None], self.K[None], self.hw)
+
+    def resized(self, hw: tuple[int, int]) -> "Cameras":
+        """The same cameras for images of another size: `K` scales with the image."""
+        scale = torch.tensor([hw[1] / self.hw[1], hw[0] / self.hw[0], 1.0], dtype=self.K.dtype, device=self.K.device)
+        return Cameras(self.c2w, self.K * scale[:, None], hw)
+
+    def mirrored(self) -> "Cameras":
+        """The cameras that see the world reflected in x when their images are flipped left to right: P' = M P M.
+
+        `M = diag(-1, 1, 1, 1)` reflects the world on the left and keeps the camera right-handed on the right; the
+        principal point is reflected with the image.
+        """
+        mirror = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0], dtype=self.c2w.dtype, device=self.c2w.device))
+        K = self.K.clone()
+        K[..., 0, 2] = self.hw[1] - K[..., 0, 2]
+        return Cameras(mirror @ self.c2w @ mirror, K, self.hw)
+
+    def rays(self) -> tuple[Float[Tensor, "*batch view h w 3"], Float[Tensor, "*batch view h w 3"]]:
+        """World-space origins and unit directions through the centre of every pixel."""
+        height, width = self.hw
+        options: dict[str, Any] = {"dtype": self.c2w.dtype, "device": self.c2w.device}
+        v, u = torch.meshgrid(
+            torch.arange(height, **options) + 0.5, torch.arange(width, **options) + 0.5, indexing="ij"
+        )
+        pixels = torch.stack([u, v, torch.ones_like(u)], dim=-1)  # (h, w, 3), homogeneous
+        pixel_to_world = self.c2w[..., :3, :3] @ torch.linalg.inv(self.K)  # (*batch, view, 3, 3)
+        directions = torch.einsum("...ij,hwj->...hwi", pixel_to_world, pixels)
+        directions = directions / directions.norm(dim=-1, keepdim=True)
+        return self.centers[..., None, None, :].expand_as(directions), directions
+
+    def plucker(self) -> Float[Tensor, "*batch view 6 h w"]:
+        """Plücker coordinates (direction, moment o x d) of every pixel's ray."""
+        origins, directions = self.rays()
+        return torch.cat([directions, torch.linalg.cross(origins, directions)], dim=-1).movedim(-1, -3)
+
+    def project(
+        self, points: Float[Tensor, "*batch #view n 3"]
+    ) -> tuple[Float[Tensor, "*batch view n 2"], Float[Tensor, "*batch view n"]]:
+        """Pixel coordinates (x, y) and z-depth of world points in each view; depth <= 0 lies behind the camera."""
+        rotation, centers = self.c2w[..., :3, :3], self.centers
+        local = (points - centers[..., None, :]) @ rotation  # R^T (p - c), written for row vectors
+        depth = local[..., 2]
+        safe = torch.where(depth.abs() < 1e-8, torch.full_like(depth, 1e-8), depth)
+        pixels = (local / safe[..., None]) @ self.K.transpose(-1, -2)
+        return pixels[..., :2], depth
+
+    def unproject(
+        self, pixels: Float[Tensor, "*batch view n 2"], depth: Float[Tensor, "*batch view n"]
+    ) -> Float[Tensor, "*batch view n 3"]:
+        """World points at the given pixels and z-depths: the inverse of `project`."""
+        homogeneous = torch.cat([pixels, torch.ones_like(pixels[..., :1])], dim=-1) * depth[..., None]
+        local = homogeneous @ torch.linalg.inv(self.K).transpose(-1, -2)
+        return local @ self.c2w[..., :3, :3].transpose(-1, -2) + self.centers[..., None, :]
+
+
+def concatenate(cameras: Sequence[Cameras]) -> Cameras:
+    """Joins cameras of one image size along the view axis."""
+    c2w = torch.cat([c.c2w for c in cameras], dim=-3)
+    return Cameras(c2w, torch.cat([c.K for c in cameras], dim=-3), cameras[0].hw)
+
+
+def look_at_origin(centers: Float[Tensor, "view 3"]) -> Float[Tensor, "view 4 4"]:
+    """Camera-to-world matrices at `centers` looking at the origin with the world's +y up in the image."""
+    forward = -centers / centers.norm(dim=-1, keepdim=True)
+    world_down = torch.tensor([0.0, -1.0, 0.0], dtype=centers.dtype, device=centers.device).expand_as(forward)
+    # Seen from straight above, "up" is the object's front (-z): any fixed choice does, this one keeps the front on top.
+    front_down = torch.tensor([0.0, 0.0, 1.0], dtype=centers.dtype, device=centers.device).expand_as(forward)
+    degenerate = (forward * world_down).sum(dim=-1, keepdim=True).abs() > 1 - 1e-6
+    reference_down = torch.where(degenerate, front_down, world_down)
+    right = torch.linalg.cross(reference_down, forward)
+    right = right / right.norm(dim=-1, keepdim=True)
+    down = torch.linalg.cross(forward, right)
+    c2w = torch.eye(4, dtype=centers.dtype, device=centers.device).repeat(len(centers), 1, 1)
+    c2w[:, :3, :3] = torch.stack([right, down, forward], dim=-1)
+    c2w[:, :3, 3] = centers
+    return c2w

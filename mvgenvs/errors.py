@@ -1,0 +1,18 @@
+"""The one exception for mistakes a user can mend; scripts print it as one sentence and exit with code 2."""
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(ValueError):
+    """Bad input. The message is one sentence that says what is wrong and what to do."""
+
+
+def run_script(main: Callable[[], int | None]) -> None:
+    """Runs a script's `main` and exits: 0 or what it returns, and 2 with one sentence on `UserError`."""
+    try:
+        code = main()
+    except UserError as error:
+        print(f"error: {str(error).rstrip('.')}.", file=sys.stderr)
+        code = 2
+    sys.exit(code or 0)

@@ -1,0 +1,32 @@
+"""Shape checks are on in every test: jaxtyping and beartype check each call of mvgenvs and attention."""
+
+import jaxtyping
+
+jaxtyping.install_import_hook(["mvgenvs", "attention"], "beartype.beartype")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from mvgenvs.cameras import Cameras  # noqa: E402
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def some_cameras(generator: torch.Generator) -> Cameras:
+    """Five cameras at random places outside the object, each with an odd focal length and principal point."""
+    from mvgenvs.cameras import look_at_origin
+
+    centers = torch.randn(5, 3, generator=generator)
+    centers = centers / centers.norm(dim=-1, keepdim=True) * (1.1 + 0.4 * torch.rand(5, 1, generator=generator))
+    K = torch.zeros(5, 3, 3)
+    K[:, 0, 0] = 30 + 10 * torch.rand(5, generator=generator)
+    K[:, 1, 1] = 30 + 10 * torch.rand(5, generator=generator)
+    K[:, :2, 2] = torch.tensor([16.0, 12.0]) + torch.randn(5, 2, generator=generator)
+    K[:, 2, 2] = 1
+    return Cameras(look_at_origin(centers), K, (24, 32))
