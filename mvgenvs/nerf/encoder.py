@@ -1,0 +1,76 @@
+"""From an image to a frustum-aligned feature volume, as DeepLabV3+ does it (Chen et al. 2018, arXiv 1802.02611)."""
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from diffusers.models.resnet import ResnetBlock2D
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+GROUPS = 16
+
+
+class ResnetStage(nn.Sequential):
+    """diffusers' residual blocks without a time embedding, the first of which may change the channels."""
+
+    def __init__(self, in_channels: int, out_channels: int, blocks: int) -> None:
+        channels = [in_channels] + [out_channels] * blocks
+        super().__init__(
+            *(
+                ResnetBlock2D(in_channels=a, out_channels=b, temb_channels=None, groups=GROUPS)
+                for a, b in itertools.pairwise(channels)
+            )
+        )
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h w"]:
+        for block in self:
+            x = block(x, None)
+        return x
+
+
+class AtrousPyramid(nn.Module):
+    """Atrous spatial pyramid pooling: the same features seen at several dilations, and their global mean."""
+
+    def __init__(self, channels: int, out_channels: int, dilations: tuple[int, ...] = (1, 2, 4)) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Conv2d(channels, out_channels, 3, padding=rate, dilation=rate) for rate in dilations
+        )
+        self.pooled = nn.Linear(channels, out_channels)
+        self.merge = nn.Conv2d(out_channels * (len(dilations) + 1), out_channels, 1)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h w"]:
+        parts = [branch(x) for branch in self.branches]
+        parts.append(self.pooled(x.mean(dim=(-1, -2)))[..., None, None].expand_as(parts[0]))
+        return self.merge(F.silu(torch.cat(parts, dim=1)))
+
+
+class ImageEncoder(nn.Module):
+    """Image (H, W) -> volume (C, D, H/4, W/4). Patchified stem, three stages, pyramid, decoder with a skip."""
+
+    def __init__(self, widths: Sequence[int], volume_channels: int, volume_depth: int, decoder_width: int = 64) -> None:
+        super().__init__()
+        stem, middle, deep = widths
+        self.volume_depth = volume_depth
+        self.stem = nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(48, stem, 3, padding=1))
+        self.stage1 = ResnetStage(stem, stem, 1)
+        self.stage2 = nn.Sequential(nn.Conv2d(stem, middle, 3, stride=2, padding=1), ResnetStage(middle, middle, 2))
+        self.stage3 = nn.Sequential(nn.Conv2d(middle, deep, 3, stride=2, padding=1), ResnetStage(deep, deep, 2))
+        self.pyramid = AtrousPyramid(deep, decoder_width)
+        self.decoder = nn.Sequential(
+            nn.Conv2d(decoder_width + stem, decoder_width, 3, padding=1), ResnetStage(decoder_width, decoder_width, 1)
+        )
+        self.head = nn.Sequential(
+            nn.GroupNorm(GROUPS, decoder_width), nn.SiLU(), nn.Conv2d(decoder_width, volume_channels * volume_depth, 1)
+        )
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c d vh vw"]:
+        """Volumes of images in [0, 1], whose sides are multiples of 16."""
+        fine = self.stage1(self.stem(images * 2 - 1))
+        coarse = self.pyramid(self.stage3(self.stage2(fine)))
+        coarse = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
+        volume = self.head(self.decoder(torch.cat([coarse, fine], dim=1)))
+        return rearrange(volume, "n (c d) h w -> n c d h w", d=self.volume_depth)

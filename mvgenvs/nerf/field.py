@@ -1,0 +1,85 @@
+"""The radiance field: features of the known views, fused at a point, to density and 16 features."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mvgenvs.cameras import Cameras
+from mvgenvs.nerf.volume import frustum_coordinates, sample_images, sample_volumes
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Scene:
+    """What the field needs to know of the known views: their volumes, images and cameras."""
+
+    volumes: Float[Tensor, "batch view c d h w"]
+    images: Float[Tensor, "batch view 3 ih iw"]
+    cameras: Cameras
+
+
+class Field(nn.Module):
+    """Samples every known view's volume at a point, fuses over the views, and runs one small MLP.
+
+    Fusing features BEFORE the MLP needs one MLP evaluation per point, however many views are known [GeNVS]. The last
+    channel of a volume is the logit of the view's weight in the fusion (`fusion="softmax"`); `"mean"` ignores it.
+    """
+
+    frequencies: Tensor
+
+    def __init__(
+        self,
+        channels: int = 16,
+        features: int = 16,
+        hidden: int = 64,
+        near: float = 0.8,
+        far: float = 1.8,
+        fusion: str = "softmax",
+        world_coordinates: bool = True,
+        source_colour: bool = True,
+        octaves: int = 4,
+    ) -> None:
+        """`world_coordinates` feeds the encoded position to the MLP, which departs from GeNVS and helps posed data;
+        `source_colour` lets the field copy the known pixels that a point projects to.
+        """
+        super().__init__()
+        self.channels, self.features, self.near, self.far = channels, features, near, far
+        self.fusion, self.world_coordinates, self.source_colour = fusion, world_coordinates, source_colour
+        self.register_buffer("frequencies", math.pi * 2.0 ** torch.arange(octaves), persistent=False)
+        inputs = channels + (3 + 6 * octaves) * world_coordinates + 3 * source_colour
+        self.mlp = nn.Sequential(
+            nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(),
+            nn.Linear(hidden, 1 + features + source_colour),
+        )  # fmt: skip
+
+    @property
+    def volume_channels(self) -> int:
+        """Channels that the encoder must provide: the features and the fusion logit."""
+        return self.channels + 1
+
+    def forward(
+        self, scene: Scene, points: Float[Tensor, "batch n 3"]
+    ) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch n f"]]:
+        """Density (1 / world unit) and features, the first three of which are RGB in [0, 1]."""
+        coordinates = frustum_coordinates(scene.cameras, points, self.near, self.far)
+        sampled = sample_volumes(scene.volumes, coordinates)  # (batch, view, n, channels + 1)
+        values, logits = sampled[..., :-1], sampled[..., -1:]
+        weights = logits.softmax(dim=1) if self.fusion == "softmax" else torch.full_like(logits, 1 / logits.shape[1])
+        inputs = [(weights * values).sum(dim=1)]
+        if self.world_coordinates:
+            angles = (points[..., None] * self.frequencies).flatten(-2)
+            inputs += [points, angles.sin(), angles.cos()]
+        if self.source_colour:
+            pixel = (weights * sample_images(scene.images, coordinates)).sum(dim=1)
+            inputs.append(pixel)
+        out = self.mlp(torch.cat(inputs, dim=-1))
+        density = F.softplus(out[..., 0] - 1)  # the shift starts the object out thin rather than solid
+        features = out[..., 1 : 1 + self.features]
+        colour = features[..., :3].sigmoid()
+        if self.source_colour:
+            gate = out[..., -1:].sigmoid()
+            colour = gate * pixel + (1 - gate) * colour
+        return density * 10, torch.cat([colour, features[..., 3:]], dim=-1)

@@ -1,0 +1,108 @@
+"""Volume rendering: stratified samples along each ray, importance samples where they found something, one composite."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+RadianceField = Callable[[Tensor], tuple[Tensor, Tensor]]  # (batch, n, 3) -> density (batch, n), features (batch, n, f)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class RayRendering:
+    """What a batch of rays sees."""
+
+    features: Float[Tensor, "batch ray f"]  # the first three are RGB composited on white
+    distance: Float[Tensor, "batch ray"]  # expected distance along the ray where it hits, far bound where it does not
+    opacity: Float[Tensor, "batch ray"]
+
+
+def sphere_bounds(
+    origins: Float[Tensor, "batch ray 3"], directions: Float[Tensor, "batch ray 3"], radius: float
+) -> tuple[Float[Tensor, "batch ray"], Float[Tensor, "batch ray"], Float[Tensor, "batch ray"]]:
+    """Where unit rays enter and leave the sphere around the object, and 1 for those that hit it, 0 for the others."""
+    towards = -(origins * directions).sum(dim=-1)
+    half_squared = radius**2 - (origins.square().sum(dim=-1) - towards.square())
+    half = half_squared.clamp(min=1e-6).sqrt()
+    return (towards - half).clamp(min=1e-3), towards + half, (half_squared > 0).to(origins.dtype)
+
+
+def render_rays(
+    field: RadianceField,
+    origins: Float[Tensor, "batch ray 3"],
+    directions: Float[Tensor, "batch ray 3"],
+    radius: float,
+    num_coarse: int,
+    num_fine: int,
+    jitter: Float[Tensor, "batch ray"] | None = None,
+) -> RayRendering:
+    """Renders rays through the sphere of `radius` around the origin, on a white background.
+
+    Every sample is evaluated once: the coarse samples place the fine ones and then count in the composite with them.
+    `jitter` in [0, 1) shifts all strata of a ray, as training wants; without it samples sit at the middle of strata.
+    """
+    near, far, hits = sphere_bounds(origins, directions, radius)
+    offset = torch.full_like(near, 0.5) if jitter is None else jitter
+    span = (far - near)[..., None]
+
+    def evaluate(t: Float[Tensor, "batch ray s"]) -> tuple[Tensor, Tensor]:
+        points = origins[..., None, :] + t[..., None] * directions[..., None, :]
+        density, features = field(points.flatten(1, 2))
+        return density.unflatten(1, t.shape[1:]) * hits[..., None], features.unflatten(1, t.shape[1:])
+
+    strata = torch.arange(num_coarse, device=near.device, dtype=near.dtype)
+    t = near[..., None] + span * (strata + offset[..., None]) / num_coarse
+    density, features = evaluate(t)
+    if num_fine:
+        with torch.no_grad():
+            weights = composite_weights(density, t, far)
+            t_fine = importance_samples(near, far, weights, num_fine, offset)
+        density_fine, features_fine = evaluate(t_fine)
+        t, order = torch.cat([t, t_fine], dim=-1).sort(dim=-1)
+        density = torch.cat([density, density_fine], dim=-1).gather(-1, order)
+        features = torch.cat([features, features_fine], dim=-2)
+        features = features.gather(-2, order[..., None].expand_as(features))
+    weights = composite_weights(density, t, far)
+    opacity = weights.sum(dim=-1)
+    background = background_features(features.shape[-1], near)
+    rendered = torch.einsum("brs,brsf->brf", weights, features) + (1 - opacity)[..., None] * background
+    distance = (weights * t).sum(dim=-1) + (1 - opacity) * far
+    return RayRendering(rendered, distance, opacity)
+
+
+def background_features(num_features: int, like: Tensor) -> Float[Tensor, " f"]:
+    """White in the first three channels, zero in the others."""
+    background = torch.zeros(num_features, device=like.device, dtype=like.dtype)
+    background[:3] = 1
+    return background
+
+
+def composite_weights(
+    density: Float[Tensor, "batch ray s"], t: Float[Tensor, "batch ray s"], far: Float[Tensor, "batch ray"]
+) -> Float[Tensor, "batch ray s"]:
+    """w_i = T_i (1 - exp(-density_i delta_i)), T_i = exp(-sum_{j<i} density_j delta_j) (Mildenhall et al. 2020)."""
+    delta = torch.diff(t, dim=-1, append=far[..., None]).clamp(min=0)
+    optical = density * delta
+    transmittance = torch.exp(-(optical.cumsum(dim=-1) - optical))
+    return transmittance * (1 - torch.exp(-optical))
+
+
+def importance_samples(
+    near: Float[Tensor, "batch ray"],
+    far: Float[Tensor, "batch ray"],
+    weights: Float[Tensor, "batch ray s"],
+    num_samples: int,
+    offset: Float[Tensor, "batch ray"],
+) -> Float[Tensor, "batch ray m"]:
+    """Ascending samples of the piecewise-constant density that the weights give over equal bins of [near, far]."""
+    bins = weights.shape[-1]
+    pdf = weights + 1e-3 / bins
+    cdf = torch.cat([torch.zeros_like(pdf[..., :1]), (pdf / pdf.sum(dim=-1, keepdim=True)).cumsum(dim=-1)], dim=-1)
+    steps = torch.arange(num_samples, device=near.device, dtype=near.dtype)
+    u = (steps + offset[..., None]) / num_samples  # stratified, strictly inside (0, 1)
+    upper = torch.searchsorted(cdf, u.contiguous(), right=True).clamp(1, bins)
+    low, high = cdf.gather(-1, upper - 1), cdf.gather(-1, upper)
+    fraction = (upper - 1 + (u - low) / (high - low).clamp(min=1e-8)) / bins
+    return near[..., None] + (far - near)[..., None] * fraction.clamp(0, 1)
