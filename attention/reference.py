@@ -1,0 +1,28 @@
+"""Joint attention written out as its definition, against which the fast paths are tested."""
+
+import math
+
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+
+def joint_attention_reference(
+    query: Float[Tensor, "batch_view n d"],
+    key: Float[Tensor, "batch_view n d"],
+    value: Float[Tensor, "batch_view n d"],
+    num_views: int,
+    num_heads: int,
+) -> Float[Tensor, "batch_view n d"]:
+    """softmax(Q K^T / sqrt(d_head)) V over the tokens of all `num_views` views of a set, set by set.
+
+    The leading axis merges batch and view, view fastest. Views are unordered: a permutation of the views of a set
+    permutes the outputs. With one view it is plain self-attention.
+    """
+
+    def join(x: Tensor) -> Tensor:
+        return rearrange(x, "(b v) n (h d) -> b h (v n) d", v=num_views, h=num_heads)
+
+    q, k, v = join(query), join(key), join(value)
+    weights = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(dim=-1)
+    return rearrange(weights @ v, "b h (v n) d -> (b v) n (h d)", v=num_views)
