@@ -1,0 +1,110 @@
+"""Codecs: what the denoiser denoises. Latents are centred and scaled to an RMS of 0.5, which is EDM's sigma_data.
+
+Both codecs are diffusers models with the same names: `encode`, `decode`, `latent_shape`, `downscale`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import ModelMixin
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.vae import Decoder
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+SIGMA_DATA = 0.5
+
+
+class IdentityCodec(ModelMixin, ConfigMixin):
+    """Pixels themselves, mapped from [0, 1] to zero mean and an RMS of 0.5 by the data's mean and RMS."""
+
+    @register_to_config
+    def __init__(self, mean: float = 0.79, rms: float = 0.51) -> None:
+        """Defaults: OpenCars on white (mean .79, standard deviation .51 on the [-1, 1] scale)."""
+        super().__init__()
+        self.shift, self.scale = mean, SIGMA_DATA / rms
+        self.downscale = 1  # image side over latent side
+
+    def latent_shape(self, hw: tuple[int, int]) -> tuple[int, int, int]:
+        """(channel, height, width) of the latents of an image of size `hw`."""
+        return 3, *hw
+
+    def encode(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+        return (images * 2 - 1 - self.shift) * self.scale
+
+    def decode(self, latents: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+        return (latents / self.scale + self.shift + 1) / 2
+
+
+class PatchCodec(ModelMixin, ConfigMixin):
+    """A closed-form encoder and a trained decoder: 128x128x3 pixels <-> 16x16xC latents.
+
+    The encoder projects every patch on the leading principal components of the training patches: no training, known
+    statistics, and nothing that a later stage must wait for. Component i is divided by sd_i^0.7, which leaves the
+    strong components larger than the weak ones. The decoder adds to the transposed projection what a small diffusers
+    `Decoder` has learned; its last layer starts at zero, so that an untrained codec is exactly the linear one.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        patch: int = 8,
+        channels: int = 24,
+        refiner_channels: Sequence[int] = (64, 96),
+        whitening: float = 0.7,
+    ) -> None:
+        super().__init__()
+        self.downscale = patch  # image side over latent side
+        pixels = 3 * patch * patch
+        self.register_buffer("mean", torch.full((pixels,), 0.5))
+        self.register_buffer("basis", torch.eye(channels, pixels))  # rows are orthonormal
+        self.register_buffer("scale", torch.ones(channels))
+        self.refiner_upscale = 2 ** (len(refiner_channels) - 1)
+        self.refiner = Decoder(
+            in_channels=channels,
+            out_channels=3 * (patch // self.refiner_upscale) ** 2,
+            up_block_types=("UpDecoderBlock2D",) * len(refiner_channels),
+            block_out_channels=tuple(refiner_channels),
+            layers_per_block=1,
+            norm_num_groups=16,
+            mid_block_add_attention=False,
+        )
+        nn.init.zeros_(self.refiner.conv_out.weight)
+        nn.init.zeros_(self.refiner.conv_out.bias)
+
+    def latent_shape(self, hw: tuple[int, int]) -> tuple[int, int, int]:
+        """(channel, height, width) of the latents of an image of size `hw`."""
+        return self.config.channels, hw[0] // self.config.patch, hw[1] // self.config.patch
+
+    @torch.no_grad()
+    def fit(self, images: Float[Tensor, "n 3 h w"]) -> None:
+        """Sets the projection from the principal components of the images' patches, in closed form."""
+        patches = rearrange(self._patches(images), "n p h w -> (n h w) p").double()
+        mean = patches.mean(dim=0)
+        covariance = torch.cov((patches - mean).T)
+        ascending, vectors = torch.linalg.eigh(covariance)
+        variances, components = ascending.flip(0)[: self.config.channels], vectors.T.flip(0)[: self.config.channels]
+        scaled_variances = variances ** (1 - self.config.whitening)  # of z_i = component_i / sd_i^whitening
+        scale = variances.sqrt() ** -self.config.whitening * SIGMA_DATA / scaled_variances.mean().sqrt()
+        self.mean.copy_(mean)
+        self.basis.copy_(components)
+        self.scale.copy_(scale)
+
+    def encode(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c lh lw"]:
+        """Latents of images in [0, 1]."""
+        centred = self._patches(images) - self.mean[:, None, None]
+        return torch.einsum("cp,nphw->nchw", self.basis * self.scale[:, None], centred)
+
+    def decode_linear(self, latents: Float[Tensor, "n c lh lw"]) -> Float[Tensor, "n 3 h w"]:
+        """The transposed projection alone: the closed-form part of `decode`."""
+        patches = torch.einsum("cp,nchw->nphw", self.basis / self.scale[:, None], latents) + self.mean[:, None, None]
+        return nn.functional.pixel_shuffle(patches, self.config.patch)
+
+    def decode(self, latents: Float[Tensor, "n c lh lw"]) -> Float[Tensor, "n 3 h w"]:
+        """Images, nominally in [0, 1], not clamped."""
+        correction = nn.functional.pixel_shuffle(self.refiner(latents), self.config.patch // self.refiner_upscale)
+        return self.decode_linear(latents) + correction
+
+    def _patches(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n p lh lw"]:
+        return nn.functional.pixel_unshuffle(images, self.config.patch)

@@ -1,0 +1,129 @@
+"""The joint denoiser: a diffusers UNet under EDM preconditioning, whose self-attention spans all views of a set.
+
+There is one class and one constructor, used by training and inference alike, so both run the same processors.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import ModelMixin, UNet2DConditionModel
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attention import AttentionBackend, add_qk_norm, install_joint_attention
+from mvgenvs.cameras import Cameras
+from mvgenvs.diffusion.noise import preconditioning
+from mvgenvs.nerf.model import Rendering
+
+POSE_TOKEN_DIM = 64
+TIMESTEP_SCALE = 1000  # c_noise spans about [-1.5, 1.2]; diffusers' sinusoids resolve steps of 1 within [0, 1000]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Conditions:
+    """All that the denoiser knows of the views besides their noisy latents. Made once per sequence."""
+
+    maps: Float[Tensor, "batch view c h w"]  # at the latents' resolution
+    poses: Float[Tensor, "batch view 12"]  # camera-to-world matrices, flattened
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        return self.maps, self.poses
+
+
+def concatenate_conditions(parts: Sequence[Conditions]) -> Conditions:
+    """Joins the conditions of several views along the view axis."""
+    return Conditions(torch.cat([c.maps for c in parts], dim=1), torch.cat([c.poses for c in parts], dim=1))
+
+
+class JointDenoiser(ModelMixin, ConfigMixin):
+    """D(x_t; sigma, conditions) for the latents of all views of a set at once."""
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int = 24,
+        latent_size: int = 16,
+        features: int = 16,
+        render_scale: int = 2,
+        plucker: bool = True,
+        block_out_channels: Sequence[int] = (96, 176),
+        attention_levels: Sequence[bool] = (False, True),
+        layers_per_block: int = 1,
+        transformer_layers: int = 1,
+        num_heads: int = 4,
+        qk_norm: bool = True,
+    ) -> None:
+        """`latent_size` is the side of the latents and `render_scale` the side of the NeRF's renderings over it;
+        `attention_levels` says at which levels, finest first, transformer blocks attend across the views.
+        """
+        super().__init__()
+        map_channels = (features + 1) * render_scale**2 + 1 + 6 * plucker
+        self.unet = UNet2DConditionModel(
+            sample_size=latent_size,
+            in_channels=latent_channels + map_channels,
+            out_channels=latent_channels,
+            block_out_channels=tuple(block_out_channels),
+            down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attention_levels),
+            up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention_levels)),
+            layers_per_block=layers_per_block,
+            transformer_layers_per_block=transformer_layers,
+            attention_head_dim=num_heads,  # which diffusers reads as the number of heads
+            cross_attention_dim=POSE_TOKEN_DIM,
+            norm_num_groups=16,
+            use_linear_projection=True,
+        )
+        self.pose_token = nn.Sequential(
+            nn.Linear(12, POSE_TOKEN_DIM), nn.SiLU(), nn.Linear(POSE_TOKEN_DIM, POSE_TOKEN_DIM)
+        )
+        nn.init.zeros_(self.unet.conv_out.weight)  # F = 0: the untrained denoiser is EDM's c_skip x
+        nn.init.zeros_(self.unet.conv_out.bias)
+        if qk_norm:
+            add_qk_norm(self.unet)
+        self.set_attention_backend(AttentionBackend.SDPA)
+
+    def set_attention_backend(self, backend: AttentionBackend) -> None:
+        """(Re)installs joint attention on the given kernels; the weights stay."""
+        install_joint_attention(self.unet, backend)
+
+    def conditions(
+        self, rendering: Rendering, cameras: Cameras, dropped: Bool[Tensor, "batch view"] | None = None
+    ) -> Conditions:
+        """Stacks the rendering, its opacity, the Plücker map and a flag; a dropped view sees zeros and a flag of 1.
+
+        The rendering is `render_scale` times as fine as the latents; its pixels are folded into channels.
+        """
+        scale = self.config.render_scale
+        rgb, rest = rendering.features[:, :, :3] * 2 - 1, rendering.features[:, :, 3:]
+        render = torch.cat([rgb, rest, rendering.opacity], dim=2)
+        if dropped is None:
+            dropped = torch.zeros(render.shape[:2], dtype=torch.bool, device=render.device)
+        keep = (~dropped).to(render.dtype)[..., None, None, None]
+        folded = F.pixel_unshuffle(render * keep, scale)
+        hw = (folded.shape[-2], folded.shape[-1])
+        maps = [folded, (1 - keep).expand(*folded.shape[:2], 1, *hw)]
+        if self.config.plucker:
+            maps.append(cameras.resized(hw).plucker().to(render.dtype))
+        return Conditions(torch.cat(maps, dim=2), cameras.c2w[..., :3, :].flatten(-2).to(render.dtype))
+
+    def forward(
+        self,
+        xt: Float[Tensor, "batch view c h w"],
+        sigma: Float[Tensor, "batch view"],
+        conditions: Conditions,
+        joint: bool = True,
+    ) -> Float[Tensor, "batch view c h w"]:
+        """The denoised latents x0. `joint=False` denoises every view alone: the baseline, not a mode of training."""
+        num_views = xt.shape[1] if joint else 1
+        scale = preconditioning(sigma[..., None, None, None])
+        inputs = torch.cat([scale.c_in * xt, conditions.maps], dim=2)
+        out = self.unet(
+            rearrange(inputs, "b v c h w -> (b v) c h w"),
+            rearrange(scale.c_noise * TIMESTEP_SCALE, "b v 1 1 1 -> (b v)"),
+            encoder_hidden_states=self.pose_token(rearrange(conditions.poses, "b v p -> (b v) 1 p")),
+            cross_attention_kwargs={"num_views": num_views},
+        ).sample
+        return scale.c_skip * xt + scale.c_out * rearrange(out, "(b v) c h w -> b v c h w", v=xt.shape[1])

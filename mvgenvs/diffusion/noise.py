@@ -1,0 +1,53 @@
+"""Noise laws of training and EDM's preconditioning [EDM, Table 1], with one noise level per view."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mvgenvs.diffusion.codec import SIGMA_DATA
+
+
+@dataclass(frozen=True)
+class NoiseLaw:
+    """ln sigma ~ N(mean, std^2). The mean may move over training, from `mean` to `mean_end`."""
+
+    mean: float
+    std: float
+    mean_end: float | None = None
+
+    def sigma(self, normal: Float[Tensor, "*shape"], progress: float = 0.0) -> Float[Tensor, "*shape"]:
+        """Noise levels from standard normal draws at `progress` in [0, 1] of the training."""
+        end = self.mean if self.mean_end is None else self.mean_end
+        return torch.exp(self.mean + (end - self.mean) * progress + self.std * normal)
+
+
+NOISE_LAWS = {
+    "high": NoiseLaw(1.0, 1.4),  # genvs_unofficial: good x0 predictions early, with a strong image condition
+    "mid": NoiseLaw(0.5, 1.4),  # genvs_unofficial, later in training
+    "low": NoiseLaw(-1.2, 1.2),  # EDM
+    "latent": NoiseLaw(0.0, 1.3),  # wide enough for latents, whose strong components stand out of much noise
+    "high-to-low": NoiseLaw(1.0, 1.4, mean_end=-0.4),
+}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Preconditioning:
+    """D(x; sigma) = c_skip x + c_out F(c_in x; c_noise)  [EDM eq. 7]."""
+
+    c_skip: Float[Tensor, "*shape"]
+    c_out: Float[Tensor, "*shape"]
+    c_in: Float[Tensor, "*shape"]
+    c_noise: Float[Tensor, "*shape"]
+
+
+def preconditioning(sigma: Float[Tensor, "*shape"]) -> Preconditioning:
+    """EDM's coefficients for sigma_data = 0.5."""
+    total = sigma**2 + SIGMA_DATA**2
+    return Preconditioning(SIGMA_DATA**2 / total, sigma * SIGMA_DATA / total.sqrt(), total.rsqrt(), sigma.log() / 4)
+
+
+def loss_weight(sigma: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """lambda(sigma) = 1 / c_out^2, which gives every noise level an expected loss of 1 at the start [EDM eq. 8]."""
+    return (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
