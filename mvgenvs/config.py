@@ -1,0 +1,276 @@
+"""Configuration: nested frozen dataclasses with defaults in code and a help string under each field.
+
+A YAML file holds only what differs from the defaults; `--section.field VALUE` on the command line overrides both.
+"""
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import itertools
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, Union
+
+import yaml
+
+from mvgenvs.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    root: str = "data/opencars"
+    """folder in the SRN layout: <category>_{train,val,test}/<object>/{intrinsics.txt, rgb/, pose/}"""
+    size: int = 128
+    """image side in pixels"""
+    num_views: int = 4
+    """views in one training set"""
+    min_known: int = 1
+    """fewest known views of a set"""
+    max_known: int = 2
+    """most known views of a set"""
+    recolour: float = 0.8
+    """probability that a set's hue is turned or its channels are permuted"""
+    mirror: bool = True
+    """mirror half of the sets left to right, cameras and all"""
+    workers: int = 0
+    """processes that prepare batches; 0 prepares them in the training process"""
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    kind: str = "patch"
+    """patch: closed-form encoder and trained decoder; identity: the denoiser sees pixels"""
+    patch: int = 8
+    """pixels per latent, along each side"""
+    channels: int = 24
+    """latent channels"""
+    refiner_channels: tuple[int, ...] = (64, 96)
+    """widths of the decoder that refines the linear reconstruction, finest first"""
+
+
+@dataclass(frozen=True)
+class NerfConfig:
+    encoder_widths: tuple[int, ...] = (64, 128, 192)
+    """channels of the encoder's three stages"""
+    volume_depth: int = 16
+    """depth of the frustum volume in voxels; its sides are a quarter of the image's"""
+    num_coarse: int = 16
+    """stratified samples per ray"""
+    num_fine: int = 16
+    """importance samples per ray"""
+    fusion: str = "softmax"
+    """how known views are fused: softmax of learned weights, or mean as in GeNVS"""
+    world_coordinates: bool = True
+    """feed the position in the world to the field: for posed data, departs from GeNVS"""
+    source_colour: bool = True
+    """let the field copy the known pixels that a point projects to"""
+    mirror_known: bool = True
+    """add the mirror image of each known view: for objects symmetric in x, such as cars"""
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    render_size: int = 32
+    """side of the NeRF's feature renderings, in pixels"""
+    plucker: bool = True
+    """condition on the Plücker map of the target camera besides the rendering"""
+    block_out_channels: tuple[int, ...] = (96, 176)
+    """channels of the UNet's levels, finest first"""
+    attention_levels: tuple[bool, ...] = (False, True)
+    """which levels attend across the views"""
+    layers_per_block: int = 1
+    """residual blocks per level"""
+    transformer_layers: int = 1
+    """transformer blocks after each residual block of an attention level"""
+    num_heads: int = 4
+    """attention heads"""
+    qk_norm: bool = True
+    """normalise queries and keys of the joint attention"""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    reconstruction: float = 0.0
+    """weight of the codec's reconstruction error (L1)"""
+    rgb: float = 0.0
+    """weight of the NeRF's colour error (MSE)"""
+    mask: float = 0.0
+    """weight of the NeRF's opacity against the object mask (MSE)"""
+    depth: float = 0.0
+    """weight of the NeRF's depth error on the object (L1); only for data with depth"""
+    opacity: float = 0.0
+    """weight of the mean opacity, which keeps the field from filling the frustum"""
+    denoise: float = 0.0
+    """weight of the denoising loss"""
+    rays: int = 0
+    """random rays per view for the NeRF's losses; 0 renders whole images at denoiser.render_size"""
+    noise_law: str = "latent"
+    """distribution of training noise levels: high, mid, low, latent, high-to-low"""
+    drop_condition: float = 0.1
+    """probability that a view's rendering is dropped"""
+    noise_draws: int = 1
+    """noise levels and noises drawn for each rendered set; rendering costs more than denoising"""
+    clean_known: float = 0.5
+    """probability that a set's known views enter almost clean, as anchors, instead of at the set's noise level"""
+    input_noise: float = 0.5
+    """largest amplitude of noise on the known images, added to half of the sets"""
+    latent_noise: float = 0.0
+    """noise on the latents when the codec's decoder is trained, which makes it forgive the denoiser's errors"""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    steps: int = 1000
+    """optimisation steps"""
+    batch: int = 8
+    """sets per optimisation step, over all processes and accumulation steps"""
+    accumulation: int = 1
+    """backward passes per optimisation step"""
+    lr: float = 3e-4
+    """peak learning rate of AdamW; linear warm-up, then a cosine to zero"""
+    warmup: int = 100
+    """warm-up steps"""
+    weight_decay: float = 0.01
+    """AdamW weight decay"""
+    clip: float = 1.0
+    """largest gradient norm of the trained parts"""
+    ema: float = 0.995
+    """decay of the averaged weights, reached through the warm-up min(decay, (1 + n) / (10 + n))"""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    output: str = "runs/default"
+    """folder for checkpoints, logs and validation sheets"""
+    train: tuple[str, ...] = ("nerf", "denoiser")
+    """the parts that learn, out of codec, nerf, denoiser; the others stay frozen"""
+    init_from: str = ""
+    """pipeline folder, or run folder, whose weights are the start; empty starts from scratch"""
+    init_parts: tuple[str, ...] = ("codec", "nerf", "denoiser")
+    """the parts to take from init_from; the others start from scratch"""
+    seed: int = 0
+    """seed of weights, sets, noise"""
+    checkpoint_every: int = 200
+    """steps between checkpoints"""
+    keep: int = 2
+    """newest checkpoints to keep"""
+    validate_every: int = 0
+    """steps between validation sheets; 0 makes one at the end only, -1 none"""
+    validate_objects: int = 2
+    """objects in a validation sheet"""
+    log_every: int = 10
+    """steps between lines in the tracker"""
+    tracker: str = "tensorboard"
+    """accelerate tracker, or none"""
+    mixed_precision: str = "no"
+    """no, bf16 or fp16 (bf16 is slow on most CPUs)"""
+    threads: int = 0
+    """CPU threads; 0 leaves torch's choice"""
+    max_nonfinite: int = 20
+    """consecutive steps with a non-finite loss after which the run stops"""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training stage."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    nerf: NerfConfig = field(default_factory=NerfConfig)
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+def load_config(path: Path | None, overrides: dict[str, str] | None = None) -> TrainConfig:
+    """Defaults, then the YAML file, then overrides such as {"optim.lr": "1e-4"}.
+
+    Raises `UserError` with one sentence for a missing or malformed file, an unknown key (naming the nearest one), or
+    a value of the wrong type.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = yaml.safe_load(Path(path).read_text()) or {}
+        except OSError as error:
+            raise UserError(f"cannot read the configuration {path}") from error
+        except yaml.YAMLError as error:
+            raise UserError(f"{path} is not valid YAML") from error
+        if not isinstance(values, dict):
+            raise UserError(f"{path} must hold sections such as 'optim:' with fields below them")
+    for key, text in (overrides or {}).items():
+        section, _, name = key.partition(".")
+        if not isinstance(values.setdefault(section, {}), dict):
+            raise UserError(f"section '{section}' of {path} must hold fields")
+        values[section][name] = yaml.safe_load(text)
+    return build(TrainConfig, values)
+
+
+def build(cls: type[T], values: Any, where: str = "") -> T:
+    """A dataclass from nested dictionaries, checked key by key."""
+    if not isinstance(values, dict):
+        raise UserError(f"'{where}' must hold fields, not {values!r}")
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for key, value in values.items():
+        name = f"{where}.{key}" if where else str(key)
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.0)
+            raise UserError(f"there is no setting '{name}': did you mean '{name.removesuffix(str(key))}{near[0]}'?")
+        is_section = dataclasses.is_dataclass(hints[key])
+        arguments[key] = build(hints[key], value, name) if is_section else _convert(hints[key], value, name)
+    return cls(**arguments)
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin is tuple and isinstance(value, list | tuple):
+        inner = typing.get_args(hint)[0]
+        return tuple(_convert(inner, item, name) for item in value)
+    if origin in (Union, types.UnionType):
+        hint = next(a for a in typing.get_args(hint) if a is not type(None))
+        return None if value is None else _convert(hint, value, name)
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML 1.1 reads 1e-4 as a string
+        except ValueError:
+            pass
+    elif hint is str and value is None:
+        return ""
+    elif isinstance(hint, type) and type(value) is hint:
+        return value
+    expected = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
+    raise UserError(f"setting '{name}' must be {expected}, not {value!r}")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain nested dictionaries, as YAML and JSON want them."""
+    return {
+        key: to_dict(value) if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
+        for key, value in (config if isinstance(config, dict) else dataclasses.asdict(config)).items()
+    }
+
+
+def fields_help(cls: type) -> dict[str, tuple[str, Any]]:
+    """{"section.field": (the string under the field, its default)} of nested dataclasses, for `--help`."""
+    out: dict[str, tuple[str, Any]] = {}
+    for section in dataclasses.fields(cls):
+        section_cls = typing.get_type_hints(cls)[section.name]
+        body = ast.parse(inspect.getsource(section_cls)).body[0].body  # type: ignore[attr-defined]
+        texts = {
+            statement.target.id: str(after.value.value)
+            for statement, after in itertools.pairwise(body)
+            if isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+        }
+        for item in dataclasses.fields(section_cls):
+            out[f"{section.name}.{item.name}"] = (texts[item.name], item.default)
+    return out

@@ -1,0 +1,1 @@
+"""Training: the objective, the loop, exact checkpoints, validation. Stages are configurations, not scripts."""

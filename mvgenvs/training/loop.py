@@ -1,0 +1,107 @@
+"""The training loop, as a generator: it yields one report per optimisation step and leaves the rest to its caller."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+
+from mvgenvs.config import TrainConfig
+from mvgenvs.data.sampling import Batch, TrainingSets, collate
+from mvgenvs.errors import UserError
+from mvgenvs.training.objective import Objective
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one optimisation step did."""
+
+    step: int  # steps done, this one included
+    losses: dict[str, float]  # unweighted, averaged over the step's sets on this process
+    grad_norm: float  # before clipping
+    lr: float
+    skipped: int  # steps skipped for a non-finite loss since the run began
+
+
+class StepBatches(Sequence[list[int]]):
+    """Indices of the training sets that this process sees in each backward pass, from step `start` on."""
+
+    def __init__(self, config: TrainConfig, accelerator: Accelerator, start: int) -> None:
+        passes = config.optim.accumulation
+        self.share, rest = divmod(config.optim.batch, passes * accelerator.num_processes)
+        if rest or not self.share:
+            raise UserError(
+                f"optim.batch {config.optim.batch} must be a multiple of optim.accumulation {passes}"
+                f" times {accelerator.num_processes} processes"
+            )
+        self.rank, self.world = accelerator.process_index, accelerator.num_processes
+        self.first, self.passes = start * passes, config.optim.steps * passes
+
+    def __len__(self) -> int:
+        return self.passes - self.first
+
+    def __getitem__(self, i: int) -> list[int]:  # type: ignore[override]
+        if i >= len(self):
+            raise IndexError(i)
+        begin = ((self.first + i) * self.world + self.rank) * self.share
+        return list(range(begin, begin + self.share))
+
+
+def batches(sets: TrainingSets, config: TrainConfig, accelerator: Accelerator, start: int) -> Iterator[Batch]:
+    """The training sets of this process from step `start` on, in order."""
+    order = StepBatches(config, accelerator, start)
+    yield from DataLoader(sets, batch_sampler=order, num_workers=config.data.workers, collate_fn=collate)
+
+
+def train(
+    accelerator: Accelerator,
+    objective: torch.nn.Module,
+    optimizer: Optimizer,
+    schedule: LRScheduler,
+    ema: EMAModel,
+    data: Iterator[Batch],
+    config: TrainConfig,
+    start: int,
+    skipped: int = 0,
+) -> Iterator[StepReport]:
+    """Trains from step `start` to `optim.steps`. A step with a non-finite loss or gradient is skipped and counted.
+
+    `objective` is the prepared `Objective`. Raises `UserError` after `run.max_nonfinite` skipped steps in a row.
+    """
+    core: Objective = accelerator.unwrap_model(objective)
+    trained = [p for p in core.parameters() if p.requires_grad]
+    in_a_row = 0
+    for step in range(start, config.optim.steps):
+        objective.train()  # whoever had the last report may have saved or sampled
+        sums: dict[str, float] = {}
+        norm = math.nan
+        for _ in range(config.optim.accumulation):
+            batch = next(data)
+            with accelerator.accumulate(objective):
+                losses = objective(Batch(batch.views.to(accelerator.device), batch.num_known, batch.seeds),
+                                   step / config.optim.steps)  # fmt: skip
+                accelerator.backward(core.total(losses))  # divides by the accumulation steps
+                if accelerator.sync_gradients:
+                    norm = accelerator.clip_grad_norm_(trained, config.optim.clip).item()
+                    if math.isfinite(norm):  # gradients are already averaged, so every process decides alike
+                        optimizer.step()
+                    optimizer.zero_grad()
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value.item() / config.optim.accumulation
+        schedule.step()
+        if math.isfinite(norm):
+            ema.step(trained)
+            in_a_row = 0
+        else:
+            skipped, in_a_row = skipped + 1, in_a_row + 1
+            if in_a_row >= config.run.max_nonfinite:
+                raise UserError(
+                    f"stopped at step {step + 1}: the loss was not finite for {in_a_row} steps in a row;"
+                    " lower optim.lr or look at the data"
+                )
+        yield StepReport(step + 1, sums, norm, float(schedule.get_last_lr()[0]), skipped)

@@ -1,0 +1,65 @@
+"""What a run shows of itself: images for the codec's closed-form fit, and validation sheets with their figures."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mvgenvs.config import TrainConfig
+from mvgenvs.data.srn import SRNScenes
+from mvgenvs.media import contact_sheet, write_png
+from mvgenvs.parts import Parts
+from mvgenvs.pipeline import MultiViewPipeline
+
+NUM_TARGETS = 7
+
+
+def training_images(scenes: SRNScenes, views_per_object: int = 10) -> Float[Tensor, "n 3 h w"]:
+    """Some views of every object, evenly spread over its list, as many from each."""
+    images = []
+    for index, item in enumerate(scenes.objects):
+        stride = max(1, len(item.view_ids) // views_per_object)
+        images.append(scenes.load(index, range(0, len(item.view_ids), stride)).images)
+    return torch.cat(images)
+
+
+def validate(parts: Parts, config: TrainConfig, step: int) -> dict[str, float]:
+    """Samples views of validation objects, writes a sheet, and returns mean PSNRs in dB.
+
+    `codec` compares the codec's reconstructions with the true views, `nerf` the NeRF's RGB, `samples` the samples;
+    only what the stage can say something about is computed.
+    """
+    scenes = SRNScenes(Path(config.data.root), "val", config.data.size)
+    pipeline = MultiViewPipeline.from_parts(parts)
+    for part in parts.modules().values():
+        part.eval()
+    generator = torch.Generator().manual_seed(config.run.seed)
+    figures: dict[str, list[float]] = {}
+    rows: list[tuple[str, Tensor]] = []
+    for index in range(min(config.run.validate_objects, len(scenes))):
+        count = len(scenes.objects[index].view_ids)
+        chosen = np.linspace(0, count - 1, NUM_TARGETS + 1).astype(int).tolist()
+        views = scenes.load(index, chosen)
+        known, targets = views.select([0]), views.select(slice(1, None))
+        device = pipeline.device
+        codec_out = parts.codec.decode(parts.codec.encode(targets.images.to(device))).clamp(0, 1).cpu()
+        rows += [("known", known.images), ("truth", targets.images), ("codec", codec_out)]
+        figures.setdefault("codec", []).append(_psnr(codec_out, targets.images))
+        if "codec" not in config.run.train:
+            out = pipeline(
+                known.images[None], known.cameras.batched(), targets.cameras.batched(),
+                num_inference_steps=10 if "denoiser" in config.run.train else 1, generator=generator,
+            )  # fmt: skip
+            rows.append(("nerf", out.renders[0].cpu()))
+            figures.setdefault("nerf", []).append(_psnr(out.renders[0].cpu(), targets.images))
+            if "denoiser" in config.run.train:
+                rows.append(("samples", out.images[0].cpu()))
+                figures.setdefault("samples", []).append(_psnr(out.images[0].cpu(), targets.images))
+    write_png(Path(config.run.output) / f"validation-{step:06d}.png", contact_sheet(rows))
+    return {name: float(np.mean(values)) for name, values in figures.items()}
+
+
+def _psnr(images: Float[Tensor, "n 3 h w"], truth: Float[Tensor, "n 3 h w"]) -> float:
+    return -10 * (images - truth).square().mean(dim=(-1, -2, -3)).log10().mean().item()

@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import pytest
+
+from mvgenvs.config import TrainConfig, fields_help, load_config, to_dict
+from mvgenvs.errors import UserError
+from mvgenvs.parts import build_parts
+
+CONFIGS = sorted(Path(__file__).parents[1].glob("configs/*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_loads_and_builds_its_model(path: Path) -> None:
+    build_parts(load_config(path))
+
+
+def test_there_are_configs() -> None:
+    assert len(CONFIGS) >= 3
+
+
+def test_file_holds_only_differences_and_overrides_win(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("optim:\n  lr: 1e-4\n  steps: 7\n")
+    config = load_config(path, {"optim.steps": "9", "run.train": "[nerf]"})
+    assert (config.optim.lr, config.optim.steps, config.run.train) == (1e-4, 9, ("nerf",))
+    assert config.optim.batch == TrainConfig().optim.batch
+
+
+def test_resolved_config_round_trips(tmp_path: Path) -> None:
+    import yaml
+
+    config = load_config(None, {"denoiser.block_out_channels": "[16, 32]"})
+    path = tmp_path / "resolved.yaml"
+    path.write_text(yaml.safe_dump(to_dict(config)))
+    assert load_config(path) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("optim:\n  stesp: 3\n", "did you mean 'optim.steps'"),
+        ("optimm:\n  steps: 3\n", "did you mean 'optim'"),
+        ("optim:\n  steps: many\n", "'optim.steps' must be int"),
+        ("optim:\n  steps: true\n", "'optim.steps' must be int"),
+        ("optim:\n  lr: fast\n", "'optim.lr' must be float"),
+        ("run:\n  train: nerf\n", "'run.train' must be"),
+        ("optim: 3\n", "'optim' must hold fields"),
+        ("- 1\n", "must hold sections"),
+        ("a: [\n", "not valid YAML"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=says.replace("(", r"\(")) as error:
+        load_config(path)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot read"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_every_field_has_help() -> None:
+    help_texts = fields_help(TrainConfig)
+    assert all(text for text, _ in help_texts.values())
+    assert help_texts["optim.lr"][1] == TrainConfig().optim.lr

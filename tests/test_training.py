@@ -1,0 +1,168 @@
+"""The training loop's promises: exact resume, equality over processes and accumulation, frozen parts, skipped steps."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import train_multiview
+from mvgenvs.config import TrainConfig, load_config
+from mvgenvs.errors import UserError
+from mvgenvs.parts import PARTS, checkpoints, find_pipeline, load_parts
+from mvgenvs.training import loop
+from mvgenvs.training.objective import Objective
+
+REPO = Path(__file__).parents[1]
+DATA = REPO / "tests/data/opencars_sample"
+TINY = {
+    "data.root": str(DATA),
+    "data.size": "32",
+    "codec.channels": "8",
+    "codec.refiner_channels": "[16, 16]",
+    "nerf.encoder_widths": "[16, 16, 16]",
+    "nerf.volume_depth": "4",
+    "nerf.num_coarse": "4",
+    "nerf.num_fine": "4",
+    "denoiser.render_size": "8",
+    "denoiser.block_out_channels": "[16, 32]",
+    "loss.rgb": "1.0",
+    "loss.denoise": "1.0",
+    "optim.steps": "4",
+    "optim.batch": "4",
+    "optim.warmup": "1",
+    "run.tracker": "none",
+    "run.validate_every": "-1",
+    "run.checkpoint_every": "2",
+    "run.threads": "1",
+}
+
+
+def tiny(output: Path, **changes: str) -> TrainConfig:
+    overrides = TINY | {"run.output": str(output)} | {k.replace("__", "."): v for k, v in changes.items()}
+    return load_config(None, overrides)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """All averaged weights of a run's newest checkpoint."""
+    modules = load_parts(find_pipeline(run)).modules()
+    return {f"{name}.{key}": value for name, part in modules.items() for key, value in part.state_dict().items()}
+
+
+def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: float = 0.0) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("run") / "whole"
+    assert train_multiview.train(tiny(run), resume=False) == 0
+    return run
+
+
+def test_resume_equals_uninterrupted(tmp_path: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop_after_three(*args: object, **options: object):
+        for report in original(*args, **options):
+            if report.step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield report
+
+    original = loop.train
+    run = tmp_path / "run"
+    monkeypatch.setattr(loop, "train", stop_after_three)
+    train_multiview.train(tiny(run), resume=False)
+    assert checkpoints(run)[-1].name == "checkpoint-000003", "SIGTERM saves at the step where it came"
+    monkeypatch.setattr(loop, "train", original)
+    torch.manual_seed(123)  # nothing may hang on the global generator
+    train_multiview.train(tiny(run), resume=True)
+    assert checkpoints(run)[-1].name == "checkpoint-000004"
+    assert_equal(weights(run), weights(uninterrupted))
+
+
+def test_training_changes_what_it_trains(uninterrupted: Path) -> None:
+    first, last = (load_parts(folder / "pipeline").modules() for folder in checkpoints(uninterrupted))
+    for name in ("nerf", "denoiser"):
+        pairs = zip(first[name].parameters(), last[name].parameters(), strict=True)
+        changed = [not torch.equal(a, b) for a, b in pairs]
+        assert sum(changed) > 0.9 * len(changed)
+    assert all(map(torch.equal, first["codec"].parameters(), last["codec"].parameters())), "the codec is frozen"
+
+
+def test_accumulation_changes_nothing(tmp_path: Path, uninterrupted: Path) -> None:
+    train_multiview.train(tiny(tmp_path / "run", optim__accumulation="2"), resume=False)
+    assert_equal(weights(tmp_path / "run"), weights(uninterrupted), tolerance=2e-4)
+
+
+def test_two_processes_equal_one(tmp_path: Path, uninterrupted: Path) -> None:
+    arguments = [f"--{key}={value}" for key, value in (TINY | {"run.output": str(tmp_path / "run")}).items()]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+                "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+                "--num_cpu_threads_per_process", "1", "--main_process_port", "0"]  # fmt: skip
+    done = subprocess.run(
+        [*launcher, "train_multiview.py", *arguments], cwd=REPO, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert_equal(weights(tmp_path / "run"), weights(uninterrupted), tolerance=2e-4)
+
+
+def test_nonfinite_steps_are_skipped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def poisoned(self: Objective, losses: dict[str, torch.Tensor]) -> torch.Tensor:
+        calls.append(1)
+        return original(self, losses) * (torch.nan if len(calls) in bad else 1.0)
+
+    original, calls, bad = Objective.total, [], {2}
+    monkeypatch.setattr(Objective, "total", poisoned)
+    run = tmp_path / "run"
+    train_multiview.train(tiny(run), resume=False)
+    assert '"skipped": 1' in (checkpoints(run)[-1] / "step.json").read_text()
+    assert all(value.isfinite().all() for value in weights(run).values())
+
+    calls, bad = [], {1, 2, 3}
+    with pytest.raises(UserError, match="3 steps in a row"):
+        train_multiview.train(tiny(tmp_path / "bad", run__max_nonfinite="3"), resume=False)
+
+
+def test_a_run_is_not_overwritten(uninterrupted: Path) -> None:
+    with pytest.raises(UserError, match="--resume auto"):
+        train_multiview.train(tiny(uninterrupted), resume=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"data__root": "/nowhere"}, "no folder"),
+        ({"run__train": "[nerv]"}, "no part"),
+        ({"loss__noise_law": "loud"}, "noise_law"),
+        ({"optim__batch": "3", "optim__accumulation": "2"}, "multiple"),
+        ({"run__init_from": "/nowhere"}, "no mvgenvs pipeline"),
+        ({"codec__kind": "zip"}, "codec.kind"),
+        ({"denoiser__render_size": "9"}, "render_size"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path: Path, changes: dict[str, str], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        train_multiview.train(tiny(tmp_path / "run", **changes), resume=False)
+
+
+def test_codec_field_and_denoiser_are_stages(tmp_path: Path) -> None:
+    """Each stage starts from the one before and trains its part alone."""
+    stages = {
+        "codec": {"loss__reconstruction": "1.0", "loss__rgb": "0.0", "loss__denoise": "0.0"},
+        "nerf": {"loss__denoise": "0.0", "loss__rays": "16", "loss__mask": "0.1"},
+        "denoiser": {"loss__rgb": "0.0", "loss__noise_draws": "2"},
+    }
+    before = None
+    for part, changes in stages.items():
+        run = tmp_path / part
+        start = {} if before is None else {"run__init_from": str(before)}
+        train_multiview.train(tiny(run, optim__steps="2", run__train=f"[{part}]", **changes, **start), resume=False)
+        if before is not None:
+            a, b = weights(before), weights(run)
+            assert {name.split(".")[0] for name in a if not torch.equal(a[name], b[name])} == {part}
+        before = run
+    assert set(stages) == set(PARTS)

@@ -1,0 +1,183 @@
+"""Trains one stage of the model from a configuration, or exports a checkpoint as a pipeline folder.
+
+python train_multiview.py --config configs/opencars128_field.yaml [--optim.lr 1e-4] [--resume auto]
+python train_multiview.py export RUN --output DIR
+"""
+
+import argparse
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from mvgenvs.config import TrainConfig, fields_help, load_config
+from mvgenvs.errors import UserError, run_script
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments[:1] == ["export"]:
+        return export(arguments[1:])
+    options = parse(arguments)
+    overrides = {key: value for key, value in vars(options).items() if "." in key and value is not None}
+    return train(load_config(options.config, overrides), resume=options.resume == "auto")
+
+
+def train(config: TrainConfig, resume: bool) -> int:
+    """One stage, from its first step or its newest checkpoint to its last."""
+    import torch
+    from accelerate import Accelerator
+    from accelerate.utils import set_seed
+    from diffusers.optimization import get_cosine_schedule_with_warmup
+    from diffusers.training_utils import EMAModel
+    from tqdm import tqdm
+
+    from mvgenvs.data.sampling import TrainingSets
+    from mvgenvs.data.srn import SRNScenes
+    from mvgenvs.parts import PARTS, build_parts, checkpoints, find_pipeline, load_parts
+    from mvgenvs.training import checkpoint, loop
+    from mvgenvs.training.objective import Objective, fit_codec
+    from mvgenvs.training.validation import training_images, validate
+
+    run = Path(config.run.output)
+    if not resume and checkpoints(run):
+        raise UserError(f"{run} holds checkpoints already: add --resume auto, or choose another --run.output")
+    if unknown := {*config.run.train, *config.run.init_parts} - set(PARTS):
+        raise UserError(f"there is no part '{unknown.pop()}' for run.train or run.init_parts: use {', '.join(PARTS)}")
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+
+    # Data
+    scenes = SRNScenes(Path(config.data.root), "train", config.data.size)
+    sets = TrainingSets(
+        scenes,
+        config.data.num_views,
+        (config.data.min_known, config.data.max_known),
+        config.optim.batch,
+        config.run.seed,
+        config.optim.batch * config.optim.steps,
+        config.data.recolour,
+        config.data.mirror,
+    )
+
+    # Model
+    set_seed(config.run.seed)
+    parts = build_parts(config)
+    taken = config.run.init_parts if config.run.init_from else ()
+    if taken:
+        parts = parts.replaced(load_parts(find_pipeline(Path(config.run.init_from))), taken)
+    if "codec" not in taken:
+        fit_codec(parts.codec, training_images(scenes))
+    objective = Objective(parts, config)
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, config.optim.lr, weight_decay=config.optim.weight_decay, betas=(0.9, 0.99))
+    schedule = get_cosine_schedule_with_warmup(optimizer, config.optim.warmup, config.optim.steps)
+    ema = EMAModel(trained, decay=config.optim.ema)
+
+    # Engine
+    tracker = None if config.run.tracker == "none" else config.run.tracker
+    accelerator = Accelerator(
+        mixed_precision=config.run.mixed_precision,
+        gradient_accumulation_steps=config.optim.accumulation,
+        log_with=tracker,
+        project_dir=str(run),
+    )
+    prepared, optimizer = accelerator.prepare(objective, optimizer)
+    ema.to(accelerator.device)
+    accelerator.register_for_checkpointing(schedule, ema)
+    start, skipped = checkpoint.resume(accelerator, config)
+    if tracker:
+        accelerator.init_trackers("logs")
+    stop_signal = catch_signals()
+
+    # Training
+    steps = loop.train(
+        accelerator, prepared, optimizer, schedule, ema,
+        loop.batches(sets, config, accelerator, start), config, start, skipped,
+    )  # fmt: skip
+    bar = tqdm(steps, total=config.optim.steps, initial=start, unit="step", disable=not accelerator.is_main_process)
+    for report in bar:
+        losses = {name: round(value, 4) for name, value in report.losses.items()}
+        bar.set_postfix(**losses, skipped=report.skipped)
+        last = report.step == config.optim.steps
+        if report.step % config.run.log_every == 0 or last:
+            accelerator.log({**report.losses, "grad_norm": report.grad_norm, "lr": report.lr}, step=report.step)
+            append_line(run / "log.jsonl", {"step": report.step, **report.losses, "grad_norm": report.grad_norm})
+        if last or stop_signal or report.step % config.run.checkpoint_every == 0:
+            checkpoint.save_checkpoint(accelerator, config, parts, ema, report.step, report.skipped)
+        every = config.run.validate_every
+        if accelerator.is_main_process and ((every > 0 and report.step % every == 0) or (last and every >= 0)):
+            with checkpoint.ema_weights(ema, parts):
+                metrics = validate(parts, config, report.step)
+            accelerator.log({f"val/{name}": value for name, value in metrics.items()}, step=report.step)
+            bar.write(f"step {report.step}: " + ", ".join(f"{name} {value:.2f}" for name, value in metrics.items()))
+        if stop_signal:
+            bar.write(f"stopped by {stop_signal[0]} after step {report.step}; continue with --resume auto")
+            break
+    accelerator.end_training()
+    return 0
+
+
+def export(arguments: list[str]) -> int:
+    """`export RUN --output DIR`: the newest checkpoint's averaged weights as an fp16 safetensors pipeline folder."""
+    parser = Parser(prog="train_multiview.py export", description=export.__doc__)
+    parser.add_argument("run", type=Path, help="run, checkpoint or pipeline folder")
+    parser.add_argument("--output", type=Path, required=True, help="pipeline folder to write")
+    options = parser.parse_args(arguments)
+
+    import torch
+
+    from mvgenvs.parts import find_pipeline, load_parts
+    from mvgenvs.pipeline import MultiViewPipeline
+
+    parts = load_parts(find_pipeline(options.run))
+    pipeline = MultiViewPipeline.from_parts(parts)
+    pipeline.to(dtype=torch.float16)
+    pipeline.save_pretrained(options.output, safe_serialization=True)
+    print(f"wrote {options.output}")
+    return 0
+
+
+class Parser(argparse.ArgumentParser):
+    """Argument errors are one sentence and exit code 2, as all errors are."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    usage = "%(prog)s --config FILE [--section.field VALUE ...] [--resume auto] | export RUN --output DIR"
+    parser = Parser(usage=usage, description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, help="YAML file with what differs from the defaults below")
+    parser.add_argument("--resume", choices=["auto"], help="continue exactly from the run's newest checkpoint")
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for name, (text, default) in fields_help(TrainConfig).items():
+        section = name.split(".")[0]
+        if section not in groups:
+            groups[section] = parser.add_argument_group(section)
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        groups[section].add_argument(f"--{name}", metavar="VALUE", help=f"{text} (default: {shown})".replace("%", "%%"))
+    return parser.parse_args(arguments)
+
+
+def catch_signals() -> list[str]:
+    """An empty list that receives the name of a SIGTERM or SIGINT; the step at hand is finished and saved first."""
+    received: list[str] = []
+
+    def note(number: int, _: object) -> None:
+        received.append(signal.Signals(number).name)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, note)
+    return received
+
+
+def append_line(path: Path, entry: dict[str, float]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+if __name__ == "__main__":
+    run_script(main)
