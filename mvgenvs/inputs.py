@@ -1,0 +1,84 @@
+"""What a user asks `infer_multiview.py` for, read and checked: known views and target cameras."""
+
+import math
+from dataclasses import dataclass
+
+from PIL import Image
+
+from mvgenvs.cameras import Cameras
+from mvgenvs.errors import UserError
+from mvgenvs.photos import middle_square, read_image
+from mvgenvs.trajectories import (
+    CANONICAL_AZIMUTH,
+    CANONICAL_ELEVATION,
+    RADIUS,
+    TRAJECTORIES,
+    angles_of,
+    canonical_camera,
+)
+from mvgenvs.transforms import read_cameras
+
+_ASSUMED = (
+    f"No --camera: the photo is taken to show the object's front from {CANONICAL_AZIMUTH:.0f} degrees aside "
+    f"and {CANONICAL_ELEVATION:.0f} degrees above."
+)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class KnownView:
+    """A photo and its one camera."""
+
+    image: Image.Image  # RGBA, as it came
+    camera: Cameras  # of the photo's middle square
+    camera_given: bool  # if not, the camera is the canonical one, and the photo may be reframed to suit it
+    notes: tuple[str, ...]  # sentences on what was assumed
+
+
+def read_known_view(image_path: str, camera_path: str | None) -> KnownView:
+    """A photo and its camera, or the canonical camera where no file is given. Raises `UserError`."""
+    image = read_image(image_path)
+    if camera_path is None:
+        return KnownView(image, canonical_camera(), False, (_ASSUMED,))
+    camera = read_cameras(camera_path)
+    if camera.num_views != 1:
+        raise UserError(
+            f"--camera {camera_path} holds {camera.num_views} cameras, it must hold the one of {image_path}."
+        )
+    height, width = camera.hw
+    if abs(math.log(width / height * image.height / image.width)) > 0.02:
+        raise UserError(
+            f"--camera {camera_path} is for images of {width}x{height}, "
+            f"but {image_path} has {image.width}x{image.height}."
+        )
+    distance = camera.centers.norm().item()
+    notes: tuple[str, ...] = ()
+    if not 0.8 * RADIUS < distance < 1.2 * RADIUS:
+        notes = (f"Warning: the camera of {image_path} is {distance:.2f} from the origin, models know {RADIUS}.",)
+    return KnownView(image, middle_square(camera.resized((image.height, image.width))), True, notes)
+
+
+def read_trajectory(
+    trajectory: str, num_views: int | None, azimuth: float | None, elevation: float | None, first: Cameras | None
+) -> Cameras:
+    """The cameras to generate: a named trajectory, or those of a camera file. Raises `UserError`.
+
+    What is None has its default: 24 views (a file has its own number), azimuth 0 and elevation 20, but for a circle
+    those of the camera `first`, the first known one.
+    """
+    if trajectory not in TRAJECTORIES:
+        if not trajectory.endswith(".json"):
+            names = ", ".join(TRAJECTORIES)
+            raise UserError(f"--trajectory {trajectory} is neither one of {names} nor a camera file (.json).")
+        if num_views is not None:
+            raise UserError("--num-views goes with a named trajectory, a camera file has its own number of views.")
+        cameras = read_cameras(trajectory)
+        if cameras.hw[0] != cameras.hw[1]:
+            raise UserError(f"--trajectory {trajectory}: 'w' and 'h' must be equal, models make square views.")
+        return cameras
+    middle = (0.0, 20.0)
+    if trajectory == "circle":
+        angles = angles_of((canonical_camera() if first is None else first).centers[0])
+        middle = angles[0].item(), angles[1].item()
+    azimuth = middle[0] if azimuth is None else azimuth
+    elevation = middle[1] if elevation is None else elevation
+    return TRAJECTORIES[trajectory](24 if num_views is None else num_views, elevation, azimuth, (128, 128))

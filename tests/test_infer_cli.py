@@ -1,0 +1,220 @@
+"""The command line of `infer_multiview.py`: files that it leaves, and mistakes that are one sentence and exit code 2.
+
+The model is a stand-in that repeats its input; tests with real models are elsewhere.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import ClassVar
+
+import pytest
+import torch
+
+import infer_multiview
+from mvgenvs.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+CAR, CAMERA = str(ROOT / "assets/car.png"), str(ROOT / "assets/car.json")
+
+
+class RepeatingPipeline:
+    """Has the interface of `MultiViewPipeline`; every view is its first input; remembers how it was called."""
+
+    size = 32
+    calls: ClassVar[list[dict]] = []
+
+    @classmethod
+    def from_pretrained(cls, checkpoint, attention_backend=None):
+        return cls()
+
+    def to(self, device, dtype):
+        return self
+
+    def stream(self, images, cameras, target_cameras, *, block, num_inference_steps, on_step, **settings):
+        self.calls.append({"images": images, "cameras": cameras, "targets": target_cameras, **settings})
+        views = range(target_cameras.num_views)
+        blocks = [list(views[start : start + block]) for start in views[::block]]
+        for number, indices in enumerate(blocks):
+            shown = torch.ones(1, 1, 3, 32, 32) if images is None else images[:, :1]
+            shown = shown.repeat(1, len(indices), 1, 1, 1)
+            for step in range(num_inference_steps):
+                progress = {"block": number, "num_blocks": len(blocks), "step": step, "num_steps": num_inference_steps}
+                on_step(SimpleNamespace(**progress, sigma=1.0, denoised=lambda shown=shown: shown))
+            yield SimpleNamespace(indices=indices, images=shown, renders=shown, depth=torch.ones_like(shown[:, :, :1]))
+
+
+@pytest.fixture
+def pipeline(monkeypatch):
+    module = ModuleType("mvgenvs.pipeline")
+    module.MultiViewPipeline = RepeatingPipeline
+    monkeypatch.setitem(sys.modules, "mvgenvs.pipeline", module)
+    RepeatingPipeline.calls.clear()
+    return RepeatingPipeline
+
+
+def infer(*arguments):
+    return infer_multiview.main([str(a) for a in arguments])
+
+
+def test_results_and_record(tmp_path, pipeline, capsys):
+    options = ["--output", tmp_path / "out", "--num-views", 5, "--steps", 2, "--seed", 7, "--save-progress"]
+    assert infer("--image", CAR, "--camera", CAMERA, *options) == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    progress = {"progress.png", "progress.mp4"}
+    assert names == {"frames", "orbit.mp4", "contact_sheet.png", "cameras.json", "run.json"} | progress
+    assert len(list((tmp_path / "out/frames").iterdir())) == 5
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    assert record["settings"]["seed"] == 7
+    assert record["settings"]["size"] == 32
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["peak_memory_bytes"]["host"] > 0
+    assert set(record["seconds"]) == {"load", "generate", "per_view", "files"}
+    assert "5 views" in capsys.readouterr().out
+
+
+def test_arguments_reach_the_pipeline(tmp_path, pipeline):
+    choices = ["--plan", "joint", "--renoise", "fixed", "--sampler", "heun", "--guidance", 2.5, "--anchors", 3]
+    infer("--image", CAR, "--camera", CAMERA, "--output", tmp_path, "--num-views", 2, *choices)
+    call = pipeline.calls[0]
+    assert call["images"].shape == (1, 1, 3, 32, 32)
+    assert call["cameras"].hw == call["targets"].hw == (32, 32)
+    assert call["cameras"].K[0, 0, 0, 0] == pytest.approx(131.25 / 4)
+    expected = {"plan": "joint", "renoise": "fixed", "sampler": "heun", "guidance_scale": 2.5, "anchors": 3}
+    assert {key: call[key] for key in expected} == expected
+
+
+def test_assumed_camera_is_said(tmp_path, pipeline, capsys):
+    infer("--image", CAR, "--output", tmp_path, "--num-views", 2)
+    assert "No --camera" in capsys.readouterr().out
+
+
+def test_several_known_views_each_take_the_camera_that_follows(tmp_path, pipeline):
+    infer("--image", CAR, "--image", CAR, "--camera", CAMERA, "--output", tmp_path, "--num-views", 2)
+    centers = pipeline.calls[0]["cameras"].centers[0]
+    assert centers.shape == (2, 3)
+    assert not torch.allclose(centers[0], centers[1], atol=1e-2), "the first has the canonical camera, not the file's"
+
+
+def test_circle_is_drawn_around_the_input(tmp_path, pipeline):
+    infer("--image", CAR, "--camera", CAMERA, "--trajectory", "circle", "--output", tmp_path, "--num-views", 6)
+    call = pipeline.calls[0]
+    middle = call["targets"].centers[0].mean(dim=0)
+    assert torch.nn.functional.cosine_similarity(middle, call["cameras"].centers[0, 0], dim=0) > 0.999
+
+
+def test_trajectory_out_of_an_earlier_run(tmp_path, pipeline):
+    infer("--image", CAR, "--output", tmp_path / "a", "--num-views", 3)
+    infer("--image", CAR, "--output", tmp_path / "b", "--trajectory", tmp_path / "a/cameras.json")
+    first, second = (call["targets"].c2w for call in pipeline.calls)
+    torch.testing.assert_close(first, second)
+
+
+def test_unconditional_needs_no_image(tmp_path, pipeline):
+    infer("--unconditional", "--output", tmp_path, "--num-views", 2)
+    assert pipeline.calls[0]["images"] is None
+
+
+def test_out_of_memory_names_the_flags_that_help(tmp_path, pipeline, monkeypatch):
+    def starve(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        yield
+
+    monkeypatch.setattr(pipeline, "stream", starve)
+    with pytest.raises(UserError, match=r"--block.*--dtype.*--size"):
+        infer("--image", CAR, "--output", tmp_path, "--num-views", 2)
+
+
+MALFORMED = {
+    "nothing asked for": ([], "--image"),
+    "unknown flag": (["--image", CAR, "--colour", "red"], "--colour"),
+    "no such image": (["--image", "nowhere.png"], "no such image"),
+    "image is a text": (["--image", CAMERA], "not an image"),
+    "image is a folder": (["--image", str(ROOT)], "folder"),
+    "no such camera file": (["--image", CAR, "--camera", "nowhere.json"], "no such camera file"),
+    "camera file is an image": (["--image", CAR, "--camera", CAR], "not JSON"),
+    "camera without image": (["--camera", CAMERA], "--image"),
+    "two cameras for one image": (["--image", CAR, "--camera", CAMERA, "--camera", CAMERA], "--camera"),
+    "second image without camera": (["--image", CAR, "--image", CAR], "--camera"),
+    "image for unconditional": (["--image", CAR, "--unconditional"], "--unconditional"),
+    "no views": (["--image", CAR, "--num-views", "0"], "--num-views"),
+    "words for a number": (["--image", CAR, "--num-views", "many"], "--num-views"),
+    "no steps": (["--image", CAR, "--steps", "0"], "--steps"),
+    "negative churn": (["--image", CAR, "--churn", "-1"], "--churn"),
+    "guidance is not a number": (["--image", CAR, "--guidance", "nan"], "--guidance"),
+    "elevation below the floor": (["--image", CAR, "--elevation", "-91"], "--elevation"),
+    "negative seed": (["--image", CAR, "--seed", "-1"], "--seed"),
+    "size not divisible": (["--image", CAR, "--size", "100"], "divisible by 8"),
+    "size of another model": (["--image", CAR, "--size", "64"], "--size 64"),
+    "unknown plan": (["--image", CAR, "--plan", "random"], "--plan"),
+    "unknown sampler": (["--image", CAR, "--sampler", "magic"], "--sampler"),
+    "unknown trajectory": (["--image", CAR, "--trajectory", "zigzag"], "orbit, spiral, circle"),
+    "no such trajectory file": (["--image", CAR, "--trajectory", "nowhere.json"], "no such camera file"),
+    "number of views of a file": (["--image", CAR, "--trajectory", CAMERA, "--num-views", "3"], "--num-views"),
+    "unknown device": (["--image", CAR, "--device", "abacus"], "--device abacus"),
+    "output is a file": (["--image", CAR, "--output", CAR], "--output"),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_mistakes_are_one_sentence(name, pipeline, tmp_path, monkeypatch, capsys):
+    arguments, expected = MALFORMED[name]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((UserError, SystemExit)) as caught:
+        infer(*arguments)
+    if isinstance(caught.value, SystemExit):
+        assert caught.value.code == 2
+        message = capsys.readouterr().err.removeprefix("error: ")
+    else:
+        message = f"{caught.value}\n"
+    assert expected in message
+    assert message.count("\n") == 1
+    assert message.endswith(".\n")
+
+
+def test_camera_file_of_many_or_of_another_shape(tmp_path, pipeline):
+    infer("--image", CAR, "--output", tmp_path / "a", "--num-views", 3)
+    with pytest.raises(UserError, match="holds 3 cameras"):
+        infer("--image", CAR, "--camera", tmp_path / "a/cameras.json", "--output", tmp_path / "b")
+    wide = json.loads(Path(CAMERA).read_text()) | {"w": 256}
+    (tmp_path / "wide.json").write_text(json.dumps(wide))
+    with pytest.raises(UserError, match="is for images of 256x128"):
+        infer("--image", CAR, "--camera", tmp_path / "wide.json", "--output", tmp_path / "b")
+
+
+def script(*arguments):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "infer_multiview.py"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+
+
+def test_script_exits_with_2_and_no_traceback():
+    for arguments in (["--image", "nowhere.png"], ["--steps", "few"]):
+        result = script(*arguments)
+        assert result.returncode == 2
+        assert result.stderr.startswith("error: ")
+        assert result.stderr.count("\n") == 1
+
+
+def test_help_explains_every_flag():
+    result = script("--help")
+    assert result.returncode == 0
+    explanations = re.split(r"\n  --", result.stdout)[1:]
+    assert len(explanations) >= 20
+    assert [e for e in explanations if len(e.split()) < 5] == []
+
+
+def test_help_is_quick_as_nothing_heavy_is_imported_before_it():
+    parse = "infer_multiview.parse_arguments(['--unconditional'])"
+    code = f"import sys, infer_multiview; {parse}; print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert result.stdout.strip() == "False", result.stderr

@@ -1,0 +1,118 @@
+"""Both scripts as a user runs them: two real training steps on real images, export, an orbit from the picture."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import pytest
+from PIL import Image
+from test_training import REPO, TINY
+
+import infer_multiview
+import train_multiview
+from mvgenvs.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two steps of the denoiser on the real sample, a validation sheet, and the export of the result."""
+    folder = tmp_path_factory.mktemp("scripts")
+    settings = TINY | {"run.output": str(folder / "run"), "optim.steps": "2", "run.validate_every": "0"}
+    assert train_multiview.main([f"--{key}={value}" for key, value in settings.items()]) == 0
+    assert (folder / "run" / "validation-000002.png").exists()
+    assert train_multiview.main(["export", str(folder / "run"), "--output", str(folder / "exported")]) == 0
+    return folder / "exported"
+
+
+def test_export_is_fp16_safetensors(exported: Path) -> None:
+    from safetensors.torch import load_file
+
+    files = sorted(exported.rglob("*.safetensors"))
+    assert len(files) == 3
+    assert {str(t.dtype) for file in files for t in load_file(file).values()} == {"torch.float16"}
+    assert not [p for p in exported.rglob("*") if p.suffix in (".bin", ".pkl", ".pt", ".pth")]
+
+
+def test_orbit_from_one_image(exported: Path, tmp_path: Path) -> None:
+    output = tmp_path / "orbit"
+    arguments = ["--image", str(REPO / "assets/car.png"), "--camera", str(REPO / "assets/car.json")]
+    arguments += ["--checkpoint", str(exported), "--output", str(output), "--num-views", "5", "--steps", "2"]
+    assert infer_multiview.main(arguments) == 0
+    assert [p.name for p in sorted((output / "frames").iterdir())] == [f"{i:03d}.png" for i in range(5)]
+    with av.open(str(output / "orbit.mp4")) as video:
+        assert video.streams.video[0].codec_context.name == "h264"
+        assert len(list(video.decode(video=0))) == 5
+    assert Image.open(output / "contact_sheet.png").size[0] > 100
+    cameras = json.loads((output / "cameras.json").read_text())
+    assert len(cameras["frames"]) == 5
+    run = json.loads((output / "run.json").read_text())
+    assert run["settings"]["seed"] == 0
+    assert run["settings"]["steps"] == 2
+
+
+def test_same_seed_same_frames(exported: Path, tmp_path: Path) -> None:
+    frames = []
+    for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        arguments = ["--image", str(REPO / "assets/car.png"), "--checkpoint", str(exported), "--num-views", "2"]
+        infer_multiview.main([*arguments, "--output", str(tmp_path / name), "--steps", "2", "--seed", seed])
+        frames.append((tmp_path / name / "frames/001.png").read_bytes())
+    assert frames[0] == frames[1] != frames[2]
+
+
+def test_unconditional_and_progress(exported: Path, tmp_path: Path) -> None:
+    arguments = ["--unconditional", "--checkpoint", str(exported), "--num-views", "3", "--steps", "2"]
+    assert infer_multiview.main([*arguments, "--output", str(tmp_path / "u"), "--save-progress"]) == 0
+    assert (tmp_path / "u/progress.png").exists()
+    assert (tmp_path / "u/progress.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--plan", "keyframes"], "not implemented"),
+        (["--size", "64"], "size"),
+        (["--attention-backend", "flash9"], "no attention backend"),
+        (["--checkpoint", "CONFIGS"], "no mvgenvs pipeline"),
+        (["--checkpoint", "OTHER"], "not an mvgenvs pipeline"),
+        (["--sampler", "dpmpp-2m", "--churn", "1"], "no churn"),
+    ],
+)
+def test_mistakes_that_need_a_model(exported: Path, tmp_path: Path, arguments: list[str], says: str) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    arguments = [{"CONFIGS": str(REPO / "configs"), "OTHER": str(other)}.get(a, a) for a in arguments]
+    base = ["--image", str(REPO / "assets/car.png"), "--checkpoint", str(exported), "--output", str(tmp_path / "o")]
+    with pytest.raises(UserError, match=says) as error:
+        infer_multiview.main([*base, *arguments])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--config", "missing.yaml"], "cannot read the configuration"),
+        (["--optim.stepz", "3"], "optim.stepz"),
+        (["--optim.steps", "some"], "'optim.steps' must be int"),
+        (["--resume", "later"], "resume"),
+        (["export", "/nowhere", "--output", "x"], "no mvgenvs pipeline"),
+        (["export"], "required"),
+    ],
+)
+def test_training_mistakes_end_with_code_2_and_one_sentence(arguments: list[str], says: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "train_multiview.py", *arguments], cwd=REPO, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("script", ["train_multiview.py", "infer_multiview.py"])
+def test_help_is_useful(script: str) -> None:
+    done = subprocess.run([sys.executable, script, "--help"], cwd=REPO, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) > 25
