@@ -63,6 +63,7 @@ def generate(options: argparse.Namespace) -> int:
                 block=options.block,
                 anchors=options.anchors,
                 renoise=options.renoise,
+                anchor_level=options.anchor_level,
                 sampler=options.sampler,
                 num_inference_steps=options.steps,
                 churn=options.churn,
@@ -122,6 +123,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--anchors", type=_number(int, 0), metavar="N", help="finished views shown to each block (default: the plan's)")
     noise = ["fresh", "fixed"]
     add("--renoise", choices=noise, default="fresh", help="anchors' noise: per step, or once (default: %(default)s)")
+    levels = ["matched", "clean"]
+    add("--anchor-level", choices=levels, default="matched", help="noise level of anchors (default: %(default)s)")
 
     add = parser.add_argument_group("sampling").add_argument
     samplers = ["euler", "heun", "dpmpp-2m"]

@@ -9,10 +9,9 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from mvgenvs.config import TrainConfig, fields_help, load_config
-from mvgenvs.errors import UserError, run_script
+from mvgenvs.errors import OneSentenceParser, UserError, run_script
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -121,7 +120,7 @@ def train(config: TrainConfig, resume: bool) -> int:
 
 def export(arguments: list[str]) -> int:
     """`export RUN --output DIR`: the newest checkpoint's averaged weights as an fp16 safetensors pipeline folder."""
-    parser = Parser(prog="train_multiview.py export", description=export.__doc__)
+    parser = OneSentenceParser(prog="train_multiview.py export", description=export.__doc__)
     parser.add_argument("run", type=Path, help="run, checkpoint or pipeline folder")
     parser.add_argument("--output", type=Path, required=True, help="pipeline folder to write")
     options = parser.parse_args(arguments)
@@ -139,16 +138,9 @@ def export(arguments: list[str]) -> int:
     return 0
 
 
-class Parser(argparse.ArgumentParser):
-    """Argument errors are one sentence and exit code 2, as all errors are."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
-
-
 def parse(arguments: list[str]) -> argparse.Namespace:
     usage = "%(prog)s --config FILE [--section.field VALUE ...] [--resume auto] | export RUN --output DIR"
-    parser = Parser(usage=usage, description=__doc__.splitlines()[0])
+    parser = OneSentenceParser(usage=usage, description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, help="YAML file with what differs from the defaults below")
     parser.add_argument("--resume", choices=["auto"], help="continue exactly from the run's newest checkpoint")
     groups: dict[str, argparse._ArgumentGroup] = {}

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -17,11 +17,13 @@ from eval.methods import COPY, INDEPENDENT, JOINT, METHODS, SamplesViews, predic
 from eval.metrics import psnr, rounded_to_8_bits, ssim
 from eval.perceptual import NETS, PerceptualDistance, find_trunk
 from eval.protocols import PROTOCOLS
-from eval.provenance import checkpoint_folder, checkpoint_sha256, commit
+from eval.provenance import checkpoint_sha256
 from eval.report import Record, write_json, write_report
 from mvgenvs.data.srn import SRNScenes
-from mvgenvs.errors import UserError, run_script
+from mvgenvs.errors import OneSentenceParser, UserError, run_script
 from mvgenvs.media import contact_sheet, write_png
+from mvgenvs.parts import resolve_checkpoint
+from mvgenvs.runtime import git_commit
 from mvgenvs.views import ViewSet
 
 SHEET_COLUMNS = 12
@@ -153,11 +155,6 @@ def load_distances(nets: Sequence[str], folder: Path | None, device: str) -> lis
     return distances
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
@@ -165,7 +162,9 @@ def _positive(text: str) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    parse = _Parser("python -m eval.run", description="Compares a pipeline with baselines, on data in the SRN layout.")
+    parse = OneSentenceParser(
+        "python -m eval.run", description="Compares a pipeline with baselines, on data in the SRN layout."
+    )
 
     def add(flag: str, text: str, **options: Any) -> None:
         shown = options.get("default")
@@ -191,6 +190,8 @@ def parser() -> argparse.ArgumentParser:
     add("--churn", "stochasticity of the sampler", type=float, default=0.0, metavar="S")
     add("--plan", "as in infer_multiview.py", default="sliding", metavar="NAME")
     add("--block", "new views per set", type=_positive, default=4, metavar="N")
+    add("--anchors", "finished views shown to each block", type=int, metavar="N")
+    add("--anchor-level", "noise level of the anchors", choices=("matched", "clean"), default="matched")
     add("--renoise", "noise of the anchors", choices=("fresh", "fixed"), default="fresh")
     add("--seed", "start of the random numbers", type=int, default=0)
     add("--device", "where to compute", choices=("auto", "cpu", "cuda"), default="auto")
@@ -204,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("there is no usable GPU here: leave out --device cuda")
-    folder = checkpoint_folder(args.checkpoint)
+    folder = resolve_checkpoint(args.checkpoint)
     pipeline = load_pipeline(folder, device)
     scenes = SRNScenes(args.data, args.split, pipeline.size)
     distances = load_distances(args.lpips_nets if args.lpips_nets is not None else ["alex"], args.lpips_trunks, device)
@@ -216,6 +217,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sampling={
             "plan": args.plan,
             "block": args.block,
+            "anchors": args.anchors,
+            "anchor_level": args.anchor_level,
             "renoise": args.renoise,
             "sampler": args.sampler,
             "num_inference_steps": args.steps,
@@ -231,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     records = evaluate(pipeline, scenes, settings, args.output, distances, args.num_objects)
     context = {
         "command": shlex.join(["python", "-m", "eval.run", *words]),
-        "commit": commit(),
+        "commit": git_commit(),
         "checkpoint": args.checkpoint,
         "lpips": {distance.net: distance.source for distance in distances},
         "settings": asdict(settings),

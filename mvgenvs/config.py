@@ -79,6 +79,8 @@ class DenoiserConfig:
     """side of the NeRF's feature renderings, in pixels"""
     plucker: bool = True
     """condition on the Plücker map of the target camera besides the rendering"""
+    render_prior: bool = True
+    """centre the preconditioning on the encoded rendering instead of on zero"""
     block_out_channels: tuple[int, ...] = (96, 176)
     """channels of the UNet's levels, finest first"""
     attention_levels: tuple[bool, ...] = (False, True)

@@ -1,11 +1,20 @@
 """The one exception for mistakes a user can mend; scripts print it as one sentence and exit with code 2."""
 
+import argparse
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 
 class UserError(ValueError):
     """Bad input. The message is one sentence that says what is wrong and what to do."""
+
+
+class OneSentenceParser(argparse.ArgumentParser):
+    """Raises `UserError` for mistaken arguments, where argparse would print its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
 
 
 def run_script(main: Callable[[], int | None]) -> None:

@@ -14,6 +14,7 @@ from mvgenvs.errors import UserError
 from mvgenvs.nerf.model import ViewNeRF
 
 Codec = IdentityCodec | PatchCodec
+BUNDLED = Path(__file__).parent / "pretrained"
 CHECKPOINT_PREFIX = "checkpoint-"
 PARTS = ("codec", "nerf", "denoiser")
 CLASSES = {cls.__name__: cls for cls in (IdentityCodec, PatchCodec, ViewNeRF, JointDenoiser)}
@@ -64,6 +65,7 @@ def build_parts(config: TrainConfig) -> Parts:
         features=nerf.config.features,
         render_scale=render_scale,
         plucker=config.denoiser.plucker,
+        render_prior=config.denoiser.render_prior,
         block_out_channels=config.denoiser.block_out_channels,
         attention_levels=config.denoiser.attention_levels,
         layers_per_block=config.denoiser.layers_per_block,
@@ -86,6 +88,21 @@ def find_pipeline(path: Path) -> Path:
         if (folder / "model_index.json").exists():
             return folder
     raise UserError(f"found no mvgenvs pipeline in {path}: give a pipeline, checkpoint or run folder")
+
+
+def resolve_checkpoint(name: str) -> Path:
+    """The pipeline folder of "bundled", of a folder (see `find_pipeline`), or of a hub id, which is downloaded."""
+    if name == "bundled":
+        return find_pipeline(BUNDLED)
+    if Path(name).exists():
+        return find_pipeline(Path(name))
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return find_pipeline(Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"])))
+    except (OSError, HFValidationError) as error:
+        raise UserError(f"checkpoint '{name}' is neither a folder nor a model that the hub gives us") from error
 
 
 def load_parts(folder: Path) -> Parts:

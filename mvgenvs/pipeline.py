@@ -15,17 +15,16 @@ from torch.nn import functional as F
 
 from attention import resolve_backend
 from mvgenvs.cameras import Cameras, concatenate
-from mvgenvs.diffusion.codec import IdentityCodec, PatchCodec
+from mvgenvs.diffusion.codec import IdentityCodec, PatchCodec, encode_rendering
 from mvgenvs.diffusion.denoiser import Conditions, JointDenoiser, concatenate_conditions
 from mvgenvs.diffusion.plans import Block, make_plan
 from mvgenvs.diffusion.renoising import CLEAN_SIGMA, SamplerOptions, sample
 from mvgenvs.errors import UserError
 from mvgenvs.nerf.field import Scene
 from mvgenvs.nerf.model import Rendering, ViewNeRF
-from mvgenvs.parts import Parts, find_pipeline, load_parts
+from mvgenvs.parts import Parts, load_parts, resolve_checkpoint
 
-BUNDLED = Path(__file__).parent / "pretrained"
-SIGMA_MAX = 14.0  # 28 x sigma_data: what remains of the signal there is known from the rendering
+SIGMA_MAX = 8.0  # 10 x the latents' deviation from the rendering
 
 
 @dataclass
@@ -90,7 +89,7 @@ class MultiViewPipeline(DiffusionPipeline):
 
         Raises `UserError` where there is no such checkpoint or it is of another kind.
         """
-        folder = find_pipeline(BUNDLED if str(checkpoint) == "bundled" else _local_folder(str(checkpoint)))
+        folder = resolve_checkpoint(str(checkpoint))
         parts = load_parts(folder)
         if attention_backend is not None:
             try:
@@ -169,8 +168,8 @@ class MultiViewPipeline(DiffusionPipeline):
         for number, current in enumerate(blocks):
             members = [*current.new, *current.anchors]
             views = {v: views[v] if v in views else self._look(scene, cameras.select([v])) for v in members}
-            conditions = concatenate_conditions([views[v].conditions for v in members])
-            dropped = concatenate_conditions([views[v].dropped for v in members])
+            conditions = concatenate_conditions([views[v].conditions for v in members], dim=1)
+            dropped = concatenate_conditions([views[v].dropped for v in members], dim=1)
             states = sample(
                 partial(self._denoise, conditions=conditions, dropped=dropped, weight=weight, joint=joint),
                 self.scheduler,
@@ -227,8 +226,9 @@ class MultiViewPipeline(DiffusionPipeline):
         else:
             rendering = self.nerf.render(scene, camera)
         drop = torch.ones(rendering.opacity.shape[:2], dtype=torch.bool, device=self.device)
-        conditions = self.denoiser.conditions(rendering, camera)
-        return _View(rendering, conditions, self.denoiser.conditions(rendering, camera, drop))
+        latents = encode_rendering(self.codec, rendering.rgb, self.denoiser.config.latent_size)
+        conditions = self.denoiser.conditions(rendering, latents, camera)
+        return _View(rendering, conditions, self.denoiser.conditions(rendering, latents, camera, drop))
 
     def _denoise(
         self,
@@ -245,7 +245,7 @@ class MultiViewPipeline(DiffusionPipeline):
         """
         if weight in (0.0, 1.0):
             return self.denoiser(xt, sigma, conditions if weight else dropped, joint)
-        both = Conditions(*(torch.cat(pair) for pair in zip(conditions.tensors(), dropped.tensors(), strict=True)))
+        both = concatenate_conditions([conditions, dropped], dim=0)
         guided, free = self.denoiser(xt.repeat(2, 1, 1, 1, 1), sigma.repeat(2, 1), both, joint).chunk(2)
         return free + weight * (guided - free)
 
@@ -256,16 +256,3 @@ class MultiViewPipeline(DiffusionPipeline):
         self, maps: Float[Tensor, "batch view c rh rw"], mode: str = "bicubic"
     ) -> Float[Tensor, "batch view c h w"]:
         return F.interpolate(maps.flatten(0, 1), (self.size, self.size), mode=mode).unflatten(0, maps.shape[:2])
-
-
-def _local_folder(name: str) -> Path:
-    """A folder as it is; anything else is taken for a hub id and downloaded."""
-    if Path(name).exists():
-        return Path(name)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
-    except (OSError, HFValidationError) as error:
-        raise UserError(f"checkpoint '{name}' is neither a folder nor a model that the hub gives us") from error

@@ -75,6 +75,7 @@ def arguments(data: Path, tmp_path: Path) -> Callable[..., list[str]]:
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     (checkpoint / "model.safetensors").write_bytes(b"weights")
+    (checkpoint / "model_index.json").write_text("{}")
 
     def build(*more: str, output: str = "report") -> list[str]:
         common = ["--checkpoint", str(checkpoint), "--data", str(data), "--lpips-nets", "--device", "cpu"]
@@ -139,7 +140,7 @@ def test_other_settings_need_another_folder(arguments: Callable[..., list[str]],
         (["--nonsense"], "unrecognized arguments"),
         (["--data", "nowhere"], "nowhere"),
         (["--split", "val"], "cars_val"),
-        (["--checkpoint", "nowhere"], "found no weights"),
+        (["--checkpoint", "nowhere"], "neither a folder nor a model"),
         (["--protocol", "srn"], "view 000064"),
         (["--output", __file__], "choose another --output"),
     ],

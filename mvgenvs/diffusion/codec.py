@@ -16,6 +16,15 @@ from torch import Tensor, nn
 SIGMA_DATA = 0.5
 
 
+def encode_rendering(
+    codec: "IdentityCodec | PatchCodec", rgb: Float[Tensor, "batch view 3 rh rw"], latent_size: int
+) -> Float[Tensor, "batch view c h w"]:
+    """Latents of a low-resolution rendering, brought to the image size first."""
+    side = latent_size * codec.downscale
+    images = nn.functional.interpolate(rgb.flatten(0, 1), (side, side), mode="bilinear")
+    return codec.encode(images).unflatten(0, rgb.shape[:2])
+
+
 class IdentityCodec(ModelMixin, ConfigMixin):
     """Pixels themselves, mapped from [0, 1] to zero mean and an RMS of 0.5 by the data's mean and RMS."""
 

@@ -27,7 +27,7 @@ NOISE_LAWS = {
     "high": NoiseLaw(1.0, 1.4),  # genvs_unofficial: good x0 predictions early, with a strong image condition
     "mid": NoiseLaw(0.5, 1.4),  # genvs_unofficial, later in training
     "low": NoiseLaw(-1.2, 1.2),  # EDM
-    "latent": NoiseLaw(0.0, 1.3),  # wide enough for latents, whose strong components stand out of much noise
+    "latent": NoiseLaw(-0.3, 1.2),  # between mid and low: latents around the rendering, see JointDenoiser
     "high-to-low": NoiseLaw(1.0, 1.4, mean_end=-0.4),
 }
 
@@ -36,16 +36,16 @@ NOISE_LAWS = {
 class Preconditioning:
     """D(x; sigma) = c_skip x + c_out F(c_in x; c_noise)  [EDM eq. 7]."""
 
-    c_skip: Float[Tensor, "*shape"]
-    c_out: Float[Tensor, "*shape"]
-    c_in: Float[Tensor, "*shape"]
-    c_noise: Float[Tensor, "*shape"]
+    c_skip: Tensor
+    c_out: Tensor
+    c_in: Tensor
+    c_noise: Tensor  # of sigma's shape
 
 
-def preconditioning(sigma: Float[Tensor, "*shape"]) -> Preconditioning:
-    """EDM's coefficients for sigma_data = 0.5."""
-    total = sigma**2 + SIGMA_DATA**2
-    return Preconditioning(SIGMA_DATA**2 / total, sigma * SIGMA_DATA / total.sqrt(), total.rsqrt(), sigma.log() / 4)
+def preconditioning(sigma: Tensor, sigma_data: Tensor | float = SIGMA_DATA) -> Preconditioning:
+    """EDM's coefficients for data of standard deviation `sigma_data`; both arguments broadcast."""
+    total = sigma**2 + sigma_data**2
+    return Preconditioning(sigma_data**2 / total, sigma * sigma_data / total.sqrt(), total.rsqrt(), sigma.log() / 4)
 
 
 def loss_weight(sigma: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from mvgenvs.config import LossConfig, TrainConfig
 from mvgenvs.data.sampling import Batch
-from mvgenvs.diffusion.codec import PatchCodec
+from mvgenvs.diffusion.codec import PatchCodec, encode_rendering
 from mvgenvs.diffusion.noise import NOISE_LAWS, loss_weight
 from mvgenvs.diffusion.renoising import CLEAN_SIGMA
 from mvgenvs.errors import UserError
@@ -181,7 +181,13 @@ class Objective(nn.Module):
         dropped = draws.uniform(repeats, num_views).flatten(0, 1) < self.weights.drop_condition
         noise = draws.normal(repeats, *x0.shape[1:]).flatten(0, 1)
         xt = x0 + sigma[..., None, None, None] * noise
-        conditions = self.denoiser.conditions(rendering.repeat(repeats), batch.views.cameras.repeat(repeats), dropped)
+        render_latents = encode_rendering(self.codec, rendering.rgb, self.denoiser.config.latent_size)
+        conditions = self.denoiser.conditions(
+            rendering.repeat(repeats),
+            render_latents.repeat_interleave(repeats, dim=0),
+            batch.views.cameras.repeat(repeats),
+            dropped,
+        )
         error = (self.denoiser(xt, sigma, conditions) - x0).square().mean(dim=(-1, -2, -3))
         counted = (~anchors).to(error.dtype)
         return (loss_weight(sigma) * error * counted).sum(dim=1).div(counted.sum(dim=1)).mean()
