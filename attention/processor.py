@@ -48,7 +48,9 @@ class JointViewAttnProcessor:
 
 def install_joint_attention(model: nn.Module, backend: AttentionBackend = AttentionBackend.SDPA) -> None:
     """Gives every attention layer of a diffusers model the joint processor. Training and inference both call this."""
-    for layer in attention_layers(model).values():
+    for name, layer in attention_layers(model).items():
+        if layer.group_norm is not None or layer.spatial_norm is not None or layer.residual_connection:
+            raise ValueError(f"attention layer '{name}' is not of a transformer block, which joint attention needs")
         layer.set_processor(JointViewAttnProcessor(backend))
 
 

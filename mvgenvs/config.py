@@ -47,7 +47,7 @@ class CodecConfig:
     """patch: closed-form encoder and trained decoder; identity: the denoiser sees pixels"""
     patch: int = 8
     """pixels per latent, along each side"""
-    channels: int = 24
+    channels: int = 16
     """latent channels"""
     refiner_channels: tuple[int, ...] = (64, 96)
     """widths of the decoder that refines the linear reconstruction, finest first"""
@@ -75,15 +75,17 @@ class NerfConfig:
 
 @dataclass(frozen=True)
 class DenoiserConfig:
-    render_size: int = 32
-    """side of the NeRF's feature renderings, in pixels"""
+    render_size: int = 64
+    """side of the NeRF's feature renderings in training, in pixels; sampling renders at half the image size"""
+    condition_scale: int = 2
+    """side of the feature maps that the denoiser sees, over that of the latents; renderings are pooled to it"""
     plucker: bool = True
     """condition on the Plücker map of the target camera besides the rendering"""
     render_prior: bool = True
     """centre the preconditioning on the encoded rendering instead of on zero"""
-    block_out_channels: tuple[int, ...] = (96, 176)
+    block_out_channels: tuple[int, ...] = (144, 128)
     """channels of the UNet's levels, finest first"""
-    attention_levels: tuple[bool, ...] = (False, True)
+    attention_levels: tuple[bool, ...] = (True, True)
     """which levels attend across the views"""
     layers_per_block: int = 1
     """residual blocks per level"""

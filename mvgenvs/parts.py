@@ -46,9 +46,9 @@ def build_parts(config: TrainConfig) -> Parts:
     else:
         raise UserError(f"setting 'codec.kind' must be patch or identity, not '{config.codec.kind}'")
     channels, latent_side, _ = codec.latent_shape((config.data.size, config.data.size))
-    render_scale, rest = divmod(config.denoiser.render_size, latent_side)
-    if rest or not render_scale:
-        raise UserError(f"setting 'denoiser.render_size' must be a multiple of the latents' side, {latent_side}")
+    condition_side = latent_side * config.denoiser.condition_scale
+    if config.denoiser.render_size % condition_side or config.data.size // 2 % condition_side:
+        raise UserError(f"'denoiser.render_size' and half of 'data.size' must be multiples of {condition_side} here")
     nerf = ViewNeRF(
         encoder_widths=config.nerf.encoder_widths,
         volume_depth=config.nerf.volume_depth,
@@ -63,7 +63,7 @@ def build_parts(config: TrainConfig) -> Parts:
         latent_channels=channels,
         latent_size=latent_side,
         features=nerf.config.features,
-        render_scale=render_scale,
+        condition_scale=config.denoiser.condition_scale,
         plucker=config.denoiser.plucker,
         render_prior=config.denoiser.render_prior,
         block_out_channels=config.denoiser.block_out_channels,

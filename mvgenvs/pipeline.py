@@ -96,7 +96,10 @@ class MultiViewPipeline(DiffusionPipeline):
                 parts.denoiser.set_attention_backend(resolve_backend(attention_backend))
             except ValueError as error:
                 raise UserError(str(error)) from None
-        scheduler = EDMEulerScheduler.from_pretrained(folder / "scheduler")
+        try:
+            scheduler = EDMEulerScheduler.from_pretrained(folder / "scheduler")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder} is not an mvgenvs pipeline: cannot read its 'scheduler'") from error
         return cls(parts.codec, parts.nerf, parts.denoiser, scheduler=scheduler)
 
     @classmethod
@@ -217,7 +220,7 @@ class MultiViewPipeline(DiffusionPipeline):
 
     def _look(self, scene: Scene | None, camera: Cameras) -> _View:
         """Renders one view, and makes the denoiser's conditions of it. Without a scene it sees nothing."""
-        side = self.denoiser.config.latent_size * self.denoiser.config.render_scale
+        side = self.size // 2  # as in [GeNVS]: the features go up x2 to the image size
         camera = camera.resized((side, side))
         if scene is None:
             zeros = torch.zeros(camera.c2w.shape[0], 1, 1, side, side, device=self.device, dtype=self.denoiser.dtype)

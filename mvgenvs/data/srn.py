@@ -80,6 +80,8 @@ class SRNScenes:
     def _read(self, index: int) -> None:
         item = self.objects[index]
         images, poses = [], []
+        if not item.view_ids:
+            raise UserError(f"found no images in {item.folder / 'rgb'}")
         for view_id in item.view_ids:
             images.append(_read_image(item.folder / "rgb", view_id, self.size))
             poses.append(_numbers(item.folder / "pose" / f"{view_id:06d}.txt", 16).reshape(4, 4))
@@ -111,6 +113,10 @@ def _read_image(folder: Path, view_id: int, size: int) -> UInt8[np.ndarray, "h w
     image = None if path is None else cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise UserError(f"cannot read view {view_id:06d} in {folder}")
+    if image.ndim == 2:
+        image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    if image.shape[0] != image.shape[1]:
+        raise UserError(f"view {view_id:06d} in {folder} is not square")
     if image.shape[-1] == 4:  # ShapeNet-SRN's renderings carry an alpha channel
         alpha = image[..., 3:].astype(np.float32) / 255
         image = np.round(image[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)

@@ -21,7 +21,7 @@ def encode_rendering(
 ) -> Float[Tensor, "batch view c h w"]:
     """Latents of a low-resolution rendering, brought to the image size first."""
     side = latent_size * codec.downscale
-    images = nn.functional.interpolate(rgb.flatten(0, 1), (side, side), mode="bilinear")
+    images = nn.functional.interpolate(rgb.flatten(0, 1), (side, side), mode="bicubic")
     return codec.encode(images).unflatten(0, rgb.shape[:2])
 
 
@@ -59,7 +59,7 @@ class PatchCodec(ModelMixin, ConfigMixin):
     def __init__(
         self,
         patch: int = 8,
-        channels: int = 24,
+        channels: int = 16,
         refiner_channels: Sequence[int] = (64, 96),
         whitening: float = 0.7,
     ) -> None:
@@ -93,7 +93,9 @@ class PatchCodec(ModelMixin, ConfigMixin):
         mean = patches.mean(dim=0)
         covariance = torch.cov((patches - mean).T)
         ascending, vectors = torch.linalg.eigh(covariance)
-        variances, components = ascending.flip(0)[: self.config.channels], vectors.T.flip(0)[: self.config.channels]
+        floor = 1e-8 * ascending[-1].clamp(min=1e-8)  # rounding may leave an empty component below zero
+        variances = ascending.flip(0)[: self.config.channels].clamp(min=floor)
+        components = vectors.T.flip(0)[: self.config.channels]
         scaled_variances = variances ** (1 - self.config.whitening)  # of z_i = component_i / sd_i^whitening
         scale = variances.sqrt() ** -self.config.whitening * SIGMA_DATA / scaled_variances.mean().sqrt()
         self.mean.copy_(mean)

@@ -54,26 +54,26 @@ class JointDenoiser(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        latent_channels: int = 24,
+        latent_channels: int = 16,
         latent_size: int = 16,
         features: int = 16,
-        render_scale: int = 2,
+        condition_scale: int = 2,
         plucker: bool = True,
         render_prior: bool = True,
-        block_out_channels: Sequence[int] = (96, 176),
-        attention_levels: Sequence[bool] = (False, True),
+        block_out_channels: Sequence[int] = (144, 128),
+        attention_levels: Sequence[bool] = (True, True),
         layers_per_block: int = 1,
         transformer_layers: int = 1,
         num_heads: int = 4,
         qk_norm: bool = True,
     ) -> None:
-        """`latent_size` is the side of the latents and `render_scale` the side of the NeRF's renderings over it;
+        """`latent_size` is the side of the latents, `condition_scale` that of the condition maps over it;
         `render_prior`
         centres the preconditioning on the rendering; `attention_levels` says at which levels, finest first,
         transformer blocks attend across the views.
         """
         super().__init__()
-        map_channels = (features + 1) * render_scale**2 + 1 + 6 * plucker
+        map_channels = (features + 1) * condition_scale**2 + 1 + 6 * plucker
         self.unet = UNet2DConditionModel(
             sample_size=latent_size,
             in_channels=latent_channels + map_channels,
@@ -110,24 +110,25 @@ class JointDenoiser(ModelMixin, ConfigMixin):
     ) -> Conditions:
         """Stacks the rendering, its opacity, the Plücker map and a flag; a dropped view sees zeros and a flag of 1.
 
-        The rendering is `render_scale` times as fine as the latents; its pixels are folded into channels.
+        The rendering is pooled to `condition_scale` times the latents' side and its pixels are folded into channels.
         `render_latents` is its RGB, encoded.
         """
-        scale = self.config.render_scale
+        scale, latent_size = self.config.condition_scale, self.config.latent_size
         rgb, rest = rendering.features[:, :, :3] * 2 - 1, rendering.features[:, :, 3:]
         render = torch.cat([rgb, rest, rendering.opacity], dim=2)
         if dropped is None:
             dropped = torch.zeros(render.shape[:2], dtype=torch.bool, device=render.device)
         keep = (~dropped).to(render.dtype)[..., None, None, None]
-        folded = F.pixel_unshuffle(render * keep, scale)
-        hw = (folded.shape[-2], folded.shape[-1])
+        pooled = F.avg_pool2d((render * keep).flatten(0, 1), render.shape[-1] // (latent_size * scale))
+        folded = F.pixel_unshuffle(pooled, scale).unflatten(0, keep.shape[:2])
+        hw = (latent_size, latent_size)
         maps = [folded, (1 - keep).expand(*folded.shape[:2], 1, *hw)]
         if self.config.plucker:
             maps.append(cameras.resized(hw).plucker().to(render.dtype))
         poses = cameras.c2w[..., :3, :].flatten(-2).to(render.dtype)
         if not self.config.render_prior:
             keep = torch.zeros_like(keep)
-        opacity = F.max_pool2d(rendering.opacity.flatten(0, 1), scale).unflatten(0, keep.shape[:2])
+        opacity = F.adaptive_max_pool2d(rendering.opacity.flatten(0, 1), hw).unflatten(0, keep.shape[:2])
         std = (STD_FLOOR + STD_SLOPE * opacity.clamp(min=0).sqrt()).clamp(max=STD_CEILING)
         std = keep * std + (1 - keep) * SIGMA_DATA
         return Conditions(torch.cat(maps, dim=2), poses, keep * render_latents, std)

@@ -27,7 +27,7 @@ NOISE_LAWS = {
     "high": NoiseLaw(1.0, 1.4),  # genvs_unofficial: good x0 predictions early, with a strong image condition
     "mid": NoiseLaw(0.5, 1.4),  # genvs_unofficial, later in training
     "low": NoiseLaw(-1.2, 1.2),  # EDM
-    "latent": NoiseLaw(-0.3, 1.2),  # between mid and low: latents around the rendering, see JointDenoiser
+    "latent": NoiseLaw(0.0, 1.1),  # between mid and low: latents around the rendering, see JointDenoiser
     "high-to-low": NoiseLaw(1.0, 1.4, mean_end=-0.4),
 }
 
@@ -49,5 +49,9 @@ def preconditioning(sigma: Tensor, sigma_data: Tensor | float = SIGMA_DATA) -> P
 
 
 def loss_weight(sigma: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """lambda(sigma) = 1 / c_out^2, which gives every noise level an expected loss of 1 at the start [EDM eq. 8]."""
+    """lambda(sigma) = 1 / c_out^2 for sigma_data = 0.5 [EDM eq. 8].
+
+    It stays the same where the preconditioning has a map for sigma_data: an error counts alike wherever it is, and the
+    background, which is known from the rendering, hardly at all.
+    """
     return (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2

@@ -42,4 +42,6 @@ def make_plan(name: str, num_known: int, num_targets: int, block: int = 4, ancho
         raise UserError(f"plan '{name}' is not implemented: use {' or '.join(PLANS)}")
     if block < 1 or num_targets < 1:
         raise UserError(f"a plan needs at least one target and blocks of at least one view, not {num_targets}, {block}")
+    if anchors is not None and anchors < 0:
+        raise UserError(f"the number of anchors must not be negative, but is {anchors}")
     return PLANS[name](num_known, num_targets, block, block if anchors is None else anchors)

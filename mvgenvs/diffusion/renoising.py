@@ -46,6 +46,8 @@ class SamplerOptions:
         ):
             if value not in known:
                 raise UserError(f"there is no {name} '{value}': choose one of {', '.join(known)}")
+        if self.churn < 0:
+            raise UserError(f"churn must not be negative, but is {self.churn}")
         if self.num_steps < 1:
             raise UserError(f"the number of steps must be at least 1, not {self.num_steps}")
         if self.sampler == "dpmpp-2m" and self.churn:

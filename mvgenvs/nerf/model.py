@@ -107,14 +107,15 @@ class ViewNeRF(ModelMixin, ConfigMixin):
             seen = torch.cat([getattr(part, name) for part in parts], dim=1)
             seen = seen if seen.ndim == 3 else seen[..., None]
             full = background.to(seen).expand(*hits.shape, -1).clone()
+            seen = torch.where(pick(hits[..., None]) > 0, seen, background.to(seen))  # rays that only fill up the batch
             full = full.scatter(1, order[..., None].expand_as(seen), seen)
             return rearrange(full, "b (v h w) f -> b v f h w", h=height, w=width)
 
-        far = torch.full_like(hits, self.config.far)[..., None]
+        far = torch.full((1,), self.config.far)
         forward = cameras.c2w[..., None, None, :3, 2]  # z-depth = distance x cosine to the optical axis
         cosine = (cameras.rays()[1] * forward).sum(dim=-1)[:, :, None]
         return Rendering(
             images("features", background_features(self.config.features, hits)),
             images("distance", far) * cosine,
-            images("opacity", torch.zeros_like(far)),
+            images("opacity", torch.zeros(1)),
         )

@@ -26,7 +26,8 @@ def sphere_bounds(
     towards = -(origins * directions).sum(dim=-1)
     half_squared = radius**2 - (origins.square().sum(dim=-1) - towards.square())
     half = half_squared.clamp(min=1e-6).sqrt()
-    return (towards - half).clamp(min=1e-3), towards + half, (half_squared > 0).to(origins.dtype)
+    hits = (half_squared > 0) & (towards + half > 0)  # a sphere behind the origin is not hit
+    return (towards - half).clamp(min=1e-3), towards + half, hits.to(origins.dtype)
 
 
 def render_rays(

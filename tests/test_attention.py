@@ -1,0 +1,230 @@
+"""Joint attention equals its definition, never leaks between sets, and is the same in training and inference."""
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from tiny import ring_cameras, stacked, tiny_config, tiny_parts, without_qk_norm
+from torch import nn
+
+import attention.backends
+from attention import (
+    AttentionBackend,
+    JointViewAttnProcessor,
+    add_qk_norm,
+    attention_layers,
+    install_joint_attention,
+    joint_attention_reference,
+    resolve_backend,
+)
+from mvgenvs.nerf.model import Rendering
+from mvgenvs.parts import Parts
+from mvgenvs.pipeline import MultiViewPipeline
+from mvgenvs.training.objective import Objective
+
+CHANNELS, HEADS, TOKENS = 24, 3, 5
+
+
+def make_layer(qk_norm: bool = False, backend: AttentionBackend = AttentionBackend.SDPA) -> Attention:
+    torch.manual_seed(0)
+    holder = nn.Sequential(Attention(CHANNELS, heads=HEADS, dim_head=CHANNELS // HEADS, bias=True))
+    if qk_norm:
+        add_qk_norm(holder)
+        nn.init.uniform_(holder[0].norm_q.weight, 0.5, 2)
+        nn.init.uniform_(holder[0].norm_k.weight, 0.5, 2)
+    install_joint_attention(holder, backend)
+    return holder[0].eval()
+
+
+def tokens(views: int, sets: int = 2, seed: int = 1) -> torch.Tensor:
+    return 2 * torch.randn(sets * views, TOKENS, CHANNELS, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("views", [1, 2, 4])
+@torch.no_grad()
+def test_processor_equals_the_reference(views):
+    layer, x = make_layer(), tokens(views)
+    expected = joint_attention_reference(layer.to_q(x), layer.to_k(x), layer.to_v(x), views, HEADS)
+    torch.testing.assert_close(layer(x, num_views=views), layer.to_out[0](expected), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_reference_is_softmax_attention_over_the_tokens_of_all_views():
+    query, key, value = tokens(2, sets=1, seed=1), tokens(2, sets=1, seed=2), tokens(2, sets=1, seed=3)
+    out = joint_attention_reference(query, key, value, num_views=2, num_heads=1)
+    all_keys, all_values = key.flatten(0, 1), value.flatten(0, 1)
+    for view in range(2):
+        for token in range(TOKENS):
+            weights = (all_keys @ query[view, token] / CHANNELS**0.5).softmax(dim=0)
+            torch.testing.assert_close(out[view, token], weights @ all_values, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+@torch.no_grad()
+def test_one_view_equals_stock_diffusers(qk_norm):
+    layer, x = make_layer(qk_norm), tokens(views=1)
+    ours = layer(x, num_views=1)
+    layer.set_processor(AttnProcessor2_0())
+    torch.testing.assert_close(ours, layer(x), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_cross_attention_equals_stock_diffusers_and_stays_within_its_view():
+    torch.manual_seed(0)
+    layer = Attention(CHANNELS, cross_attention_dim=7, heads=HEADS, dim_head=8)
+    x, context = tokens(views=3, sets=1), torch.randn(3, 2, 7)
+    stock = layer(x, context)
+    install_joint_attention(nn.Sequential(layer))
+    torch.testing.assert_close(layer(x, context, num_views=3), stock, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_permuting_views_permutes_outputs():
+    layer, x, order = make_layer(qk_norm=True), tokens(views=4, sets=1), [2, 0, 3, 1]
+    torch.testing.assert_close(layer(x[order], num_views=4), layer(x, num_views=4)[order], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_sets_never_leak():
+    layer, x = make_layer(), tokens(views=3, sets=2)
+    changed = torch.cat([x[:3], tokens(views=3, sets=1, seed=9)])
+    before, after = layer(x, num_views=3), layer(changed, num_views=3)
+    assert torch.equal(before[:3], after[:3])
+    assert not torch.equal(before[3:], after[3:])
+
+
+@torch.no_grad()
+def test_views_of_a_set_see_one_another():
+    layer, x = make_layer(), tokens(views=3, sets=1)
+    changed = torch.cat([x[:2], tokens(views=1, sets=1, seed=9)])
+    difference = (layer(x, num_views=3) - layer(changed, num_views=3)).abs().amax(dim=(1, 2))
+    assert (difference > 1e-2).all()
+
+
+def test_a_call_without_num_views_fails():
+    with pytest.raises(TypeError, match="num_views"):
+        make_layer()(tokens(views=2))
+
+
+def test_masks_are_refused():
+    with pytest.raises(ValueError, match="mask"):
+        JointViewAttnProcessor().__call__.__wrapped__(  # below the shape checks, which refuse it as well
+            JointViewAttnProcessor(), make_layer(), tokens(2), None, torch.ones(1), num_views=2
+        )
+
+
+# The UNet of the denoiser
+
+
+def unet_inputs(unet: UNet2DConditionModel, batch_views: int) -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    return {
+        "sample": torch.randn(batch_views, unet.config.in_channels, 4, 4),
+        "timestep": torch.linspace(-500, 200, batch_views),
+        "encoder_hidden_states": torch.randn(batch_views, 1, unet.config.cross_attention_dim),
+    }
+
+
+@torch.no_grad()
+def test_whole_unet_with_one_view_equals_the_stock_model():
+    unet = tiny_parts(without_qk_norm(tiny_config())).denoiser.unet
+    stock = UNet2DConditionModel.from_config(unet.config).eval()
+    stock.load_state_dict(unet.state_dict())
+    assert all(isinstance(layer.processor, AttnProcessor2_0) for layer in attention_layers(stock).values())
+    inputs = unet_inputs(unet, 2)
+    ours = unet(**inputs, cross_attention_kwargs={"num_views": 1}).sample
+    assert ours.std() > 0.01
+    torch.testing.assert_close(ours, stock(**inputs).sample, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_whole_unet_sets_never_leak_and_views_see_one_another():
+    unet = tiny_parts().denoiser.unet
+    inputs = unet_inputs(unet, 4)
+    changed = {**inputs, "sample": inputs["sample"].clone()}
+    changed["sample"][3] += 1
+    before = unet(**inputs, cross_attention_kwargs={"num_views": 2}).sample
+    after = unet(**changed, cross_attention_kwargs={"num_views": 2}).sample
+    assert torch.equal(before[:2], after[:2])
+    assert (before[2] - after[2]).abs().max() > 1e-4  # its own inputs are unchanged: only attention tells it
+
+
+def test_a_unet_call_without_num_views_fails():
+    unet = tiny_parts().denoiser.unet
+    with pytest.raises(TypeError, match="num_views"):
+        unet(**unet_inputs(unet, 2))
+
+
+def processors(model: nn.Module) -> dict[str, tuple[type, AttentionBackend | None]]:
+    layers = attention_layers(model).items()
+    return {name: (type(layer.processor), getattr(layer.processor, "backend", None)) for name, layer in layers}
+
+
+def test_every_self_attention_layer_is_joint():
+    unet = tiny_parts().denoiser.unet
+    assert len(processors(unet)) >= 6  # down, mid and up, each with self- and cross-attention
+    assert set(processors(unet).values()) == {(JointViewAttnProcessor, AttentionBackend.SDPA)}
+
+
+def random_denoiser_inputs(parts: Parts, batch: int = 2, views: int = 3) -> tuple:
+    torch.manual_seed(4)
+    rendering = Rendering(
+        torch.rand(batch, views, 16, 8, 8), torch.rand(batch, views, 1, 8, 8), torch.rand(batch, views, 1, 8, 8)
+    )
+    render_latents = torch.randn(batch, views, 8, 4, 4)
+    conditions = parts.denoiser.conditions(rendering, render_latents, stacked(ring_cameras(views), batch))
+    return torch.randn(batch, views, 8, 4, 4), torch.rand(batch, views) + 0.1, conditions
+
+
+@torch.no_grad()
+def test_training_and_inference_run_identical_processors(tmp_path):
+    parts = tiny_parts()
+    in_training = Objective(parts, tiny_config()).train().denoiser
+    MultiViewPipeline.from_parts(parts).save_pretrained(tmp_path)
+    in_inference = MultiViewPipeline.from_pretrained(tmp_path).denoiser
+    assert processors(in_training) == processors(in_inference)
+    assert len(processors(in_training)) == len(attention_layers(in_training.unet)) > 0
+    inputs = random_denoiser_inputs(parts)
+    assert torch.equal(in_training(*inputs), in_inference(*inputs))
+    assert not torch.allclose(in_inference(*inputs), in_inference(*inputs, joint=False), atol=1e-4)
+
+
+# Backends
+
+
+def test_unknown_backend_is_one_sentence():
+    with pytest.raises(ValueError, match="no attention backend 'flash9': choose auto, sdpa, xformers"):
+        resolve_backend("flash9")
+
+
+def test_a_backend_that_does_not_work_here_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(attention.backends, "_failure", lambda backend: "ImportError on cpu")
+    with pytest.raises(ValueError, match=r"'xformers' does not work on this machine \(ImportError on cpu\): use sdpa"):
+        resolve_backend("xformers")
+    assert resolve_backend("auto") is AttentionBackend.SDPA
+
+
+def test_a_backend_is_judged_by_a_trial(monkeypatch):
+    def broken(*_):
+        raise OSError("built for another torch")
+
+    attention.backends._failure.cache_clear()
+    monkeypatch.setattr(attention.backends, "attend", broken)
+    with pytest.raises(ValueError, match="OSError"):
+        resolve_backend("xformers")
+    monkeypatch.undo()
+    attention.backends._failure.cache_clear()
+    assert resolve_backend("sdpa") is AttentionBackend.SDPA
+
+
+@pytest.mark.parametrize("views", [1, 3])
+@torch.no_grad()
+def test_xformers_equals_sdpa(views):
+    if failure := attention.backends._failure(AttentionBackend.XFORMERS):
+        pytest.skip(f"xformers does not work on this machine: {failure}")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.float16 if device == "cuda" else torch.float32
+    x = tokens(views).to(device, dtype)
+    sdpa = make_layer().to(device, dtype)(x, num_views=views)
+    xformers = make_layer(backend=AttentionBackend.XFORMERS).to(device, dtype)(x, num_views=views)
+    torch.testing.assert_close(xformers, sdpa, atol=2e-3 if device == "cuda" else 1e-5, rtol=1e-2)

@@ -1,0 +1,262 @@
+"""The SRN reader, the deterministic draw of training sets, and augmentations that keep a set consistent."""
+
+import math
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from tiny import Solid, ray_cast, ring_cameras, toy_car, write_srn
+
+from mvgenvs.data.augment import augment, hue_rotation
+from mvgenvs.data.sampling import TrainingSets, collate
+from mvgenvs.data.srn import SRNScenes
+from mvgenvs.errors import UserError
+from mvgenvs.views import ViewSet
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    families = {"train-0": "saloon", "train-1": "saloon", "train-2": "estate"}
+    return write_srn(tmp_path_factory.mktemp("srn"), families=families)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_reads_what_was_written(tmp_path, suffix, alpha):
+    write_srn(tmp_path, {"test": 1}, suffix=suffix, alpha=alpha)
+    truth = ray_cast(toy_car(1), ring_cameras(5))
+    views = SRNScenes(tmp_path, "test", size=32).load(0)
+    torch.testing.assert_close(views.images, truth.images, atol=0.6 / 255, rtol=0)
+    torch.testing.assert_close(views.mask, truth.mask)
+    torch.testing.assert_close(views.cameras.c2w, truth.cameras.c2w)
+    torch.testing.assert_close(views.cameras.K, truth.cameras.K)
+    assert 0.02 < views.mask.mean() < 0.5
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_cameras_follow_the_size_of_the_images(tmp_path, size):
+    write_srn(tmp_path, {"val": 1}, size=32)
+    views = SRNScenes(tmp_path, "val", size).load(0)
+    assert views.images.shape == (5, 3, size, size)
+    assert views.cameras.hw == (size, size)
+    torch.testing.assert_close(views.cameras.K, ring_cameras(5, size).K)
+
+
+def test_pictures_are_true_to_their_cameras():
+    """A ball's centroid lies where its centre projects: the world that the tests are made of is right."""
+    center, cameras = (0.12, -0.1, 0.2), ring_cameras(6, size=64)
+    views = ray_cast([Solid(center, 0.1, (0.5, 0.2, 0.2))], cameras)
+    pixels, depth = cameras.project(torch.tensor(center)[None, None])
+    v, u = torch.meshgrid(torch.arange(64) + 0.5, torch.arange(64) + 0.5, indexing="ij")
+    mask = views.mask[:, 0]
+    area = mask.sum(dim=(1, 2))
+    centroid = torch.stack([(mask * u).sum(dim=(1, 2)), (mask * v).sum(dim=(1, 2))], dim=-1) / area[:, None]
+    torch.testing.assert_close(centroid, pixels[:, 0], atol=0.5, rtol=0)
+    nearest = torch.where(mask > 0, views.depth[:, 0], 9.0).amin(dim=(1, 2))
+    torch.testing.assert_close(nearest, depth[:, 0] - 0.1, atol=0.01, rtol=0)
+
+
+def test_views_are_chosen_by_position(root):
+    scenes = SRNScenes(root, "train", 32)
+    everything, some = scenes.load(1), scenes.load(1, [3, 0])
+    assert torch.equal(some.images, everything.images[[3, 0]])
+    assert torch.equal(some.cameras.c2w, everything.cameras.c2w[[3, 0]])
+
+
+def test_families_come_from_the_index(root):
+    assert [item.family for item in SRNScenes(root, "train", 32).objects] == ["saloon", "saloon", "estate"]
+    assert [item.family for item in SRNScenes(root, "val", 32).objects] == ["val-0", "val-1"]
+
+
+def damage_index(root: Path) -> None:
+    (root / "meta.json").write_text('{"train-0": "saloon"}')
+
+
+def damage_index_json(root: Path) -> None:
+    (root / "meta.json").write_text("[{")
+
+
+def damage_pose(root: Path) -> None:
+    (root / "cars_train/train-0/pose/000001.txt").write_text("1 0 0 0")
+
+
+def damage_pose_words(root: Path) -> None:
+    (root / "cars_train/train-0/pose/000001.txt").write_text("one " * 16)
+
+
+def remove_pose(root: Path) -> None:
+    (root / "cars_train/train-0/pose/000001.txt").unlink()
+
+
+def remove_intrinsics(root: Path) -> None:
+    (root / "cars_train/train-0/intrinsics.txt").unlink()
+
+
+def damage_intrinsics(root: Path) -> None:
+    (root / "cars_train/train-0/intrinsics.txt").write_text("131.25 64 64")
+
+
+def damage_image(root: Path) -> None:
+    (root / "cars_train/train-0/rgb/000000.png").write_bytes(b"\x89PNG no more")
+
+
+def remove_images(root: Path) -> None:
+    for path in (root / "cars_train/train-0/rgb").iterdir():
+        path.unlink()
+
+
+def oblong_image(root: Path) -> None:
+    cv2.imwrite(str(root / "cars_train/train-0/rgb/000000.png"), np.zeros((32, 48, 3), np.uint8))
+
+
+DAMAGES = [
+    damage_index, damage_index_json, damage_pose, damage_pose_words, remove_pose, remove_intrinsics, damage_intrinsics,
+    damage_image, remove_images, oblong_image,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_malformed_data_are_user_errors(tmp_path, damage):
+    write_srn(tmp_path, {"train": 1}, views=2)
+    damage(tmp_path)
+    with pytest.raises(UserError):
+        SRNScenes(tmp_path, "train", 32).load(0)
+
+
+def test_greyscale_images_are_read_as_grey(tmp_path):
+    write_srn(tmp_path, {"train": 1}, views=2)
+    ramp = np.arange(32 * 32, dtype=np.uint8).reshape(32, 32)
+    cv2.imwrite(str(tmp_path / "cars_train/train-0/rgb/000000.png"), ramp)
+    image = SRNScenes(tmp_path, "train", 32).load(0).images[0]
+    torch.testing.assert_close(image, torch.from_numpy(ramp / 255).float().expand(3, -1, -1))
+
+
+def test_missing_data_are_user_errors(tmp_path):
+    with pytest.raises(UserError, match="SRN layout"):
+        SRNScenes(tmp_path / "nowhere", "train")
+    with pytest.raises(UserError, match="no split 'dev'"):
+        SRNScenes(tmp_path, "dev")
+    (tmp_path / "cars_train" / "empty").mkdir(parents=True)
+    with pytest.raises(UserError, match="no objects"):
+        SRNScenes(tmp_path, "train")
+
+
+# Training sets
+
+
+def training_sets(root: Path, seed: int = 0, **options) -> TrainingSets:
+    options = {"num_views": 3, "num_known": (1, 2), "global_batch": 4, "num_items": 100} | options
+    return TrainingSets(SRNScenes(root, "train", 32), seed=seed, **options)
+
+
+def test_a_draw_depends_on_seed_and_index_alone(root):
+    first, second = training_sets(root), training_sets(root)
+    second[3], second[11]  # another history
+    np.random.seed(7)
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    one, two = first[5], second[5]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(one.views.images, two.views.images)
+    assert torch.equal(one.views.cameras.c2w, two.views.cameras.c2w)
+    assert (one.num_known, one.seed) == (two.num_known, two.seed)
+    others = [first[6], training_sets(root, seed=1)[5]]
+    assert all(other.seed != one.seed for other in others)
+    assert not any(torch.equal(other.views.images, one.views.images) for other in others)
+
+
+def test_every_family_is_drawn_equally_often(root):
+    sets = training_sets(root, num_views=1, recolour=0.0, mirror=False)
+    pictures = [sets.scenes.load(index).images for index in range(3)]
+
+    def drawn(index: int) -> int:
+        image = sets[index].views.images[0]
+        return next(i for i, views in enumerate(pictures) if any(torch.equal(image, view) for view in views))
+
+    counts = Counter(drawn(index) for index in range(160))
+    assert counts[2] == pytest.approx(80, abs=20)  # alone in its family; one draw in three would give 53
+    assert counts[0] == pytest.approx(40, abs=20)
+    assert counts[1] == pytest.approx(40, abs=20)
+
+
+def test_one_step_has_one_number_of_known_views(root):
+    sets = training_sets(root)
+    steps = [[sets[step * 4 + i].num_known for i in range(4)] for step in range(25)]
+    assert all(len(set(step)) == 1 for step in steps)
+    assert {step[0] for step in steps} == {1, 2}
+
+
+def test_views_of_a_set_differ_unless_there_are_too_few(root):
+    five = training_sets(root, num_views=5, recolour=0.0, mirror=False)
+    assert all(len(five[i].views.cameras.c2w.unique(dim=0)) == 5 for i in range(5))
+    assert training_sets(root, num_views=7)[0].views.num_views == 7
+
+
+def test_batches_stack_their_sets(root):
+    sets = training_sets(root)
+    batch = collate([sets[0], sets[1]])
+    assert batch.views.images.shape == (2, 3, 3, 32, 32)
+    assert torch.equal(batch.views.cameras.c2w[1], sets[1].views.cameras.c2w)
+    assert batch.seeds == [sets[0].seed, sets[1].seed]
+    assert batch.num_known == sets[0].num_known
+
+
+# Augmentations
+
+
+def test_hue_rotation_turns_colours_and_keeps_greys():
+    for angle in np.linspace(0.1, 6.2, 9):
+        matrix = hue_rotation(angle)
+        torch.testing.assert_close(matrix @ matrix.T, torch.eye(3), atol=1e-6, rtol=0)
+        assert torch.linalg.det(matrix) == pytest.approx(1, abs=1e-5)
+        assert torch.trace(matrix) == pytest.approx(1 + 2 * math.cos(angle), abs=1e-5)
+        torch.testing.assert_close(matrix @ torch.full((3,), 0.4), torch.full((3,), 0.4))
+    third = hue_rotation(2 * math.pi / 3) @ torch.eye(3)[0]
+    torch.testing.assert_close(third, torch.eye(3)[1], atol=1e-6, rtol=0)  # red to green
+
+
+def test_a_set_is_recoloured_alike_in_all_views():
+    views = ray_cast([Solid((0.0, 0.0, 0.0), 0.2, (0.6, 0.4, 0.3))], ring_cameras(4))
+    palettes = set()
+    for seed in range(20):
+        images = augment(views, np.random.default_rng(seed), recolour=1.0, mirror=False).images
+        for view in range(4):
+            painted = images[view].movedim(0, -1)[views.mask[view, 0] > 0]
+            torch.testing.assert_close(painted, images[0, :, 16, 16].expand_as(painted))
+            background = images[view].movedim(0, -1)[views.mask[view, 0] == 0]
+            torch.testing.assert_close(background, torch.ones_like(background))
+        palettes.add(tuple(images[0, :, 16, 16].mul(100).round().tolist()))
+    assert len(palettes) > 8
+
+
+def test_augmentation_can_be_switched_off():
+    views = ray_cast(toy_car(0), ring_cameras(2))
+    for seed in range(5):
+        assert torch.equal(augment(views, np.random.default_rng(seed), 0.0, False).images, views.images)
+
+
+def test_a_mirrored_set_is_the_mirrored_world():
+    """Ray-casting the mirrored car with the mirrored cameras gives the flipped images."""
+    car, cameras = toy_car(3), ring_cameras(4)
+    mirrored = ray_cast(car, cameras).mirrored()
+    truth = ray_cast([solid.mirrored() for solid in car], mirrored.cameras)
+
+    def share_equal(a: torch.Tensor, b: torch.Tensor) -> float:
+        return ((a - b).abs() < 1e-3).float().mean().item()
+
+    assert share_equal(mirrored.images, truth.images) > 0.999  # a ray that grazes an edge may fall either way
+    assert share_equal(mirrored.depth, truth.depth) > 0.999
+    assert share_equal(mirrored.images, ray_cast(car, mirrored.cameras).images) < 0.99  # the lamp is on one side
+
+
+def test_half_of_the_sets_are_mirrored():
+    views = ray_cast(toy_car(3), ring_cameras(2))
+
+    def is_mirrored(augmented: ViewSet) -> bool:
+        return torch.equal(augmented.images, views.mirrored().images)
+
+    count = sum(is_mirrored(augment(views, np.random.default_rng(seed), recolour=0.0)) for seed in range(60))
+    assert count == pytest.approx(30, abs=14)
