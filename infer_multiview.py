@@ -40,6 +40,8 @@ def generate(options: argparse.Namespace) -> int:
     if options.size not in (None, pipe.size):
         raise UserError(f"--size {options.size} is not the size of this model's views, {pipe.size}: leave it out.")
     pipe.to(device, getattr(torch, options.dtype))
+    options.steps = pipe.config.default_steps if options.steps is None else options.steps
+    options.guidance = pipe.config.default_guidance if options.guidance is None else options.guidance
     loaded = time.perf_counter()
 
     photos = [frame_photo(view.image, pipe.size, reframe=not view.camera_given) for view in known]
@@ -129,9 +131,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("sampling").add_argument
     samplers = ["euler", "heun", "dpmpp-2m"]
     add("--sampler", choices=samplers, default="euler", help="solver of the diffusion ODE (default: %(default)s)")
-    add("--steps", type=whole, default=20, metavar="N", help="sampler steps per block (default: %(default)s)")
+    add("--steps", type=whole, metavar="N", help="sampler steps (default: what suits the checkpoint, usually 20)")
     add("--churn", type=positive, default=0.0, metavar="X", help="stochasticity, EDM's S_churn (default: %(default)s)")
-    add("--guidance", type=positive, default=1.5, metavar="X", help="guidance weight, 1 is none (default: %(default)s)")
+    add("--guidance", type=positive, metavar="X", help="guidance weight, 1 is none (default: likewise, usually 1.5)")
     add("--seed", type=_number(int, 0, 2**63 - 1), default=0, metavar="N", help="seed of all noise (default: 0)")
     add("--save-progress", action="store_true", help="also progress.png and progress.mp4: the views at each step")
 

@@ -123,6 +123,8 @@ def export(arguments: list[str]) -> int:
     parser = OneSentenceParser(prog="train_multiview.py export", description=export.__doc__)
     parser.add_argument("run", type=Path, help="run, checkpoint or pipeline folder")
     parser.add_argument("--output", type=Path, required=True, help="pipeline folder to write")
+    parser.add_argument("--steps", type=int, default=20, help="sampler steps that suit the model (default: 20)")
+    parser.add_argument("--guidance", type=float, default=1.5, help="guidance that suits the model (default: 1.5)")
     options = parser.parse_args(arguments)
 
     import torch
@@ -131,7 +133,7 @@ def export(arguments: list[str]) -> int:
     from mvgenvs.pipeline import MultiViewPipeline
 
     parts = load_parts(find_pipeline(options.run))
-    pipeline = MultiViewPipeline.from_parts(parts)
+    pipeline = MultiViewPipeline.from_parts(parts, default_steps=options.steps, default_guidance=options.guidance)
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(options.output, safe_serialization=True)
     print(f"wrote {options.output}")

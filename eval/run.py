@@ -184,8 +184,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--lpips-nets", "LPIPS networks, of alex and vgg; alex unless given", nargs="*", choices=NETS, metavar="NET")
     add("--lpips-trunks", "folder with torchvision's AlexNet or VGG-16 weights", type=Path, metavar="DIR")
-    add("--steps", "sampler steps", type=_positive, default=20, metavar="N")
-    add("--guidance", "weight of classifier-free guidance, 1 for none", type=float, default=1.5, metavar="W")
+    add("--steps", "sampler steps; those that suit the checkpoint unless given", type=_positive, metavar="N")
+    add("--guidance", "weight of classifier-free guidance, 1 for none; as for --steps", type=float, metavar="W")
     add("--sampler", "as in infer_multiview.py", default="euler", metavar="NAME")
     add("--churn", "stochasticity of the sampler", type=float, default=0.0, metavar="S")
     add("--plan", "as in infer_multiview.py", default="sliding", metavar="NAME")
@@ -221,9 +221,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             "anchor_level": args.anchor_level,
             "renoise": args.renoise,
             "sampler": args.sampler,
-            "num_inference_steps": args.steps,
+            "num_inference_steps": args.steps or pipeline.config.default_steps,
             "churn": args.churn,
-            "guidance_scale": args.guidance,
+            "guidance_scale": pipeline.config.default_guidance if args.guidance is None else args.guidance,
         },
         seed=args.seed,
         image_size=pipeline.size,

@@ -1,5 +1,6 @@
 """The pipeline: known views and target cameras in, new views out. A diffusers pipeline, safetensors only."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -76,9 +77,14 @@ class MultiViewPipeline(DiffusionPipeline):
         nerf: ViewNeRF,
         denoiser: JointDenoiser,
         scheduler: EDMEulerScheduler,
+        default_steps: int = 20,
+        default_guidance: float = 1.5,
     ) -> None:
-        """`scheduler` holds the noise levels; the solver is chosen with each call."""
+        """`scheduler` holds the noise levels; the solver is chosen with each call. The defaults are those of calls
+        that do not choose: they belong to the checkpoint, as few steps suit a model that has trained little.
+        """
         super().__init__()
+        self.register_to_config(default_steps=default_steps, default_guidance=default_guidance)
         self.register_modules(codec=codec, nerf=nerf, denoiser=denoiser, scheduler=scheduler)
 
     @classmethod
@@ -100,16 +106,19 @@ class MultiViewPipeline(DiffusionPipeline):
             scheduler = EDMEulerScheduler.from_pretrained(folder / "scheduler")
         except (OSError, ValueError) as error:
             raise UserError(f"{folder} is not an mvgenvs pipeline: cannot read its 'scheduler'") from error
-        return cls(parts.codec, parts.nerf, parts.denoiser, scheduler=scheduler)
+        index = json.loads((folder / "model_index.json").read_text())
+        defaults = {name: index[name] for name in ("default_steps", "default_guidance") if name in index}
+        return cls(parts.codec, parts.nerf, parts.denoiser, scheduler, **defaults)
 
     @classmethod
-    def from_parts(cls, parts: Parts) -> "MultiViewPipeline":
-        """A pipeline of parts in training, with the default noise levels."""
+    def from_parts(cls, parts: Parts, **defaults: Any) -> "MultiViewPipeline":
+        """A pipeline of parts in training, with the usual noise levels; `defaults` as in the constructor."""
         return cls(
             parts.codec,
             parts.nerf,
             parts.denoiser,
             scheduler=EDMEulerScheduler(sigma_min=CLEAN_SIGMA, sigma_max=SIGMA_MAX),
+            **defaults,
         )
 
     @property
@@ -145,9 +154,9 @@ class MultiViewPipeline(DiffusionPipeline):
         renoise: str = "fresh",
         anchor_level: str = "matched",
         sampler: str = "euler",
-        num_inference_steps: int = 20,
+        num_inference_steps: int | None = None,
         churn: float = 0.0,
-        guidance_scale: float = 1.5,
+        guidance_scale: float | None = None,
         joint: bool = True,
         unconditional: bool = False,
         generator: torch.Generator | None = None,
@@ -159,8 +168,10 @@ class MultiViewPipeline(DiffusionPipeline):
         `joint=False` denoises every view alone and without anchors: a baseline. `unconditional=True` takes no known
         views. Raises `UserError` for options that do not go together.
         """
-        options = SamplerOptions(sampler, num_inference_steps, churn, renoise, anchor_level)
-        weight = 0.0 if unconditional else guidance_scale
+        steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
+        guidance = self.config.default_guidance if guidance_scale is None else guidance_scale
+        options = SamplerOptions(sampler, steps, churn, renoise, anchor_level)
+        weight = 0.0 if unconditional else guidance
         scene, known, cameras = self._lift(images, cameras, target_cameras, unconditional)
         num_known = known.shape[1]
         blocks = make_plan(plan, num_known, target_cameras.num_views, block, anchors)
@@ -181,17 +192,19 @@ class MultiViewPipeline(DiffusionPipeline):
                 torch.cat([known[:, :0], *(latents[v] for v in current.anchors)], dim=1),
                 generator,
             )
+            renders = self._upsample(torch.cat([views[v].rendering.rgb for v in current.new], dim=1))
+            detail = renders if scene is not None and self.denoiser.config.render_prior else None
             for state in states:
                 if on_step is not None:
-                    decoded = partial(self._decode, state.denoised)
+                    decoded = partial(self._decode, state.denoised, detail)
                     on_step(StepState(number, len(blocks), state.step, state.num_steps, state.sigma, decoded))
             needed = {v for later in blocks[number + 1 :] for v in later.anchors}
             latents |= {v: state.latents[:, i : i + 1] for i, v in enumerate(current.new)}
             latents = {v: x for v, x in latents.items() if v in needed}
             renderings = [views[v].rendering for v in current.new]
             yield Frames(
-                images=self._decode(state.latents),
-                renders=self._upsample(torch.cat([r.rgb for r in renderings], dim=1)).clamp(0, 1),
+                images=self._decode(state.latents, detail),
+                renders=renders.clamp(0, 1),
                 depth=self._upsample(torch.cat([r.depth * (r.opacity > 0.5) for r in renderings], dim=1), "nearest"),
                 indices=[v - num_known for v in current.new],
             )
@@ -252,8 +265,19 @@ class MultiViewPipeline(DiffusionPipeline):
         guided, free = self.denoiser(xt.repeat(2, 1, 1, 1, 1), sigma.repeat(2, 1), both, joint).chunk(2)
         return free + weight * (guided - free)
 
-    def _decode(self, latents: Float[Tensor, "batch view c lh lw"]) -> Float[Tensor, "batch view 3 h w"]:
-        return self.codec.decode(latents.flatten(0, 1)).unflatten(0, latents.shape[:2]).clamp(0, 1)
+    def _decode(
+        self, latents: Float[Tensor, "batch view c lh lw"], renders: Float[Tensor, "batch view 3 h w"] | None
+    ) -> Float[Tensor, "batch view 3 h w"]:
+        """Decodes the latents, and adds the detail of the renderings that the codec cannot carry.
+
+        Where the preconditioning is centred on the rendering, the latents correct it; what the codec loses of it needs
+        no correction, and would be lost for nothing.
+        """
+        images = self.codec.decode(latents.flatten(0, 1))
+        if renders is not None:
+            flat = renders.flatten(0, 1)
+            images = images + flat - self.codec.decode(self.codec.encode(flat))
+        return images.unflatten(0, latents.shape[:2]).clamp(0, 1)
 
     def _upsample(
         self, maps: Float[Tensor, "batch view c rh rw"], mode: str = "bicubic"

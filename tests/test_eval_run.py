@@ -25,6 +25,7 @@ class FakePipeline:
     """Copies the first known image into every view; less noise on it with joint denoising than without."""
 
     size = SIZE
+    config = SimpleNamespace(default_steps=20, default_guidance=1.5)
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []

@@ -26,6 +26,7 @@ class RepeatingPipeline:
     """Has the interface of `MultiViewPipeline`; every view is its first input; remembers how it was called."""
 
     size = 32
+    config = SimpleNamespace(default_steps=20, default_guidance=1.5)
     calls: ClassVar[list[dict]] = []
 
     @classmethod
