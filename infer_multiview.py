@@ -39,7 +39,9 @@ def generate(options: argparse.Namespace) -> int:
     pipe = MultiViewPipeline.from_pretrained(options.checkpoint, attention_backend=options.attention_backend)
     if options.size not in (None, pipe.size):
         raise UserError(f"--size {options.size} is not the size of this model's views, {pipe.size}: leave it out.")
-    pipe.to(device, getattr(torch, options.dtype))
+    pipe.to(device)
+    if options.dtype != "float32":  # the precision it is loaded in
+        pipe.to(dtype=getattr(torch, options.dtype))
     options.steps = pipe.config.default_steps if options.steps is None else options.steps
     options.guidance = pipe.config.default_guidance if options.guidance is None else options.guidance
     loaded = time.perf_counter()
