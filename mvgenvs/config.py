@@ -76,7 +76,7 @@ class NerfConfig:
 @dataclass(frozen=True)
 class DenoiserConfig:
     render_size: int = 64
-    """side of the NeRF's feature renderings in training, in pixels; sampling renders at half the image size"""
+    """side of the NeRF's feature renderings in training, in pixels; sampling renders at the image size"""
     condition_scale: int = 2
     """side of the feature maps that the denoiser sees, over that of the latents; renderings are pooled to it"""
     plucker: bool = True

@@ -47,8 +47,8 @@ def build_parts(config: TrainConfig) -> Parts:
         raise UserError(f"setting 'codec.kind' must be patch or identity, not '{config.codec.kind}'")
     channels, latent_side, _ = codec.latent_shape((config.data.size, config.data.size))
     condition_side = latent_side * config.denoiser.condition_scale
-    if config.denoiser.render_size % condition_side or config.data.size // 2 % condition_side:
-        raise UserError(f"'denoiser.render_size' and half of 'data.size' must be multiples of {condition_side} here")
+    if config.denoiser.render_size % condition_side or config.data.size % condition_side:
+        raise UserError(f"'denoiser.render_size' and 'data.size' must be multiples of {condition_side} here")
     nerf = ViewNeRF(
         encoder_widths=config.nerf.encoder_widths,
         volume_depth=config.nerf.volume_depth,

@@ -233,10 +233,9 @@ class MultiViewPipeline(DiffusionPipeline):
 
     def _look(self, scene: Scene | None, camera: Cameras) -> _View:
         """Renders one view, and makes the denoiser's conditions of it. Without a scene it sees nothing."""
-        side = self.size // 2  # as in [GeNVS]: the features go up x2 to the image size
-        camera = camera.resized((side, side))
+        camera = camera.resized((self.size, self.size))  # finer than in training: the prior gains, the maps are pooled
         if scene is None:
-            zeros = torch.zeros(camera.c2w.shape[0], 1, 1, side, side, device=self.device, dtype=self.denoiser.dtype)
+            zeros = torch.zeros(camera.c2w.shape[0], 1, 1, *camera.hw, device=self.device, dtype=self.denoiser.dtype)
             features = zeros.expand(-1, -1, self.denoiser.config.features, -1, -1)
             rendering = Rendering(features, depth=zeros, opacity=zeros)
         else:

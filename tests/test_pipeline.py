@@ -86,7 +86,7 @@ def test_renders_are_those_of_the_cameras_asked_for(pipeline):
     renders = pipeline(**given, **options(block=2)).renders
     scene = pipeline.nerf.encode(given["images"], given["cameras"])
     with torch.no_grad():
-        direct = pipeline.nerf.render(scene, given["target_cameras"].resized((16, 16))).rgb
+        direct = pipeline.nerf.render(scene, given["target_cameras"].resized((32, 32))).rgb
     torch.testing.assert_close(renders, pipeline._upsample(direct).clamp(0, 1), atol=1e-5, rtol=0)
     assert (renders[:, 0] - renders[:, 1]).abs().max() > 0.01
 
