@@ -12,7 +12,6 @@ from diffusers import DiffusionPipeline, EDMEulerScheduler
 from diffusers.utils import BaseOutput
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from attention import resolve_backend
 from mvgenvs.cameras import Cameras, concatenate
@@ -33,8 +32,8 @@ class MultiViewOutput(BaseOutput):
     """All target views."""
 
     images: Float[Tensor, "batch view 3 h w"]  # in [0, 1]
-    renders: Float[Tensor, "batch view 3 h w"]  # the NeRF's RGB alone, upsampled
-    depth: Float[Tensor, "batch view 1 h w"]  # the NeRF's z-depth in world units, upsampled; 0 where nothing is hit
+    renders: Float[Tensor, "batch view 3 h w"]  # the NeRF's RGB alone
+    depth: Float[Tensor, "batch view 1 h w"]  # the NeRF's z-depth in world units; 0 where nothing is hit
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -192,7 +191,7 @@ class MultiViewPipeline(DiffusionPipeline):
                 torch.cat([known[:, :0], *(latents[v] for v in current.anchors)], dim=1),
                 generator,
             )
-            renders = self._upsample(torch.cat([views[v].rendering.rgb for v in current.new], dim=1))
+            renders = torch.cat([views[v].rendering.rgb for v in current.new], dim=1)
             detail = renders if scene is not None and self.denoiser.config.render_prior else None
             for state in states:
                 if on_step is not None:
@@ -205,7 +204,7 @@ class MultiViewPipeline(DiffusionPipeline):
             yield Frames(
                 images=self._decode(state.latents, detail),
                 renders=renders.clamp(0, 1),
-                depth=self._upsample(torch.cat([r.depth * (r.opacity > 0.5) for r in renderings], dim=1), "nearest"),
+                depth=torch.cat([r.depth * (r.opacity > 0.5) for r in renderings], dim=1),
                 indices=[v - num_known for v in current.new],
             )
 
@@ -277,8 +276,3 @@ class MultiViewPipeline(DiffusionPipeline):
             flat = renders.flatten(0, 1)
             images = images + flat - self.codec.decode(self.codec.encode(flat))
         return images.unflatten(0, latents.shape[:2]).clamp(0, 1)
-
-    def _upsample(
-        self, maps: Float[Tensor, "batch view c rh rw"], mode: str = "bicubic"
-    ) -> Float[Tensor, "batch view c h w"]:
-        return F.interpolate(maps.flatten(0, 1), (self.size, self.size), mode=mode).unflatten(0, maps.shape[:2])

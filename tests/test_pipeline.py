@@ -87,7 +87,7 @@ def test_renders_are_those_of_the_cameras_asked_for(pipeline):
     scene = pipeline.nerf.encode(given["images"], given["cameras"])
     with torch.no_grad():
         direct = pipeline.nerf.render(scene, given["target_cameras"].resized((32, 32))).rgb
-    torch.testing.assert_close(renders, pipeline._upsample(direct).clamp(0, 1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(renders, direct.clamp(0, 1), atol=1e-4, rtol=0)  # float32, other batch sizes
     assert (renders[:, 0] - renders[:, 1]).abs().max() > 0.01
 
 
