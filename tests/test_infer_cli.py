@@ -33,7 +33,7 @@ class RepeatingPipeline:
     def from_pretrained(cls, checkpoint, attention_backend=None):
         return cls()
 
-    def to(self, device, dtype):
+    def to(self, device=None, dtype=None):
         return self
 
     def stream(self, images, cameras, target_cameras, *, block, num_inference_steps, on_step, **settings):
