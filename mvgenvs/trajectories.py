@@ -7,6 +7,7 @@ centre = r (cos(el) sin(az), sin(el), -cos(el) cos(az)). All trajectories look a
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -83,6 +84,20 @@ def circle(
     tilt = math.radians(angle)
     centers = -math.cos(tilt) * forward + math.sin(tilt) * (turn.cos() * right - turn.sin() * down)
     return cameras_at((radius * centers).float(), hw)
+
+
+def random_views(
+    num_views: int,
+    rng: np.random.Generator,
+    upper: bool = True,
+    radius: float = RADIUS,
+    hw: tuple[int, int] = (128, 128),
+) -> Cameras:
+    """Cameras in random directions, uniform over the sphere or over its upper half: those of SRN's train sets."""
+    height = rng.uniform(0 if upper else -1, 1, num_views)  # [Archimedes] equal heights cut equal areas off a sphere
+    azimuth = rng.uniform(0, 360, num_views)
+    elevation = torch.rad2deg(torch.asin(torch.from_numpy(height)))
+    return cameras_at(centers_at(torch.from_numpy(azimuth), elevation, radius).float(), hw)
 
 
 # Every named trajectory, from (num_views, elevation, azimuth, hw); the spiral has its own angles.

@@ -1,0 +1,1 @@
+"""Triangle meshes: one type, one loader per file format, one renderer."""
