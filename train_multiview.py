@@ -33,7 +33,7 @@ def train(config: TrainConfig, resume: bool) -> int:
     from tqdm import tqdm
 
     from mvgenvs.data.sampling import TrainingSets
-    from mvgenvs.data.srn import SRNScenes
+    from mvgenvs.data.scenes import open_scenes
     from mvgenvs.parts import PARTS, build_parts, checkpoints, find_pipeline, load_parts
     from mvgenvs.training import checkpoint, loop
     from mvgenvs.training.objective import Objective, fit_codec
@@ -48,7 +48,9 @@ def train(config: TrainConfig, resume: bool) -> int:
         torch.set_num_threads(config.run.threads)
 
     # Data
-    scenes = SRNScenes(Path(config.data.root), "train", config.data.size)
+    scenes = open_scenes(
+        Path(config.data.root), "train", config.data.size, config.data.category, config.data.fit_captures
+    )
     sets = TrainingSets(
         scenes,
         config.data.num_views,

@@ -24,7 +24,11 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class DataConfig:
     root: str = "data/opencars"
-    """folder in the SRN layout: <category>_{train,val,test}/<object>/{intrinsics.txt, rgb/, pose/}"""
+    """data set: the SRN layout (cars_train/<object>/rgb/…), its packed form, or captures with a transforms.json"""
+    category: str = ""
+    """one of the data set's categories, such as cars; empty takes all"""
+    fit_captures: bool = True
+    """move captures into the model's world: what the cameras look at to the origin, they at a distance of 1.3"""
     size: int = 128
     """image side in pixels"""
     num_views: int = 4

@@ -1,7 +1,8 @@
-"""The SRN reader, the deterministic draw of training sets, and augmentations that keep a set consistent."""
+"""The SRN and OpenCars readers, the draw of training sets, and augmentations that keep a set consistent."""
 
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from tiny import Solid, ray_cast, ring_cameras, toy_car, write_srn
+from tiny_data import share_in_free_space, toy_views, write_opencars
 
 from mvgenvs.data.augment import augment, hue_rotation
 from mvgenvs.data.sampling import TrainingSets, collate
+from mvgenvs.data.scenes import Scenes, open_scenes
 from mvgenvs.data.srn import SRNScenes
 from mvgenvs.errors import UserError
 from mvgenvs.views import ViewSet
@@ -71,6 +74,129 @@ def test_families_come_from_the_index(root):
     assert [item.family for item in SRNScenes(root, "val", 32).objects] == ["val-0", "val-1"]
 
 
+def test_metadata_go_before_the_index(tmp_path):
+    write_srn(tmp_path, {"train": 2}, views=1, families={"train-0": "saloon", "train-1": "estate"})
+    record = '{"id": "train-0", "family": "coupé", "licence": "CC-BY-3.0"}'
+    (tmp_path / "cars_train/train-0/metadata.json").write_text(record, encoding="utf-8")
+    first, second = SRNScenes(tmp_path, "train", 32).objects
+    assert (first.family, first.about["licence"]) == ("coupé", "CC-BY-3.0")
+    assert (second.family, second.about) == ("estate", {"id": "train-1", "family": "estate"})
+
+
+def test_all_categories_are_read_unless_one_is_named(tmp_path):
+    write_srn(tmp_path, {"train": 3}, views=1)
+    (tmp_path / "chairs_train").mkdir()
+    (tmp_path / "cars_train/train-1").rename(tmp_path / "chairs_train/train-1")
+
+    def names(category: str = "") -> list[tuple[str, str]]:
+        return [(item.name, item.category) for item in open_scenes(tmp_path, "train", 32, category).objects]
+
+    assert names() == [("train-0", "cars"), ("train-2", "cars"), ("train-1", "chairs")]
+    assert names("cars") == [("train-0", "cars"), ("train-2", "cars")]
+    assert names("chairs") == [("train-1", "chairs")]
+    with pytest.raises(UserError, match=r"no folder boats_train .*: choose one of cars, chairs"):
+        names("boats")
+
+
+def test_objects_may_lie_one_folder_deeper_as_those_of_srn_chairs(tmp_path):
+    write_srn(tmp_path, {"train": 2}, views=1)
+    (tmp_path / "chairs_train").mkdir()
+    (tmp_path / "cars_train").rename(tmp_path / "chairs_train/chairs_2.0_train")
+    scenes = open_scenes(tmp_path, "train", 32)
+    assert [(item.name, item.category) for item in scenes.objects] == [("train-0", "chairs"), ("train-1", "chairs")]
+    assert scenes.load(1).images.shape == (1, 3, 32, 32)
+
+
+# Depth and masks
+
+
+def test_depth_and_masks_are_read(tmp_path):
+    write_opencars(tmp_path, {"train": 2})
+    scenes = SRNScenes(tmp_path, "train", 32)
+    assert [item.family for item in scenes.objects] == ["family 1", "family 2"]
+    views, truth = scenes.load(1), toy_views(2)
+    torch.testing.assert_close(views.depth, truth.depth, atol=0.6 / 20000, rtol=0)
+    torch.testing.assert_close(views.mask, truth.mask)
+    assert torch.equal(scenes.load(1, [4, 2]).depth, views.depth[[4, 2]])
+
+
+def test_masks_may_be_partial_and_bring_white_objects_in(tmp_path):
+    write_opencars(tmp_path, {"train": 1}, views=1)
+    cv2.imwrite(str(tmp_path / "cars_train/train-0/rgb/000000.png"), np.full((32, 32, 3), 255, np.uint8))
+    cv2.imwrite(str(tmp_path / "cars_train/train-0/mask/000000.png"), np.full((32, 32), 51, np.uint8))
+    views = SRNScenes(tmp_path, "train", 32).load(0)
+    torch.testing.assert_close(views.mask, torch.full((1, 1, 32, 32), 0.2))
+
+
+@pytest.mark.parametrize("size", [32, 20])
+def test_depth_and_masks_stay_together_when_resized(tmp_path, size):
+    write_opencars(tmp_path, {"train": 1}, size=64)
+    large, small = (SRNScenes(tmp_path, "train", s).load(0) for s in (64, size))
+    assert (small.depth[small.mask == 0] == 0).all()
+    assert (small.mask[small.depth > 0] > 0).all()
+    assert small.mask.mean() == pytest.approx(large.mask.mean().item(), rel=0.01)  # shares of area add up
+    assert small.images[small.mask.expand(-1, 3, -1, -1) == 0].min() == 1
+    assert set(small.depth.unique().tolist()) <= set(large.depth.unique().tolist())  # no surfaces half-way
+    assert share_in_free_space(small, tolerance=0.05) < 0.005
+
+
+def test_depth_is_dropped_where_the_mask_says_background(tmp_path):
+    write_opencars(tmp_path, {"train": 1}, views=1)
+    cv2.imwrite(str(tmp_path / "cars_train/train-0/mask/000000.png"), np.zeros((32, 32), np.uint8))
+    assert (SRNScenes(tmp_path, "train", 32).load(0).depth == 0).all()
+
+
+def no_depth(folder: Path) -> None:
+    (folder / "depth/000001.png").unlink()
+
+
+def truncated_depth(folder: Path) -> None:
+    path = folder / "depth/000001.png"
+    path.write_bytes(path.read_bytes()[:-80])
+
+
+def eight_bit_depth(folder: Path) -> None:
+    cv2.imwrite(str(folder / "depth/000001.png"), np.zeros((32, 32), np.uint8))
+
+
+def small_depth(folder: Path) -> None:
+    cv2.imwrite(str(folder / "depth/000001.png"), np.zeros((16, 16), np.uint16))
+
+
+def no_mask(folder: Path) -> None:
+    (folder / "mask/000001.png").unlink()
+
+
+def coloured_mask(folder: Path) -> None:
+    cv2.imwrite(str(folder / "mask/000001.png"), np.eye(32, dtype=np.uint8)[..., None] * np.uint8([1, 2, 3]))
+
+
+def no_family(folder: Path) -> None:
+    (folder / "metadata.json").write_text('{"id": "train-0"}')
+
+
+def half_written_metadata(folder: Path) -> None:
+    (folder / "metadata.json").write_text('{"id": "tra')
+
+
+MAP_DAMAGES = {
+    no_depth: "depth/000001.png", truncated_depth: "depth/000001.png", eight_bit_depth: "16-bit",
+    small_depth: "16x16 pixels, but its view has 32x32", no_mask: "mask/000001.png", coloured_mask: "8-bit grey",
+    no_family: "'family'", half_written_metadata: "metadata.json is not JSON",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", MAP_DAMAGES, ids=lambda damage: damage.__name__)
+def test_damaged_maps_and_metadata_are_user_errors(tmp_path, damage):
+    write_opencars(tmp_path, {"train": 1}, views=2)
+    damage(tmp_path / "cars_train/train-0")
+    with pytest.raises(UserError, match=MAP_DAMAGES[damage]):
+        SRNScenes(tmp_path, "train", 32).load(0)
+
+
+# Damage
+
+
 def damage_index(root: Path) -> None:
     (root / "meta.json").write_text('{"train-0": "saloon"}')
 
@@ -103,6 +229,15 @@ def damage_image(root: Path) -> None:
     (root / "cars_train/train-0/rgb/000000.png").write_bytes(b"\x89PNG no more")
 
 
+def truncated_image(root: Path) -> None:
+    path = root / "cars_train/train-0/rgb/000000.png"
+    path.write_bytes(path.read_bytes()[:-80])
+
+
+def wide_image(root: Path) -> None:
+    cv2.imwrite(str(root / "cars_train/train-0/rgb/000000.png"), np.zeros((32, 32), np.uint16))
+
+
 def remove_images(root: Path) -> None:
     for path in (root / "cars_train/train-0/rgb").iterdir():
         path.unlink()
@@ -114,7 +249,7 @@ def oblong_image(root: Path) -> None:
 
 DAMAGES = [
     damage_index, damage_index_json, damage_pose, damage_pose_words, remove_pose, remove_intrinsics, damage_intrinsics,
-    damage_image, remove_images, oblong_image,
+    damage_image, truncated_image, wide_image, remove_images, oblong_image,
 ]  # fmt: skip
 
 
@@ -142,6 +277,20 @@ def test_missing_data_are_user_errors(tmp_path):
     (tmp_path / "cars_train" / "empty").mkdir(parents=True)
     with pytest.raises(UserError, match="no objects"):
         SRNScenes(tmp_path, "train")
+
+
+def test_what_lies_in_a_folder_is_recognised(tmp_path, root):
+    assert isinstance(open_scenes(root, "train", 32), SRNScenes)
+    assert isinstance(open_scenes(root, "train", 32), Scenes)
+    with pytest.raises(UserError, match="there is no folder"):
+        open_scenes(tmp_path / "nowhere", "train")
+    with pytest.raises(UserError, match="found no data set"):
+        open_scenes(tmp_path, "train")
+    with pytest.raises(UserError, match="no split 'dev'"):
+        open_scenes(root, "dev")
+    write_srn(tmp_path, {"train": 1}, views=1)
+    with pytest.raises(UserError, match="no split 'test', it has train"):
+        open_scenes(tmp_path, "test")
 
 
 # Training sets
@@ -227,7 +376,7 @@ def test_a_set_is_recoloured_alike_in_all_views():
             painted = images[view].movedim(0, -1)[views.mask[view, 0] > 0]
             torch.testing.assert_close(painted, images[0, :, 16, 16].expand_as(painted))
             background = images[view].movedim(0, -1)[views.mask[view, 0] == 0]
-            torch.testing.assert_close(background, torch.ones_like(background))
+            assert (background == 1).all()  # exactly: no tint of the background that a mask would have to forgive
         palettes.add(tuple(images[0, :, 16, 16].mul(100).round().tolist()))
     assert len(palettes) > 8
 
@@ -250,6 +399,29 @@ def test_a_mirrored_set_is_the_mirrored_world():
     assert share_equal(mirrored.images, truth.images) > 0.999  # a ray that grazes an edge may fall either way
     assert share_equal(mirrored.depth, truth.depth) > 0.999
     assert share_equal(mirrored.images, ray_cast(car, mirrored.cameras).images) < 0.99  # the lamp is on one side
+
+
+def test_depth_and_masks_follow_the_mirror(tmp_path):
+    """Depth of each view, reprojected into the others by their cameras, fits; flipped without the cameras, it fails."""
+    write_opencars(tmp_path, {"train": 2}, size=64)
+    sets = TrainingSets(SRNScenes(tmp_path, "train", 64), 4, (1, 2), 4, seed=0, num_items=100, recolour=1.0)
+    plain = TrainingSets(sets.scenes, 4, (1, 2), 4, seed=0, num_items=100, mirror=False)
+    mirrored = 0
+    for index in range(12):
+        views = sets[index].views
+        assert share_in_free_space(views) < 0.002
+        assert torch.equal(views.depth > 0, views.mask > 0)
+        colours, painted = views.images.movedim(1, -1), views.mask[:, 0] > 0
+        assert (colours[~painted] == 1).all()
+        assert (colours[painted] < 1).any(dim=-1).all()
+        known = {tuple(c2w.flatten().tolist()) for c2w in ring_cameras(5, 64).c2w}
+        is_mirrored = tuple(views.cameras.c2w[0].flatten().tolist()) not in known
+        mirrored += is_mirrored
+        if is_mirrored:
+            half = replace(views, cameras=views.cameras.mirrored())
+            assert share_in_free_space(half) > 0.1
+    assert 2 <= mirrored <= 10
+    assert all(torch.equal(plain[i].views.depth > 0, plain[i].views.mask > 0) for i in range(3))
 
 
 def test_half_of_the_sets_are_mirrored():

@@ -17,11 +17,18 @@ def augment(views: ViewSet, rng: np.random.Generator, recolour: float = 0.8, mir
     if rng.random() < recolour:
         if rng.random() < 0.5:
             order = torch.from_numpy(rng.permutation(3))
-            views = views.with_images(views.images[..., order, :, :])
+            views = views.with_images(views.images.index_select(-3, order))
         else:
-            turned = torch.einsum("ij,...jhw->...ihw", hue_rotation(rng.uniform(0, 2 * math.pi)), views.images)
-            views = views.with_images(turned.clamp(0, 1))
+            views = views.with_images(turned(views.images, hue_rotation(rng.uniform(0, 2 * math.pi))))
     return views
+
+
+def turned(
+    images: Float[Tensor, "*batch view 3 h w"], rotation: Float[Tensor, "3 3"]
+) -> Float[Tensor, "*batch view 3 h w"]:
+    """The images with their colours turned. Distances from white are what is turned, so that white stays exactly 1."""
+    darkness = rotation @ (1 - images.flatten(-2))
+    return darkness.neg_().add_(1).clamp_(0, 1).unflatten(-1, images.shape[-2:])
 
 
 def hue_rotation(angle: float) -> Float[Tensor, "3 3"]:

@@ -10,7 +10,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from mvgenvs.data.augment import augment
-from mvgenvs.data.srn import SRNScenes
+from mvgenvs.data.scenes import Scenes
 from mvgenvs.views import ViewSet, stack
 
 
@@ -37,7 +37,7 @@ class TrainingSets(Dataset[Sample]):
 
     def __init__(
         self,
-        scenes: SRNScenes,
+        scenes: Scenes,
         num_views: int,
         num_known: tuple[int, int],
         global_batch: int,

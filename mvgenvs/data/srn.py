@@ -1,106 +1,137 @@
 """Reader of the SRN layout as pixelNeRF ships it: ShapeNet-SRN cars and chairs, and OpenCars.
 
     ROOT/<category>_<split>/<object>/{intrinsics.txt, rgb/NNNNNN.png|webp, pose/NNNNNN.txt}
-    ROOT/meta.json        optional: [{"id": …, "family": …}, …], see `SRNObject.family`
+    ROOT/meta.json        optional: [{"id": …, "family": …}, …], see `SceneObject.family`
 
 `pose` holds an OpenCV camera-to-world matrix, 16 numbers; `intrinsics.txt` holds "f cx cy 0.", two lines that are not
-used here (grid centre, scale), and the height and width of the images.
+used here (grid centre, scale), and the height and width of the images. The objects may lie one folder deeper, as those
+of SRN's chairs_train/chairs_2.0_train do. OpenCars adds to each object, and any other data set may,
+
+    metadata.json         {"id": …, "family": …, "licence": …, …}; goes before what meta.json says of the object
+    mask/NNNNNN.png       8 bits: the object's share of each pixel
+    depth/NNNNNN.png      16 bits: z-depth at the pixel's centre times 20000, 0 on the background
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from mvgenvs.cameras import Cameras
+from mvgenvs.data.images import read_colour, read_depth, read_mask, resized, resized_depth
+from mvgenvs.data.stored import SPLITS, CachedScenes, SceneObject, StoredViews, store
 from mvgenvs.errors import UserError
-from mvgenvs.views import ViewSet
 
-SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".png", ".webp")
+DEPTH_SCALE = 20000  # steps of a depth map in one world unit
 
 
-@dataclass(frozen=True)
-class SRNObject:
-    """One object of a split: where its views lie."""
+class SRNScenes(CachedScenes):
+    """The objects of one split, in the order of their folders."""
 
-    name: str
-    family: str  # objects of one shape in other paint share a family; without a meta.json each object is its own
-    folder: Path
-    view_ids: tuple[int, ...]  # the numbers in the file names, ascending
-
-
-class SRNScenes:
-    """The objects of one split. Views are decoded once, when first asked for, and kept as 8-bit images."""
-
-    def __init__(self, root: Path, split: str, size: int = 128, white_background: bool = True) -> None:
+    def __init__(
+        self, root: Path, split: str, size: int = 128, white_background: bool = True, category: str = ""
+    ) -> None:
         """Lists the objects under `root`; images come back as `size` x `size` pixels.
 
-        `white_background` takes pure white for background and all else for the object's mask, which holds for
-        renderings without a stored mask.
+        `white_background` takes pure white for background and all else for the mask of an object that has no mask/,
+        which holds for renderings. `category` reads <category>_<split> only; all categories by default.
 
-        Raises `UserError` where there is no such folder, split, or object.
+        Raises `UserError` where there is no such folder, split, category, or object.
         """
+        super().__init__()
         if split not in SPLITS:
             raise UserError(f"there is no split '{split}': choose one of {', '.join(SPLITS)}")
-        folders = sorted(Path(root).glob(f"*_{split}"))
+        folders = _split_folders(Path(root), split)
         if not folders:
             raise UserError(f"found no folder '*_{split}' (such as cars_{split}) in {root}: is this the SRN layout?")
-        families = _families(Path(root))
+        categories = [folder.name.removesuffix(f"_{split}") for folder in folders]
+        if category and category not in categories:
+            raise UserError(f"there is no folder {category}_{split} in {root}: choose one of {', '.join(categories)}")
+        index = _read_index(Path(root))
         self.size, self.white_background = size, white_background
         self.objects = [
-            SRNObject(folder.name, families.get(folder.name, folder.name), folder, _view_ids(folder))
-            for split_folder in folders
-            for folder in sorted(split_folder.iterdir())
-            if (folder / "rgb").is_dir()
+            _describe(folder, kind, index)
+            for split_folder, kind in zip(folders, categories, strict=True)
+            if category in ("", kind)
+            for folder in _object_folders(split_folder)
         ]
         if not self.objects:
             raise UserError(f"found no objects with an rgb/ folder in {folders[0]}")
-        self._images: dict[int, UInt8[Tensor, "view 3 h w"]] = {}
-        self._cameras: dict[int, Cameras] = {}
 
-    def __len__(self) -> int:
-        return len(self.objects)
-
-    def load(self, index: int, view_positions: Sequence[int] | None = None) -> ViewSet:
-        """Views of one object by their positions in `view_ids`; all of them by default."""
-        if index not in self._images:
-            self._read(index)
-        views = list(view_positions) if view_positions is not None else list(range(len(self.objects[index].view_ids)))
-        images = self._images[index][views]
-        mask = (images < 255).any(dim=1, keepdim=True).float() if self.white_background else None
-        return ViewSet(images.float() / 255, self._cameras[index].select(views), mask)
-
-    def _read(self, index: int) -> None:
+    def read(self, index: int) -> StoredViews:
         item = self.objects[index]
-        images, poses = [], []
         if not item.view_ids:
             raise UserError(f"found no images in {item.folder / 'rgb'}")
+        has_mask, has_depth = (item.folder / "mask").is_dir(), (item.folder / "depth").is_dir()
+        images, poses, masks, depths = [], [], [], []
         for view_id in item.view_ids:
-            images.append(_read_image(item.folder / "rgb", view_id, self.size))
+            image = _read_image(item.folder / "rgb", view_id)
+            images.append(resized(image, self.size))
             poses.append(_numbers(item.folder / "pose" / f"{view_id:06d}.txt", 16).reshape(4, 4))
-        focal, cx, cy, *_, height, width = _numbers(item.folder / "intrinsics.txt", 10)
-        K = torch.tensor([[focal, 0, cx], [0, focal, cy], [0, 0, 1]], dtype=torch.float32)
+            hw = image.shape[:2]
+            if has_mask:
+                masks.append(resized(read_mask(item.folder / "mask" / f"{view_id:06d}.png", hw), self.size))
+            elif self.white_background:
+                masks.append(_not_white(images[-1]))
+            if has_depth:
+                depths.append(resized_depth(read_depth(item.folder / "depth" / f"{view_id:06d}.png", hw), self.size))
         c2w = torch.from_numpy(np.stack(poses)).float()
-        cameras = Cameras(c2w, K.repeat(len(poses), 1, 1), (int(height), int(width)))
-        self._images[index] = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-        self._cameras[index] = cameras.resized((self.size, self.size))
+        K, native_hw = _intrinsics(item.folder)
+        cameras = Cameras(c2w, K.repeat(len(poses), 1, 1), native_hw).resized((self.size, self.size))
+        return store(images, cameras, masks or None, depths or None, 1 / DEPTH_SCALE)
 
 
-def _families(root: Path) -> dict[str, str]:
+def splits_in(root: Path) -> list[str]:
+    """The splits that lie in a folder of this layout; none where it is of another."""
+    return [split for split in SPLITS if _split_folders(root, split)]
+
+
+def _split_folders(root: Path, split: str) -> list[Path]:
+    return sorted(folder for folder in root.glob(f"*_{split}") if folder.is_dir())
+
+
+def _object_folders(split_folder: Path) -> list[Path]:
+    """Folders of objects, or those one level deeper."""
+    for pattern in ("*", "*/*"):
+        if found := sorted(folder for folder in split_folder.glob(pattern) if (folder / "rgb").is_dir()):
+            return found
+    return []
+
+
+def _describe(folder: Path, category: str, index: dict[str, dict[str, Any]]) -> SceneObject:
+    about = index.get(folder.name, {})
+    path = folder / "metadata.json"
+    if path.exists():
+        about = _read_json(path)
+        if not isinstance(about, dict) or not isinstance(about.get("family"), str):
+            raise UserError(f"{path} is not the record of an object with a 'family'")
+    return SceneObject(folder.name, about.get("family", folder.name), folder, _view_ids(folder), category, about)
+
+
+def _read_index(root: Path) -> dict[str, dict[str, Any]]:
+    """What meta.json says of each object."""
     path = root / "meta.json"
     if not path.exists():
         return {}
+    entries = _read_json(path)
+    records = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+    if not records or not all(isinstance(entry.get(key), str) for entry in entries for key in ("id", "family")):
+        raise UserError(f"{path} is not a list of objects with 'id' and 'family'")
+    return {entry["id"]: entry for entry in entries}
+
+
+def _read_json(path: Path) -> Any:
     try:
-        return {entry["id"]: entry["family"] for entry in json.loads(path.read_text())}
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a list of objects with 'id' and 'family'") from error
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON") from error
 
 
 def _view_ids(folder: Path) -> tuple[int, ...]:
@@ -108,21 +139,24 @@ def _view_ids(folder: Path) -> tuple[int, ...]:
     return tuple(sorted(int(f.stem) for f in files if f.suffix in IMAGE_SUFFIXES and f.stem.isdigit()))
 
 
-def _read_image(folder: Path, view_id: int, size: int) -> UInt8[np.ndarray, "h w 3"]:
+def _read_image(folder: Path, view_id: int) -> UInt8[np.ndarray, "h w 3"]:
     path = next((p for s in IMAGE_SUFFIXES if (p := folder / f"{view_id:06d}{s}").exists()), None)
-    image = None if path is None else cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise UserError(f"cannot read view {view_id:06d} in {folder}")
-    if image.ndim == 2:
-        image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    if path is None:
+        raise UserError(f"there is no view {view_id:06d} in {folder}: names have six digits")
+    image, _ = read_colour(path)
     if image.shape[0] != image.shape[1]:
-        raise UserError(f"view {view_id:06d} in {folder} is not square")
-    if image.shape[-1] == 4:  # ShapeNet-SRN's renderings carry an alpha channel
-        alpha = image[..., 3:].astype(np.float32) / 255
-        image = np.round(image[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
-    if image.shape[0] != size:
-        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        raise UserError(f"{path} is not square")
+    return image
+
+
+def _not_white(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
+    red, green, blue = image[..., 0], image[..., 1], image[..., 2]
+    return np.where(red & green & blue < 255, np.uint8(255), np.uint8(0))  # all bits set in all three: white
+
+
+def _intrinsics(folder: Path) -> tuple[Float[Tensor, "3 3"], tuple[int, int]]:
+    focal, cx, cy, *_, height, width = _numbers(folder / "intrinsics.txt", 10)
+    return torch.tensor([[focal, 0, cx], [0, focal, cy], [0, 0, 1]], dtype=torch.float32), (int(height), int(width))
 
 
 def _numbers(path: Path, at_least: int) -> Float[np.ndarray, " n"]:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvgenvs.config import TrainConfig
-from mvgenvs.data.srn import SRNScenes
+from mvgenvs.data.scenes import Scenes, open_scenes
 from mvgenvs.media import contact_sheet, write_png
 from mvgenvs.parts import Parts
 from mvgenvs.pipeline import MultiViewPipeline
@@ -16,7 +16,7 @@ from mvgenvs.pipeline import MultiViewPipeline
 NUM_TARGETS = 7
 
 
-def training_images(scenes: SRNScenes, views_per_object: int = 10) -> Float[Tensor, "n 3 h w"]:
+def training_images(scenes: Scenes, views_per_object: int = 10) -> Float[Tensor, "n 3 h w"]:
     """Some views of every object, evenly spread over its list, as many from each."""
     images = []
     for index, item in enumerate(scenes.objects):
@@ -31,7 +31,9 @@ def validate(parts: Parts, config: TrainConfig, step: int) -> dict[str, float]:
     `codec` compares the codec's reconstructions with the true views, `nerf` the NeRF's RGB, `samples` the samples;
     only what the stage can say something about is computed.
     """
-    scenes = SRNScenes(Path(config.data.root), "val", config.data.size)
+    scenes = open_scenes(
+        Path(config.data.root), "val", config.data.size, config.data.category, config.data.fit_captures
+    )
     pipeline = MultiViewPipeline.from_parts(parts)
     for part in parts.modules().values():
         part.eval()

@@ -1,0 +1,166 @@
+"""Reader of posed captures in nerfstudio's `transforms.json` form: photographs or renderings with any cameras.
+
+    ROOT/transforms.json                              one object
+    ROOT/<object>/transforms.json                     several
+    ROOT/{train,val,test}/<object>/transforms.json    several, in splits
+
+Without folders of splits every object belongs to every split, with all its views: enough to fit a few objects and look
+at them, but figures on "test" are then figures on training data. Each frame names its image (`file_path`, relative to
+the folder) and, if there is one, a 16-bit depth map (`depth_file_path`, z-depth in steps of `depth_unit_scale_factor`
+world units, which the file may set and is 0.001 otherwise; 0 where unknown). An image's alpha becomes the mask, and
+the image is composited on white. What is not square is cropped to its middle, and `K` follows.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mvgenvs.cameras import Cameras
+from mvgenvs.data.images import read_colour, read_depth, resized, resized_depth
+from mvgenvs.data.stored import SPLITS, CachedScenes, SceneObject, StoredViews, store
+from mvgenvs.errors import UserError
+from mvgenvs.transforms import read_transforms
+
+CAMERA_FILE = "transforms.json"
+DEPTH_UNIT = 0.001  # nerfstudio's default: millimetres of a world in metres
+RADIUS = 1.3  # where cameras stand in the model's world
+MIN_SPREAD = 1e-4  # least eigenvalue of the viewing directions' spread; two cameras 1.1 degrees apart have it
+
+
+class CaptureScenes(CachedScenes):
+    """The captured objects of one split, in the order of their folders."""
+
+    def __init__(self, root: Path, split: str, size: int = 128, fit: bool = True) -> None:
+        """Lists the captures under `root`; images come back as `size` x `size` pixels.
+
+        `fit` moves each capture into the model's world, see `fitted`; otherwise the world stays that of the file.
+        Raises `UserError` where there is no capture, or its camera file is malformed.
+        """
+        super().__init__()
+        self.size, self.fit = size, fit
+        folders = _captures(Path(root) / split) if _has_splits(Path(root)) else _captures(Path(root))
+        if not folders:
+            raise UserError(f"found no {CAMERA_FILE} for split '{split}' in {root}")
+        self._frames = [read_transforms(folder / CAMERA_FILE) for folder in folders]
+        names = [folder.resolve().name for folder in folders]
+        self.objects = [
+            SceneObject(name, name, folder, tuple(range(cameras.num_views)))
+            for name, folder, (_, cameras) in zip(names, folders, self._frames, strict=True)
+        ]
+
+    def read(self, index: int) -> StoredViews:
+        folder = self.objects[index].folder
+        file_paths, cameras = self._frames[index]
+        depth_paths, depth_unit = _depth_maps(folder / CAMERA_FILE, len(file_paths))
+        images, masks, depths = [], [], []
+        for file_path, depth_path in zip(file_paths, depth_paths, strict=True):
+            if not file_path:
+                raise UserError(f"{folder / CAMERA_FILE}: every frame needs a 'file_path', the name of its image")
+            image, alpha = read_colour(folder / file_path)
+            if image.shape[:2] != cameras.hw:
+                theirs, ours = (f"{hw[1]}x{hw[0]}" for hw in (image.shape[:2], cameras.hw))
+                raise UserError(f"{folder / file_path} has {theirs} pixels, but {CAMERA_FILE} says {ours}")
+            images.append(resized(_middle(image), self.size))
+            if alpha is not None:
+                masks.append(resized(_middle(alpha), self.size))
+            if depth_path:
+                depths.append(resized_depth(_middle(read_depth(folder / depth_path, cameras.hw)), self.size))
+        for kind, found in (("an alpha channel", masks), ("a depth map", depths)):
+            if len(found) not in (0, len(images)):
+                raise UserError(f"only {len(found)} of the {len(images)} frames of {folder} have {kind}: all or none")
+        cameras, scale = fitted(cameras, folder) if self.fit else (cameras, 1.0)
+        cameras = middle_square(cameras).resized((self.size, self.size))
+        return store(images, cameras, masks or None, depths or None, depth_unit * scale)
+
+
+def splits_in(root: Path) -> list[str]:
+    """The splits of the captures in a folder; none where there are no captures."""
+    if _has_splits(root):
+        return [split for split in SPLITS if _captures(root / split)]
+    return list(SPLITS) if _captures(root) else []
+
+
+def fitted(cameras: Cameras, where: Path | str = "this capture") -> tuple[Cameras, float]:
+    """Moves a capture into the model's world; returns the cameras and the scale, which depths take too.
+
+    The point nearest to all optical axes becomes the origin, for that is what the cameras look at; the direction
+    that is upright in the images becomes +y; the median distance of the cameras becomes `RADIUS`. The heading stays
+    as it was: a car's front need not point to -z. Cameras that are so already, stay as they are.
+
+    Raises `UserError` where the cameras look past each other, or all along one line.
+    """
+    c2w = cameras.c2w.double()
+    centers, forward = c2w[:, :3, 3], c2w[:, :3, 2]
+    across = torch.eye(3, dtype=c2w.dtype) - forward[:, :, None] * forward[:, None, :]  # projects along the axis
+    spread = across.mean(dim=0)
+    if torch.linalg.eigvalsh(spread)[0] < MIN_SPREAD:
+        raise UserError(f"the cameras of {where} all look along one line, so nobody knows at what: do not fit them")
+    focus = torch.linalg.solve(spread, (across @ centers[:, :, None]).mean(dim=0)[:, 0])
+    if ((focus - centers) * forward).sum(dim=-1).median() <= 0:
+        raise UserError(f"the cameras of {where} do not look at one object from around it: do not fit them")
+    scale = RADIUS / (centers - focus).norm(dim=-1).median()
+    rotation = _rotation_to_y(_upright(c2w))
+    moved = c2w.clone()
+    moved[:, :3, :3] = rotation @ c2w[:, :3, :3]
+    moved[:, :3, 3] = scale * (centers - focus) @ rotation.T
+    return Cameras(moved.to(cameras.c2w.dtype), cameras.K, cameras.hw), scale.item()
+
+
+def middle_square(cameras: Cameras) -> Cameras:
+    """The cameras of images that are cropped to their middle square."""
+    height, width = cameras.hw
+    side = min(height, width)
+    K = cameras.K.clone()
+    K[..., 0, 2] -= (width - side) // 2
+    K[..., 1, 2] -= (height - side) // 2
+    return Cameras(cameras.c2w, K, (side, side))
+
+
+def _upright(c2w: Float[Tensor, "view 4 4"]) -> Float[Tensor, "3"]:
+    """The direction that level cameras have in common: at right angles to all their rows of pixels.
+
+    Where all look the same way, many directions are; the little weight of the mean image-up direction decides.
+    """
+    right, up = c2w[:, :3, 0], -c2w[:, :3, 1].mean(dim=0)
+    direction = torch.linalg.eigh(right.T @ right / len(right) - 1e-3 * torch.outer(up, up)).eigenvectors[:, 0]
+    return direction if direction @ up >= 0 else -direction
+
+
+def _rotation_to_y(direction: Float[Tensor, "3"]) -> Float[Tensor, "3 3"]:
+    """The smallest rotation that takes a unit vector to +y."""
+    x, y, z = direction.tolist()
+    if y < -1 + 1e-9:
+        return torch.diag(torch.tensor([1.0, -1.0, -1.0], dtype=direction.dtype))
+    cross = torch.tensor([[0.0, -x, 0.0], [x, 0.0, z], [0.0, -z, 0.0]], dtype=direction.dtype)  # direction x (+y)
+    return torch.eye(3, dtype=direction.dtype) + cross + cross @ cross / (1 + y)
+
+
+def _has_splits(root: Path) -> bool:
+    return any(_captures(root / split) for split in SPLITS)
+
+
+def _captures(folder: Path) -> list[Path]:
+    if (folder / CAMERA_FILE).exists():
+        return [folder]
+    return sorted(path.parent for path in folder.glob(f"*/{CAMERA_FILE}"))
+
+
+def _middle(pixels: np.ndarray) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return np.ascontiguousarray(pixels[top : top + side, left : left + side])
+
+
+def _depth_maps(path: Path, count: int) -> tuple[list[str], float]:
+    """Each frame's depth map, empty where there is none, and their unit; the file is known to be well-formed."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    unit = content.get("depth_unit_scale_factor", DEPTH_UNIT)
+    if not isinstance(unit, int | float) or not 0 < unit < 1e9:
+        raise UserError(f"{path}: 'depth_unit_scale_factor' must be a number greater than 0")
+    frames = content.get("frames", [content] * count)
+    return [str(frame.get("depth_file_path") or "") for frame in frames], float(unit)

@@ -1,0 +1,80 @@
+"""Decoding of image files into 8-bit colour on white, masks and depth maps, and their resizing."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8, UInt16
+from PIL import Image
+
+from mvgenvs.errors import UserError
+
+_EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+
+
+def read_colour(path: Path) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"] | None]:
+    """An image composited on white, and its alpha where it has any. Orientation tags are ignored, as cameras do.
+
+    Raises `UserError` where the file is missing, damaged, truncated, or not of 8 bits.
+    """
+    image = _open(path)
+    if image.mode not in _EIGHT_BIT_MODES:
+        raise UserError(f"{path} is not an 8-bit image (its mode is {image.mode}): convert it")
+    if image.mode not in ("LA", "PA", "RGBA") and "transparency" not in image.info:
+        return np.array(image.convert("RGB")), None
+    rgba = np.array(image.convert("RGBA"))
+    alpha = rgba[..., 3:].astype(np.float32) / 255
+    return np.round(rgba[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8), rgba[..., 3]
+
+
+def read_mask(path: Path, hw: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
+    """The object's share of each pixel, 0 to 255; errors as `read_colour`, and where its size is not `hw`."""
+    image = _open(path)
+    if image.mode not in ("1", "L"):
+        raise UserError(f"{path} is not an 8-bit grey image, as a mask must be (its mode is {image.mode})")
+    return _of_size(np.array(image.convert("L")), hw, path)
+
+
+def read_depth(path: Path, hw: tuple[int, int]) -> UInt16[np.ndarray, "h w"]:
+    """A 16-bit depth map; errors as `read_mask`."""
+    image = _open(path)
+    if not image.mode.startswith("I;16"):
+        raise UserError(f"{path} is not a 16-bit grey image, as a depth map must be (its mode is {image.mode})")
+    return _of_size(np.array(image).astype(np.uint16), hw, path)
+
+
+def resized(pixels: np.ndarray, size: int) -> np.ndarray:
+    """A square image or mask at another size: the mean over each new pixel's area."""
+    if pixels.shape[0] == size:
+        return pixels
+    return cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA)
+
+
+def resized_depth(depth: UInt16[np.ndarray, "h w"], size: int) -> UInt16[np.ndarray, "size size"]:
+    """A square depth map at another size: the value nearest to each new pixel's centre.
+
+    Means would put surfaces where there are none: half-way between the object and what lies behind its edge.
+    """
+    if depth.shape[0] == size:
+        return depth
+    return cv2.resize(depth, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as file:
+            file.load()
+            return file
+    except FileNotFoundError:
+        raise UserError(f"there is no image {path}") from None
+    except Image.DecompressionBombError:
+        raise UserError(f"{path} is too large: scale it down, its intrinsics too") from None
+    except (OSError, SyntaxError, ValueError, EOFError):  # Pillow raises all of these for broken files
+        raise UserError(f"{path} is damaged or not an image: write it anew") from None
+
+
+def _of_size(pixels: np.ndarray, hw: tuple[int, int], path: Path) -> np.ndarray:
+    if pixels.shape != hw:
+        theirs = f"{pixels.shape[1]}x{pixels.shape[0]}"
+        raise UserError(f"{path} has {theirs} pixels, but its view has {hw[1]}x{hw[0]}: they must be equal")
+    return pixels

@@ -1,0 +1,65 @@
+"""Rebuilds OpenCars from Debian's packages: `python -m mvgenvs.data.opencars --output data/opencars`."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mvgenvs.data.opencars.build import Recipe, build
+from mvgenvs.data.opencars.categories import CATEGORIES
+from mvgenvs.data.sheet import write_sheet
+from mvgenvs.data.srn_writer import FORMATS
+from mvgenvs.errors import OneSentenceParser, run_script
+
+
+def parser() -> argparse.ArgumentParser:
+    parse = OneSentenceParser(
+        "python -m mvgenvs.data.opencars",
+        description="Renders freely licensed cars (or chairs) out of Debian packages into the layout of SRN, with "
+        "mattes and exact depth. Run it again to continue after an interruption.",
+    )
+
+    def add(flag: str, text: str, **options: Any) -> None:
+        shown = options.get("default")
+        parse.add_argument(flag, help=text if shown is None else f"{text} (default: %(default)s)", **options)
+
+    add("--output", "folder of the data set", type=Path, required=True, metavar="DIR")
+    add("--category", "which objects", choices=tuple(CATEGORIES), default="cars")
+    add("--packages", "folder of the .deb files, fetched if absent; OUTPUT/packages unless given", type=Path)
+    add("--size", "pixels along each side of an image", type=_positive, default=128, metavar="N")
+    add("--views", "views of each train object; val and test objects have SRN's 251", type=_positive, default=50)
+    add("--sphere", "where the train views come from", choices=("upper", "full"), default="upper")
+    add("--format", "of the images, lossless both; webp is a third smaller", choices=FORMATS, default="png")
+    add("--repaint", "recoloured and re-proportioned variants of each train object", type=_natural, default=0)
+    add("--only", "only objects whose id matches, such as 'torcs_*'", default="*", metavar="PATTERN")
+    add("--seed", "start of the random numbers", type=int, default=0)
+    add("--jobs", "processes; one for each core unless given", type=_positive, metavar="N")
+    return parse
+
+
+def _natural(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not _natural(text):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return int(text)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    recipe = Recipe(args.category, args.size, args.views, args.format, args.sphere, args.repaint, args.seed)
+    jobs = args.jobs or os.cpu_count() or 1
+    rendered = build(args.output, args.packages or args.output / "packages", recipe, args.only, jobs)
+    sheet = args.output / f"{args.category}.jpg"
+    if rendered or not sheet.exists():
+        write_sheet(args.output, args.category, sheet)
+    print(f"rendered {rendered} objects; {args.output} is complete, and every object is on {sheet}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,230 @@
+"""Builds a data set: unpacks the sources, renders every object in worker processes, resumes what was begun."""
+
+import hashlib
+import json
+import multiprocessing
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from mvgenvs.cameras import Cameras
+from mvgenvs.data.opencars.catalogue import Entry
+from mvgenvs.data.opencars.categories import CATEGORIES
+from mvgenvs.data.opencars.packages import fetch, unpack, version
+from mvgenvs.data.opencars.repaint import repainted
+from mvgenvs.data.srn_writer import PARTIAL, write_object
+from mvgenvs.errors import UserError
+from mvgenvs.meshes.renderer import Renderer
+from mvgenvs.trajectories import random_views, srn_spiral
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that the bytes of an object depend on, beside its source."""
+
+    category: str = "cars"
+    size: int = 128  # pixels, each side
+    views: int = 50  # of a train object, in random directions
+    format: str = "png"
+    sphere: str = "upper"
+    repaint: int = 0  # further variants of each train object
+    seed: int = 0
+    spiral: int = 251  # views of val and test objects; 64 and 104 are the ones that the SRN protocol takes as input
+
+
+@dataclass(frozen=True)
+class Task:
+    """One object to render: an entry as it is (variant 0) or repainted."""
+
+    entry: Entry
+    variant: int
+    split: str
+    version: str
+
+    @property
+    def name(self) -> str:
+        return self.entry.id + (f"_paint{self.variant}" if self.variant else "")
+
+    def folder(self, recipe: Recipe) -> Path:
+        """Where it is written, relative to the data set."""
+        return Path(f"{recipe.category}_{self.split}", self.name)
+
+    def num_views(self, recipe: Recipe) -> int:
+        return recipe.views if self.split == "train" else recipe.spiral
+
+
+def build(output: Path, packages: Path, recipe: Recipe, only: str = "*", jobs: int = 1) -> int:
+    """Renders all objects whose id matches `only` into `output`, and returns how many; finished ones stay untouched.
+
+    Raises `UserError` where `output` belongs to another recipe, a package can't be had or is damaged, or the disk is
+    full; objects that can't be read are left out until the others are done, and then named in one `UserError`.
+    """
+    index = output / f"{recipe.category}.json"
+    listed = [Path(name) for name in _claim(index, recipe)]  # empty until the packages have been read once
+    chosen = [path for path in listed if fnmatchcase(path.name, only)]
+    if chosen and all(_finished(output / path) for path in chosen):
+        return 0
+
+    roots, versions = _sources(packages, recipe.category, jobs)
+    tasks = list_tasks(recipe, roots, versions)
+    _write_json(index, {"recipe": asdict(recipe), "objects": [task.folder(recipe).as_posix() for task in tasks]})
+    tasks = [task for task in tasks if fnmatchcase(task.name, only)]
+    if not tasks:
+        raise UserError(f"no {recipe.category} have an id that matches '{only}': try --only 'torcs_*'")
+    todo = [task for task in tasks if not _finished(output / task.folder(recipe))]
+    print(f"{len(tasks)} objects, {len(tasks) - len(todo)} of them finished before", flush=True)
+
+    failures = []
+    with tqdm(total=sum(task.num_views(recipe) for task in todo), unit="view", smoothing=0.05) as progress:
+        for task, problem in _rendered(todo, recipe, output, jobs):
+            failures += [f"{task.name} ({problem})"] if problem else []
+            progress.update(task.num_views(recipe))
+    shutil.rmtree(output / PARTIAL, ignore_errors=True)
+    if failures:
+        raise UserError(f"{len(failures)} of {len(tasks)} objects could not be read: {'; '.join(failures)}")
+    return len(todo)
+
+
+def list_tasks(recipe: Recipe, roots: dict[str, Path], versions: dict[str, str]) -> list[Task]:
+    """Every object of a category, from the unpacked packages `roots`, in a fixed order."""
+    category = CATEGORIES[recipe.category]
+    tasks = []
+    for source in category.sources:
+        for entry in source.entries(roots[source.package]):
+            split = category.split_of(entry.family)
+            variants = range(recipe.repaint + 1) if split == "train" else range(1)
+            tasks += [Task(entry, variant, split, versions[source.package]) for variant in variants]
+    return tasks
+
+
+def cameras_of(task: Task, recipe: Recipe) -> Cameras:
+    """Random directions, the object's own, for training; the spiral of SRN's test sets otherwise."""
+    hw = (recipe.size, recipe.size)
+    if task.split != "train":
+        return srn_spiral(recipe.spiral, hw=hw)
+    rng = np.random.default_rng(_seed(recipe.seed, task.name, "cameras"))
+    return random_views(recipe.views, rng, upper=recipe.sphere == "upper", hw=hw)
+
+
+def _sources(folder: Path, category: str, jobs: int) -> tuple[dict[str, Path], dict[str, str]]:
+    """The folder of each unpacked package, and its version."""
+    sources = CATEGORIES[category].sources
+    debs = fetch([source.package for source in sources], folder)
+    versions = {name: version(deb) for name, deb in debs.items()}
+    with ThreadPoolExecutor(jobs) as pool:  # threads will do: decompression lets go of the interpreter
+        unpacked = {
+            s.package: pool.submit(unpack, debs[s.package], s.members, folder / "unpacked" / category / s.package)
+            for s in sources
+        }
+        done = tqdm(unpacked.items(), desc="unpacking", unit="package")
+        return {name: future.result() for name, future in done}, versions
+
+
+def _claim(index: Path, recipe: Recipe) -> list[str]:
+    """The objects that `index` lists, as folders; none where the packages must be read (again) to know them.
+
+    Raises `UserError` where it belongs to another recipe.
+    """
+    mine = asdict(recipe)
+    if not index.exists():
+        _write_json(index, {"recipe": mine, "objects": []})
+    try:
+        content = json.loads(index.read_text())
+        theirs, objects = dict(content["recipe"]), list(content["objects"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{index} is damaged: delete it, or choose another --output folder") from error
+    if theirs.get("repaint", 0) < recipe.repaint:  # further variants change nothing of what is there
+        theirs["repaint"], objects = recipe.repaint, []
+    if differing := sorted(key for key in mine if theirs.get(key) != mine[key]):
+        raise UserError(
+            f"{index.parent} holds {recipe.category} built otherwise ({', '.join(differing)} differ): "
+            "use the same settings or another --output folder"
+        )
+    return objects
+
+
+def _finished(folder: Path) -> bool:
+    return (folder / "metadata.json").exists()
+
+
+def _write_json(path: Path, content: Any) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(content, indent=1) + "\n")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}): choose another --output folder") from error
+
+
+def _seed(*words: object) -> int:
+    return int.from_bytes(hashlib.sha256("/".join(map(str, words)).encode()).digest()[:8], "big")
+
+
+def _rendered(todo: Sequence[Task], recipe: Recipe, output: Path, jobs: int) -> Iterator[tuple[Task, str]]:
+    """Renders every task, in `jobs` processes, and yields each with what was wrong with its files, if anything."""
+    if jobs == 1:
+        with Renderer(recipe.size) as renderer:
+            for task in todo:
+                yield task, render_task(task, recipe, output, renderer)
+        return
+    context = multiprocessing.get_context("spawn")  # OpenGL contexts and threads do not survive a fork
+    with ProcessPoolExecutor(jobs, context, _start_worker, (output, recipe)) as pool:
+        futures: dict[Future[str], Task] = {pool.submit(_render_in_worker, task): task for task in todo}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+# What a worker process keeps from object to object: opening OpenGL takes as long as some views.
+_context: tuple[Path, Recipe, Renderer]
+
+
+def _start_worker(output: Path, recipe: Recipe) -> None:
+    global _context
+    _context = output, recipe, Renderer(recipe.size)
+
+
+def _render_in_worker(task: Task) -> str:
+    output, recipe, renderer = _context
+    return render_task(task, recipe, output, renderer)
+
+
+def render_task(task: Task, recipe: Recipe, output: Path, renderer: Renderer) -> str:
+    """Renders one object and writes it, and returns "", or a sentence where the object's own files are at fault.
+
+    Raises `UserError` where it can't be written, which no other object could be either.
+    """
+    entry = task.entry
+    try:
+        mesh = entry.load()
+    except (UserError, OSError) as error:
+        return str(error).rstrip(".")
+    seed = _seed(recipe.seed, task.name)
+    if task.variant:
+        mesh = repainted(mesh, np.random.default_rng(seed))
+    cameras = cameras_of(task, recipe)
+    views = renderer.render(mesh.normalised(), cameras)
+    metadata = {
+        "id": task.name,
+        "family": entry.family,
+        "category": recipe.category,
+        "split": task.split,
+        "source": {"package": entry.package, "version": task.version, "file": entry.file},
+        "licence": entry.licence,
+        "attribution": entry.attribution,
+        "triangles": mesh.num_triangles,
+        "repainted": task.variant > 0,
+        "seed": seed,
+    }
+    write_object(output / task.folder(recipe), output / PARTIAL, views, cameras, recipe.format, metadata)
+    return ""

@@ -1,0 +1,19 @@
+"""What a source of objects offers to the builder: entries that can be loaded."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mvgenvs.meshes.mesh import Mesh
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object of the data set before it is rendered."""
+
+    id: str  # "torcs_car1-trb1_berniw3"; unique, and the name of its folder
+    family: str  # objects of one shape in other paint share a family: "torcs_car1-trb1"
+    package: str  # the Debian package it comes from
+    file: str  # its main file, relative to the package's root, "archive.zip!member" inside an archive
+    licence: str
+    attribution: str
+    load: Callable[[], Mesh]  # y up, front to -z, any scale and position; raises UserError where a file is damaged

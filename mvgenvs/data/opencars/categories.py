@@ -1,0 +1,57 @@
+"""The classes of objects that OpenCars holds: their sources, and which families are kept for validation and test.
+
+A split holds whole families, so that no shape of the test set was ever seen in training in another paint.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mvgenvs.data.opencars import opencity, sweethome3d, torcs, trigger, ufoai
+from mvgenvs.data.opencars.catalogue import Entry
+
+
+@dataclass(frozen=True)
+class Source:
+    """A Debian package, the members of it that are needed, and what lists its objects once they are unpacked."""
+
+    package: str
+    members: Sequence[str]
+    entries: Callable[[Path], list[Entry]]
+
+
+@dataclass(frozen=True)
+class Category:
+    """A class of objects. Families that are in neither set are for training."""
+
+    sources: tuple[Source, ...]
+    val: frozenset[str]
+    test: frozenset[str]
+
+    def split_of(self, family: str) -> str:
+        return "test" if family in self.test else "val" if family in self.val else "train"
+
+
+CATEGORIES = {
+    "cars": Category(
+        sources=tuple(Source(s.PACKAGE, s.MEMBERS, s.cars) for s in (torcs, ufoai, sweethome3d, trigger, opencity)),
+        val=frozenset({"torcs_buggy", "sh3d_fordFocus", "ufo_4x4", "ocity_clior"}),
+        test=frozenset(
+            {
+                "torcs_p406",
+                "torcs_155-DTM",
+                "torcs_baja-bug",
+                "trigger_evo",
+                "ufo_golf",
+                "ufo_landy",
+                "sh3d_seat_leon",
+                "sh3d_VW-new-beetle",
+            }
+        ),
+    ),
+    "chairs": Category(
+        sources=(Source(sweethome3d.PACKAGE, sweethome3d.MEMBERS, sweethome3d.chairs),),
+        val=sweethome3d.CHAIR_VAL,
+        test=sweethome3d.CHAIR_TEST,
+    ),
+}

@@ -1,0 +1,122 @@
+"""Debian packages as a source of files: fetched without root, unpacked without dpkg, only as far as they are needed.
+
+A .deb is an `ar` archive of three members: debian-binary, control.tar.* and data.tar.* [deb(5)].
+"""
+
+import fnmatch
+import lzma
+import shutil
+import subprocess
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, cast
+
+from mvgenvs.errors import UserError
+
+AR_MAGIC, AR_HEADER = b"!<arch>\n", 60  # bytes; each member follows its header, padded to an even length
+COMPLETE = ".complete"  # written last into an unpacked package; holds what was unpacked
+
+
+def fetch(packages: Sequence[str], folder: Path) -> dict[str, Path]:
+    """The .deb file of each package: those in `folder`, the others from apt (which needs no root for it).
+
+    Raises `UserError` where a file is neither there nor to be had.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if missing := [name for name in packages if _find(name, folder) is None]:
+        put = f"put {', '.join(f'{name}_*_all.deb' for name in missing)} of Debian into {folder} yourself"
+        if shutil.which("apt-get") is None:
+            raise UserError(f"this machine has no apt-get to fetch packages with: {put}, and give it as --packages")
+        print(f"Fetching {', '.join(missing)} ...", flush=True)
+        answer = subprocess.run(["apt-get", "download", *missing], cwd=folder, capture_output=True, text=True)
+        if answer.returncode:
+            reason = next((line for line in answer.stderr.splitlines() if line.startswith("E:")), "it failed")
+            raise UserError(f"apt-get download says '{reason}': run `apt-get update` as root first, or {put}")
+    found = {name: _find(name, folder) for name in packages}
+    if absent := [name for name, path in found.items() if path is None]:
+        raise UserError(f"apt-get left no {absent[0]}_*.deb in {folder}")
+    return cast(dict[str, Path], found)
+
+
+def _find(package: str, folder: Path) -> Path | None:
+    """The newest by name of the package's files, where several versions lie."""
+    return max(folder.glob(f"{package}_*.deb"), default=None)
+
+
+def version(deb: Path) -> str:
+    """The package's version, from its control file. Raises `UserError` where the file is damaged."""
+    with _tar(deb, "control.tar") as tar:
+        for member in tar:
+            if member.name.lstrip("./") == "control":
+                fields = cast(IO[bytes], tar.extractfile(member)).read().decode().splitlines()
+                return next(line.removeprefix("Version:").strip() for line in fields if line.startswith("Version:"))
+    raise UserError(f"{deb} has no control file: delete it, and it is fetched anew")
+
+
+def unpack(deb: Path, patterns: Sequence[str], folder: Path) -> Path:
+    """Unpacks the members that match one of `patterns` ("usr/share/*.obj", where * also matches /) into `folder`.
+
+    Does nothing where an earlier call has finished the same; what a killed one left is replaced. Returns `folder`.
+    Raises `UserError` where the .deb is damaged.
+    """
+    wanted = "\n".join([deb.name, *patterns])
+    if (folder / COMPLETE).exists() and (folder / COMPLETE).read_text() == wanted:
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    with _tar(deb, "data.tar") as tar:
+        for member in tar:
+            name = member.name.removeprefix("./")
+            if member.isfile() and any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+                if ".." in Path(name).parts or name.startswith("/"):
+                    raise UserError(f"{deb} holds '{name}', which would land outside the folder: this is no package")
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                with (folder / name).open("wb") as file:
+                    shutil.copyfileobj(cast(IO[bytes], tar.extractfile(member)), file)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / COMPLETE).write_text(wanted)
+    return folder
+
+
+@contextmanager
+def _tar(deb: Path, name: str) -> Iterator[tarfile.TarFile]:
+    """The tar archive of the member whose name starts with `name`, to be read from front to back."""
+    try:
+        with deb.open("rb") as file:
+            length, compression = _seek_member(file, name)
+            stream = cast(IO[bytes], _Slice(file, length))
+            with tarfile.open(fileobj=stream, mode=f"r|{compression}") as tar:  # type: ignore[call-overload]
+                yield tar
+    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{deb} is damaged ({error}): delete it, and it is fetched anew") from error
+
+
+def _seek_member(file: IO[bytes], name: str) -> tuple[int, str]:
+    """Moves to the content of an `ar` member; its length and its compression. Raises `ValueError`."""
+    if file.read(len(AR_MAGIC)) != AR_MAGIC:
+        raise ValueError("not a .deb archive")
+    while len(header := file.read(AR_HEADER)) == AR_HEADER:
+        member, length = header[:16].decode().strip().rstrip("/"), int(header[48:58])
+        if member.startswith(name):
+            compression = member.removeprefix(name).lstrip(".")
+            if compression not in ("", "xz", "gz", "bz2"):
+                raise ValueError(f"its {member} is compressed in a way that Python does not know")
+            return length, compression
+        file.seek(length + length % 2, 1)
+    raise ValueError(f"it has no {name}")
+
+
+class _Slice:
+    """The next `length` bytes of a file, as a file."""
+
+    def __init__(self, file: IO[bytes], length: int) -> None:
+        self.file, self.left = file, length
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.file.read(self.left if size < 0 else min(size, self.left))
+        self.left -= len(data)
+        return data

@@ -1,0 +1,90 @@
+"""The packed form of a data set: one memory-mapped file per split, which opens at once and loads without decoding.
+
+    ROOT/<split>.safetensors    images, masks, depths and cameras of all views; the objects in the header
+
+`python -m mvgenvs.data.pack` writes it. Views come out of it bit for bit as out of the data set it was made from.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from mvgenvs.cameras import Cameras
+from mvgenvs.data.stored import SPLITS, CachedScenes, SceneObject, StoredViews
+from mvgenvs.errors import UserError
+
+FORMAT = "mvgenvs views 1"
+HEADER = "mvgenvs"  # the one key of the file's metadata: with several, their order would differ from run to run
+ARRAYS = ("c2w", "K", "depth", "images", "mask")  # as they lie in the file, widest numbers first, for alignment
+
+
+def packed_file(root: Path, split: str) -> Path:
+    return root / f"{split}.safetensors"
+
+
+class PackedScenes(CachedScenes):
+    """The objects of one packed split."""
+
+    def __init__(self, root: Path, split: str, size: int = 128, category: str = "") -> None:
+        """Raises `UserError` where the file is damaged, was packed at another size, or lacks the category."""
+        super().__init__()
+        path = packed_file(Path(root), split)
+        header = _read_header(path)
+        if header["size"] != size:
+            raise UserError(
+                f"{path} was packed at {header['size']} pixels, not {size}: pack the data again with --size {size}"
+            )
+        categories = sorted({entry["category"] for entry in header["objects"]})
+        if category and category not in categories:
+            raise UserError(f"{path} has no category '{category}': choose one of {', '.join(categories)}")
+        self._header = header
+        self._entries = _with_offsets(header["objects"])
+        if category:
+            self._entries = [entry for entry in self._entries if entry["category"] == category]
+        self.objects = [
+            SceneObject(e["name"], e["family"], path, tuple(e["view_ids"]), e["category"], e["about"])
+            for e in self._entries
+        ]
+        with safe_open(path, framework="pt") as file:
+            self._arrays = {name: file.get_tensor(name) for name in header["arrays"]}  # mapped, not read
+
+    def read(self, index: int) -> StoredViews:
+        entry = self._entries[index]
+        count, size = len(entry["view_ids"]), self._header["size"]
+
+        def part(name: str) -> Any:
+            start = entry["start"][name]
+            return None if start is None else self._arrays[name][start : start + count]
+
+        cameras = Cameras(part("c2w"), part("K"), (size, size))
+        return StoredViews(part("images"), cameras, part("mask"), part("depth"), entry["depth_unit"])
+
+
+def splits_in(root: Path) -> list[str]:
+    """The packed splits in a folder."""
+    return [split for split in SPLITS if packed_file(root, split).exists()]
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UserError(f"{path} is damaged: pack the data again") from error
+    if header.get("format") != FORMAT:
+        raise UserError(f"{path} is not of the form '{FORMAT}': pack the data again")
+    return header
+
+
+def _with_offsets(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Adds to each object where its views start in each array; None in those that have nothing of it."""
+    starts = dict.fromkeys(ARRAYS, 0)
+    placed = []
+    for entry in entries:
+        start = {name: starts[name] if name in entry["arrays"] else None for name in ARRAYS}
+        placed.append({**entry, "start": start})
+        for name in entry["arrays"]:
+            starts[name] += len(entry["view_ids"])
+    return placed

@@ -1,0 +1,66 @@
+"""Writes rendered objects in the SRN layout that `mvgenvs.data.srn` reads, with mattes, depth and metadata beside."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mvgenvs.cameras import Cameras
+from mvgenvs.data.srn import DEPTH_SCALE
+from mvgenvs.errors import UserError
+from mvgenvs.meshes.renderer import RenderedViews
+
+FORMATS = ("png", "webp")  # both lossless here
+ENCODING = {".webp": [cv2.IMWRITE_WEBP_QUALITY, 101], ".png": [cv2.IMWRITE_PNG_COMPRESSION, 9]}
+PARTIAL = ".partial"  # the usual folder for objects that are being written, beside those of the splits
+
+
+def write_object(
+    folder: Path, partial_root: Path, views: RenderedViews, cameras: Cameras, form: str, metadata: dict[str, Any]
+) -> None:
+    """Writes `folder`, which appears only when it is whole and replaces what is there; `partial_root` is for the parts.
+
+        intrinsics.txt, metadata.json, rgb/NNNNNN.<form>, pose/NNNNNN.txt,
+        depth/NNNNNN.png    uint16, z-depth times `DEPTH_SCALE`, 0 on the background
+        mask/NNNNNN.png     uint8, the object's share of the pixel
+
+    All cameras must share one K. Raises `UserError` where the disk is full or may not be written to.
+    """
+    partial = partial_root / folder.name
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        for kind in ("rgb", "pose", "depth", "mask"):
+            (partial / kind).mkdir(parents=True)
+        (partial / "intrinsics.txt").write_text(_intrinsics(cameras))
+        depths = np.round(views.depth.astype(np.float64) * DEPTH_SCALE).clip(0, 65535).astype(np.uint16)
+        for number, c2w in enumerate(cameras.c2w.numpy()):
+            stem = f"{number:06d}"
+            _write_image(partial / "rgb" / f"{stem}.{form}", views.images[number][..., ::-1])
+            _write_image(partial / "depth" / f"{stem}.png", depths[number])
+            _write_image(partial / "mask" / f"{stem}.png", views.mask[number])
+            (partial / "pose" / f"{stem}.txt").write_text(" ".join(f"{value:.8f}" for value in c2w.ravel()) + "\n")
+        (partial / "metadata.json").write_text(json.dumps(metadata, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.replace(folder)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(
+            f"cannot write {folder} ({error.strerror}): free space or choose another folder"
+        ) from error
+
+
+def _intrinsics(cameras: Cameras) -> str:
+    """SRN's three blocks: focal length and principal point, grid centre and scale (unused), height and width."""
+    K, (height, width) = cameras.K[0], cameras.hw
+    return f"{K[0, 0]:.6f} {K[0, 2]:.6f} {K[1, 2]:.6f} 0.\n0. 0. 0.\n1.\n{height} {width}\n"
+
+
+def _write_image(path: Path, pixels: np.ndarray) -> None:
+    encoded, data = cv2.imencode(path.suffix, np.ascontiguousarray(pixels), ENCODING[path.suffix])
+    if not encoded:
+        raise OSError(0, f"cannot encode {path.name}")
+    path.write_bytes(data.tobytes())
