@@ -12,8 +12,9 @@ TOLERANCE = 0.01  # world units; an object's diagonal is 1
 def agreement(depth: Tensor, cameras: Cameras) -> tuple[float, int]:
     """Share of co-visible pixels whose depth lands within `TOLERANCE` of another view's surface, and their number.
 
-    The other view is the nearest in direction. A pixel is co-visible if its point falls on the object in that view, not inside the one-pixel rim where depth
-    jumps, and is not hidden there by something nearer. `depth` is (view, h, w), 0 on the background.
+    The other view is the nearest in direction. A pixel is co-visible if its point falls on the object in that view,
+    not on the one-pixel rim where depth jumps, and is not hidden there by something nearer. `depth` is (view, h, w),
+    0 on the background.
     """
     height, width = cameras.hw
     v, u = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")

@@ -1,4 +1,4 @@
-"""A contact sheet of a data set: one picture of every object, three quarters from the front."""
+"""What a data set holds: a picture of every object, three quarters from the front, and who made it on which terms."""
 
 from pathlib import Path
 
@@ -15,10 +15,7 @@ def write_sheet(root: Path, category: str, path: Path) -> None:
     """Writes a JPEG with the view of each object, train to test, that is nearest to the canonical camera."""
     wanted = canonical_camera().centers[0]
     pictures = []
-    for split in SPLITS:
-        if not (root / f"{category}_{split}").is_dir():
-            continue
-        scenes = SRNScenes(root, split, SIDE, category=category)
+    for scenes in _splits(root, category):
         for index in range(len(scenes)):
             views = scenes.load(index)
             nearest = int((views.cameras.centers - wanted).norm(dim=-1).argmin())
@@ -27,3 +24,27 @@ def write_sheet(root: Path, category: str, path: Path) -> None:
     pictures += [blank] * (-len(pictures) % COLUMNS)
     rows = [np.concatenate(pictures[start : start + COLUMNS], axis=1) for start in range(0, len(pictures), COLUMNS)]
     Image.fromarray(np.concatenate(rows)).save(path, quality=85)
+
+
+def write_credits(root: Path, category: str, path: Path) -> None:
+    """Writes a Markdown table of the objects' ids, licences, authors and files, in the order of the sheet."""
+    lines = [
+        f"# {category}: licences and authors",
+        "",
+        "Renderings of these models; changes: centred, scaled, turned, shaded, rendered on white, and, where an id ends",
+        "in _paintN, recoloured and stretched. Files are named by their Debian package and their place in it.",
+        "",
+        "| object | licence | by | file |",
+        "|---|---|---|---|",
+    ]
+    for scenes in _splits(root, category):
+        for item in scenes.objects:
+            source = item.about["source"]
+            file = f"{source['package']} {source['version']}: {source['file']}"
+            lines.append(f"| {item.name} | {item.about['licence']} | {item.about['attribution']} | {file} |")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _splits(root: Path, category: str) -> list[SRNScenes]:
+    present = [split for split in SPLITS if (root / f"{category}_{split}").is_dir()]
+    return [SRNScenes(root, split, SIDE, category=category) for split in present]

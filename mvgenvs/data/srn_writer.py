@@ -48,9 +48,7 @@ def write_object(
         partial.replace(folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(
-            f"cannot write {folder} ({error.strerror}): free space or choose another folder"
-        ) from error
+        raise UserError(f"cannot write {folder} ({error.strerror}): free space or choose another folder") from error
 
 
 def _intrinsics(cameras: Cameras) -> str:

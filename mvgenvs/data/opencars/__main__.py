@@ -8,7 +8,7 @@ from typing import Any
 
 from mvgenvs.data.opencars.build import Recipe, build
 from mvgenvs.data.opencars.categories import CATEGORIES
-from mvgenvs.data.sheet import write_sheet
+from mvgenvs.data.sheet import write_credits, write_sheet
 from mvgenvs.data.srn_writer import FORMATS
 from mvgenvs.errors import OneSentenceParser, run_script
 
@@ -55,10 +55,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     recipe = Recipe(args.category, args.size, args.views, args.format, args.sphere, args.repaint, args.seed)
     jobs = args.jobs or os.cpu_count() or 1
     rendered = build(args.output, args.packages or args.output / "packages", recipe, args.only, jobs)
-    sheet = args.output / f"{args.category}.jpg"
-    if rendered or not sheet.exists():
+    sheet, credits = (args.output / f"{args.category}.{kind}" for kind in ("jpg", "md"))
+    if rendered or not (sheet.exists() and credits.exists()):
         write_sheet(args.output, args.category, sheet)
-    print(f"rendered {rendered} objects; {args.output} is complete, and every object is on {sheet}")
+        write_credits(args.output, args.category, credits)
+    print(
+        f"rendered {rendered} objects into {args.output}: every object is on {sheet.name}, its makers in {credits.name}"
+    )
 
 
 if __name__ == "__main__":
