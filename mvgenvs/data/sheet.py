@@ -31,8 +31,8 @@ def write_credits(root: Path, category: str, path: Path) -> None:
     lines = [
         f"# {category}: licences and authors",
         "",
-        "Renderings of these models; changes: centred, scaled, turned, shaded, rendered on white, and, where an id ends",
-        "in _paintN, recoloured and stretched. Files are named by their Debian package and their place in it.",
+        "Renderings of these models; changes: centred, scaled, turned, shaded, rendered on white, and, where an id",
+        "ends in _paintN, recoloured and stretched. Files are named by their Debian package and their place in it.",
         "",
         "| object | licence | by | file |",
         "|---|---|---|---|",

@@ -59,9 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if rendered or not (sheet.exists() and credits.exists()):
         write_sheet(args.output, args.category, sheet)
         write_credits(args.output, args.category, credits)
-    print(
-        f"rendered {rendered} objects into {args.output}: every object is on {sheet.name}, its makers in {credits.name}"
-    )
+    print(f"rendered {rendered} objects; {args.output} is complete: see {sheet.name}, and {credits.name} for the makers")
 
 
 if __name__ == "__main__":
