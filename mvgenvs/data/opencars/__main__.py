@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if rendered or not (sheet.exists() and credits.exists()):
         write_sheet(args.output, args.category, sheet)
         write_credits(args.output, args.category, credits)
-    print(f"rendered {rendered} objects; {args.output} is complete: see {sheet.name}, and {credits.name} for the makers")
+    print(f"rendered {rendered} objects; {args.output} is complete: see {sheet.name}, and {credits.name} for makers")
 
 
 if __name__ == "__main__":
