@@ -123,8 +123,8 @@ def _sources(folder: Path, category: str, jobs: int) -> tuple[dict[str, Path], d
             s.package: pool.submit(unpack, debs[s.package], s.members, folder / "unpacked" / category / s.package)
             for s in sources
         }
-        done = tqdm(unpacked.items(), desc="unpacking", unit="package")
-        return {name: future.result() for name, future in done}, versions
+        with tqdm(unpacked.items(), desc="unpacking", unit="package") as progress:
+            return {name: future.result() for name, future in progress}, versions
 
 
 def _claim(index: Path, recipe: Recipe) -> list[str]:
