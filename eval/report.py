@@ -1,95 +1,129 @@
-"""What a run leaves behind: metrics.json, report.md, and sheets of the best, the median and the worst object."""
+"""What a run leaves for its readers, made anew from its records: metrics.json and report.md with tables and plots."""
 
-import json
 import shutil
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from eval.methods import DESCRIPTIONS, JOINT
-
-Record = dict[str, Any]  # of one object: names, view ids, and per method and metric one figure per view
-
-LABELS = {"psnr": "PSNR (dB) ↑", "ssim": "SSIM ↑", "lpips-alex": "LPIPS-alex ↓", "lpips-vgg": "LPIPS-vgg ↓"}
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes atomically: after a crash the file is whole or absent."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+from eval import plots
+from eval.bootstrap import FEW, LEVEL
+from eval.columns import COLUMNS, CONSISTENCY, QUALITY, SAMPLES, Column, markdown_table
+from eval.distributions import distributions
+from eval.instruments import Instruments
+from eval.methods import DESCRIPTIONS, TRUTH
+from eval.records import Record, RunFolder, write_json
+from eval.summary import AngleBin, Table, columns_of, make_table, psnr_by_angle, ranked, rows_of
 
 
-def mean_figures(records: list[Record]) -> dict[str, dict[str, float]]:
-    """Method -> metric -> mean over the views of an object, then over objects."""
-    return {
-        method: {metric: float(np.mean([np.mean(r["figures"][method][metric]) for r in records])) for metric in metrics}
-        for method, metrics in records[0]["figures"].items()
-    }
+def write_report(
+    output: RunFolder, records: Sequence[Record], instruments: Instruments, context: dict[str, Any]
+) -> str:
+    """Writes everything but `objects/` and returns the table in Markdown.
 
-
-def write_report(output: Path, records: list[Record], context: dict[str, Any]) -> str:
-    """Writes everything into `output`, beside `objects/`, and returns the table in Markdown.
-
-    `context` describes the run: `settings`, `command`, `commit`, `lpips` and what else is to be on record.
+    `context` describes the run: `settings`, `command`, `versions` and what else is to be on record.
     """
-    means = mean_figures(records)
-    differences = [r["joint_independent_difference"] for r in records if "joint_independent_difference" in r]
-    difference = float(np.mean(differences)) if differences else None
+    judged = [row for row in rows_of(records) if row != TRUTH]
+    names = [record.object for record in records]
+    table = make_table(records, distributions(output, names, judged, instruments.extractors))
+    differences = [r.joint_independent_difference for r in records if r.joint_independent_difference is not None]
+    num_images = sum(len(record.target_view_ids) for record in records)
     summary = context | {
         "num_objects": len(records),
-        "num_images": sum(len(r["target_view_ids"]) for r in records),
-        "samples_per_view": 1,
-        "means": means,
-        "joint_independent_difference": difference,
-        "objects": records,
+        "num_images": num_images,  # of each row, and of the truth: what the distances between distributions saw
+        "columns": {key: COLUMNS[key].meaning for key in COLUMNS if any(key in figures for figures in table.values())},
+        "table": table,
+        "psnr_by_angle": [asdict(b) for b in psnr_by_angle(records)],
+        "joint_independent_difference": float(np.mean(differences)) if differences else None,
+        "objects": [asdict(record) for record in records],
     }
-    write_json(output / "metrics.json", summary)
-    table = _table(means)
-    settings = context["settings"]
-    lines = [
-        f"# {settings['protocol']} on {settings['split']}: {summary['num_objects']} objects, "
-        f"{summary['num_images']} views, one sample each",
-        "",
-        table,
-        "",
-        *(f"- {method}: {DESCRIPTIONS[method]}" for method in means),
-        *([] if context["lpips"] else ["", "LPIPS is missing: its ImageNet weights were not found."]),
-        *(
-            []
-            if difference is None
-            else ["", f"Joint and independent samples differ by {difference:.4f} of 1 on average."]
-        ),
-        "",
-        f"`{context['command']}` at commit {context['commit'] or 'unknown'}, "
-        f"checkpoint sha256 {settings['checkpoint_sha256'][:12]}, seed {settings['seed']}.",
-        "Means over the views of an object, then over objects; images rounded to 8 bits. Details: metrics.json.",
-        "",
-        *_copy_sheets(output, records),
+    write_json(output.path / "metrics.json", summary)
+    text = "\n\n".join(_sections(output, records, table, summary))
+    (output.path / "report.md").write_text(text + "\n", encoding="utf-8")
+    return format_table(table, (*QUALITY, *CONSISTENCY))
+
+
+def format_table(table: Table, among: Sequence[Column]) -> str:
+    columns = columns_of(table, among)
+    rows = [[row, *(column.format(figures.get(column.key)) for column in columns)] for row, figures in table.items()]
+    return markdown_table(["", *(column.heading for column in columns)], rows)
+
+
+def _sections(output: RunFolder, records: Sequence[Record], table: Table, summary: dict[str, Any]) -> list[str]:
+    settings, bins = summary["settings"], psnr_by_angle(records)
+    count = f"{summary['num_objects']} objects, {summary['num_images']} views"
+    columns = columns_of(table, (*QUALITY, *CONSISTENCY, *SAMPLES))
+    sections = [
+        f"# {settings['protocol']} on {settings['split']}: {count}, one sample each",
+        format_table(table, (*QUALITY, *CONSISTENCY)),
+        "\n".join(f"- {row}: {DESCRIPTIONS[row]}" for row in table),
+        "\n".join(_notes(table, summary)),
     ]
-    (output / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return table
-
-
-def _table(means: dict[str, dict[str, float]]) -> str:
-    metrics = list(next(iter(means.values())))
-    rows = [
-        [method] + [f"{figures[metric]:.2f}" if metric == "psnr" else f"{figures[metric]:.3f}" for metric in metrics]
-        for method, figures in means.items()
+    if settings["num_samples"] > 1:
+        sampled = {row: figures for row, figures in table.items() if "psnr-best" in figures}
+        sections += [f"## Of {settings['num_samples']} samples", format_table(sampled, SAMPLES)]
+    if plots.can_plot():
+        plots.plot_bars(output.path / "bars.png", records, table)
+        few = f"; with only {len(records)} objects they are too narrow" if len(records) < FEW else ""
+        sections.append(
+            f"![every column as bars](bars.png)\n\nThin lines: {LEVEL:.0%} bootstrap intervals over objects{few}."
+        )
+    sections += ["## PSNR by angle to the nearest input view", _angles(table, bins)]
+    if plots.can_plot():
+        plots.plot_by_angle(output.path / "angles.png", bins)
+        sections.append("![PSNR by angle](angles.png)")
+        if plots.plot_curves(output.path / "consistency.png", records, table):
+            sections += ["## Consistency along the sequence", "![consistency along the sequence](consistency.png)"]
+    else:
+        sections.append(f"The plots are missing, because matplotlib is: {plots.HOW_TO_GET}.")
+    return [
+        *sections,
+        "## Objects",
+        *_sheets(output, records),
+        "## Columns",
+        "\n".join(f"- {column.heading}: {column.meaning}" for column in columns),
+        "## Made by",
+        f"`{summary['command']}` at commit {summary['versions']['git_commit'] or 'unknown'}, checkpoint sha256 "
+        f"{settings['checkpoint_sha256'][:12]}, seed {settings['seed']}. Everything else is in metrics.json.",
     ]
-    header = ["method", *(LABELS[metric] for metric in metrics)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
 
 
-def _copy_sheets(output: Path, records: list[Record]) -> list[str]:
-    """Copies the sheets of three objects to best.png, median.png and worst.png; returns their lines of the report."""
-    methods = list(records[0]["figures"])
-    judged = JOINT if JOINT in methods else methods[-1]
-    metric, sign = ("lpips-alex", 1) if "lpips-alex" in records[0]["figures"][judged] else ("psnr", -1)
-    ranked = sorted(records, key=lambda r: sign * np.mean(r["figures"][judged][metric]))
-    lines = [f"Objects ranked by {metric} of {judged}."]
-    for title, record in (("best", ranked[0]), ("median", ranked[len(ranked) // 2]), ("worst", ranked[-1])):
-        shutil.copyfile(output / "objects" / f"{record['object']}.png", output / f"{title}.png")
-        lines += ["", f"{title}: {record['object']}", "", f"![{title}]({title}.png)"]
-    return lines
+def _notes(table: Table, summary: dict[str, Any]) -> list[str]:
+    notes = [
+        "Means over the views of an object, then over objects; images rounded to 8 bits; a dash where there is none."
+    ]
+    keys = {key for figures in table.values() for key in figures}
+    if any(COLUMNS[key].per == "run" for key in keys):
+        notes.append(
+            f"Distances between distributions are of {summary['num_images']} generated against "
+            f"{summary['num_images']} true images, and do not compare with those of other numbers of images."
+        )
+    if not any(key.startswith("lpips") for key in keys):
+        notes.append("LPIPS is missing: see its note on the screen, or --lpips-nets.")
+    if "warp-psnr" in keys and all(figures.get("warp-psnr") is None for figures in table.values()):
+        notes.append("The warp figures are missing, because the data have no depth.")
+    difference = summary["joint_independent_difference"]
+    if difference is not None:
+        notes.append(f"Joint and independent samples differ by {difference:.4f} of 1 on average.")
+    return notes
+
+
+def _angles(table: Table, bins: Sequence[AngleBin]) -> str:
+    rows = [row for row in table if any(row in b.psnr for b in bins)]
+    cells = [
+        [f"{b.low}–{b.high}°", str(b.num_views), *(COLUMNS["psnr"].format(b.psnr.get(row)) for row in rows)]
+        for b in bins
+    ]
+    return markdown_table(["angle", "views", *rows], cells)
+
+
+def _sheets(output: RunFolder, records: Sequence[Record]) -> list[str]:
+    """Copies the sheets of three objects to best.png, median.png and worst.png; returns their part of the report."""
+    ordered, metric, row = ranked(records)
+    sections = [f"Ranked by {metric} of {row}."]
+    for title, record in (("best", ordered[0]), ("median", ordered[len(ordered) // 2]), ("worst", ordered[-1])):
+        shutil.copyfile(output.sheet(record.object), output.path / f"{title}.png")
+        figure = COLUMNS[metric].format(record.mean(row, metric))
+        sections += [f"{title}: {record.object}, {figure}", f"![{title}]({title}.png)"]
+    return sections

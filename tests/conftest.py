@@ -1,8 +1,8 @@
-"""Shape checks are on in every test: jaxtyping and beartype check each call of mvgenvs and attention."""
+"""Shape checks are on in every test: jaxtyping and beartype check each call of mvgenvs, attention and eval."""
 
 import jaxtyping
 
-jaxtyping.install_import_hook(["mvgenvs", "attention"], "beartype.beartype")
+jaxtyping.install_import_hook(["mvgenvs", "attention", "eval"], "beartype.beartype")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +13,19 @@ import numpy as np
 import pytest
 import torch
 
-from eval import run
+from eval import instruments, plots, run
+from eval.features import FeatureExtractor
+from eval.frechet import Moments, frechet_distance
 from eval.methods import COPY, copy_nearest
+from eval.objects import angles_to_nearest, sample_seed
+from eval.records import RunFolder
 from mvgenvs.cameras import Cameras, look_at_origin
 from mvgenvs.errors import UserError, run_script
 from mvgenvs.views import ViewSet
 
-SIZE, VIEWS, OBJECTS = 16, 40, ("car_a", "car_b", "car_c")
+SIZE, OBJECTS = 16, ("car_a", "car_b", "car_c")
+ORBIT_IDS, SRN_IDS = range(40), (0, 30, 64, 104, 110)
+CONSISTENCY = {"tsed", "tsed-matches", "warp-psnr", "warp-lpips", "flicker", "loop-lpips", "loop-warp"}
 
 
 class FakePipeline:
@@ -29,6 +36,7 @@ class FakePipeline:
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
+        self.killed_at: int | None = None
 
     def __call__(
         self,
@@ -38,18 +46,21 @@ class FakePipeline:
         generator: torch.Generator,
         **options: Any,
     ) -> SimpleNamespace:
-        assert images.shape[:2] == cameras.c2w.shape[:2] == (1, 1)
-        self.calls.append(options)
+        assert images.shape[0] == 1
+        assert images.shape[1] == cameras.num_views
+        if len(self.calls) == self.killed_at:
+            raise KeyboardInterrupt
+        self.calls.append(options | {"num_known": images.shape[1]})
         clean = images[:, :1].expand(-1, target_cameras.num_views, -1, -1, -1)
         noise = torch.randn(clean.shape, generator=generator)
         return SimpleNamespace(images=clean + (0.05 if options["joint"] else 0.1) * noise, renders=clean + 0.2)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    az, el = np.linspace(0, 2 * np.pi, VIEWS, endpoint=False), np.deg2rad(20)
-    centers = 1.3 * np.stack([np.cos(el) * np.sin(az), np.full(VIEWS, np.sin(el)), -np.cos(el) * np.cos(az)], axis=-1)
+def write_cars(root: Path, view_ids: range | tuple[int, ...]) -> Path:
+    """Three test cars whose views go once round, slightly different from view to view."""
+    az, el = np.linspace(0, 2 * np.pi, len(view_ids), endpoint=False), np.deg2rad(20)
+    height = np.full(len(view_ids), np.sin(el))
+    centers = 1.3 * np.stack([np.cos(el) * np.sin(az), height, -np.cos(el) * np.cos(az)], axis=-1)
     poses = look_at_origin(torch.from_numpy(centers)).numpy()
     generator = np.random.default_rng(0)
     for name in OBJECTS:
@@ -58,10 +69,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / part).mkdir(parents=True)
         (folder / "intrinsics.txt").write_text(f"16.4 8 8 0.\n0 0 0\n1.\n{SIZE} {SIZE}\n")
         image = generator.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
-        for view in range(VIEWS):
-            cv2.imwrite(str(folder / "rgb" / f"{view:06d}.png"), image // 2 + view)
-            (folder / "pose" / f"{view:06d}.txt").write_text(" ".join(map(str, poses[view].flatten())))
+        for number, view_id in enumerate(view_ids):
+            cv2.imwrite(str(folder / "rgb" / f"{view_id:06d}.png"), image // 2 + number)
+            (folder / "pose" / f"{view_id:06d}.txt").write_text(" ".join(map(str, poses[number].flatten())))
     return root
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cars(tmp_path_factory.mktemp("data"), ORBIT_IDS)
+
+
+@pytest.fixture(scope="module")
+def srn_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cars(tmp_path_factory.mktemp("srn"), SRN_IDS)
 
 
 @pytest.fixture
@@ -71,30 +92,51 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
     return fake
 
 
+@pytest.fixture(autouse=True)
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take most of the time of such small runs; tests/test_report.py draws them."""
+    monkeypatch.setattr(plots, "can_plot", lambda: False)
+
+
 @pytest.fixture
 def arguments(data: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """The words of a run without networks, and more words that overrule these."""
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     (checkpoint / "model.safetensors").write_bytes(b"weights")
     (checkpoint / "model_index.json").write_text("{}")
 
     def build(*more: str, output: str = "report") -> list[str]:
-        common = ["--checkpoint", str(checkpoint), "--data", str(data), "--lpips-nets", "--device", "cpu"]
+        common = ["--checkpoint", str(checkpoint), "--data", str(data), "--lpips-nets", "--metrics", "--device", "cpu"]
         return [*common, "--output", str(tmp_path / output), *more]
 
     return build
+
+
+@pytest.fixture
+def tiny_features(monkeypatch: pytest.MonkeyPatch) -> FeatureExtractor:
+    """Mean colours instead of EfficientNet's features."""
+    extractor = FeatureExtractor(
+        "colours", "FD-effnet", "KD-effnet", "here", "0" * 64, 3, lambda pictures: pictures.float().mean(dim=(2, 3))
+    )
+    monkeypatch.setattr(instruments, "effnet_lite0", lambda device: extractor)
+    return extractor
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())
 
 
 def test_a_run_leaves_figures_report_and_sheets(
     arguments: Callable[..., list[str]], pipeline: FakePipeline, tmp_path: Path
 ) -> None:
     run.main(arguments("--steps", "3"))
-    summary = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    summary = read_summary(tmp_path / "report")
     assert [record["object"] for record in summary["objects"]] == list(OBJECTS)
     assert summary["num_images"] == 3 * 23
-    assert list(summary["means"]) == ["copy-nearest", "nerf", "independent", "joint"]
-    assert summary["means"]["joint"]["psnr"] > summary["means"]["independent"]["psnr"]
-    assert summary["means"]["joint"]["psnr"] == pytest.approx(
+    assert list(summary["table"]) == ["copy-nearest", "nerf", "independent", "joint", "truth"]
+    assert summary["table"]["joint"]["psnr"] > summary["table"]["independent"]["psnr"]
+    assert summary["table"]["joint"]["psnr"] == pytest.approx(
         np.mean([np.mean(record["figures"]["joint"]["psnr"]) for record in summary["objects"]])
     )
     assert summary["joint_independent_difference"] > 0
@@ -105,19 +147,125 @@ def test_a_run_leaves_figures_report_and_sheets(
         assert cv2.imread(str(tmp_path / "report" / f"{name}.png")) is not None
 
 
-def test_an_interrupted_run_resumes_to_the_identical_table(
-    arguments: Callable[..., list[str]], pipeline: FakePipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_truth_has_the_consistency_that_methods_are_read_beside_and_no_quality(
+    arguments: Callable[..., list[str]], pipeline: FakePipeline, tmp_path: Path
 ) -> None:
-    run.main(arguments("--num-objects", "2"))
-    done = len(pipeline.calls)
+    run.main(arguments("--num-objects", "1", "--metrics", "consistency"))
+    summary = read_summary(tmp_path / "report")
+    (record,) = summary["objects"]
+    assert set(record["figures"]["truth"]) == CONSISTENCY
+    assert len(record["figures"]["truth"]["tsed"]) == 22
+    assert set(record["figures"]["joint"]) == {"psnr", "ssim"} | CONSISTENCY
+    assert 0 <= summary["table"]["truth"]["tsed"] <= 1
+    assert summary["table"]["truth"]["warp-psnr"] is None  # no depth here
+    assert summary["table"]["truth"]["flicker"] is None  # no LPIPS here
+    assert "the data have no depth" in (tmp_path / "report" / "report.md").read_text()
+
+
+@pytest.mark.parametrize("killed_at", [1, 3])
+def test_a_killed_run_resumes_to_the_identical_table(
+    arguments: Callable[..., list[str]],
+    pipeline: FakePipeline,
+    tiny_features: FeatureExtractor,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    killed_at: int,
+) -> None:
+    words = ("--metrics", "fd", "--methods", "independent", "joint")
+    pipeline.killed_at = killed_at  # in the first object, or in the second
+    with pytest.raises(SystemExit):
+        run.main(arguments(*words))
+    assert len(list((tmp_path / "report" / "objects").glob("*.json"))) == killed_at // 2
+    pipeline.killed_at, before = None, len(pipeline.calls)
     capsys.readouterr()
-    run.main(arguments())
+    run.main(arguments(*words))
     resumed = capsys.readouterr().out
-    assert len(pipeline.calls) - done == done // 2  # the third object alone
-    run.main(arguments(output="another"))
+    assert len(pipeline.calls) - before == 2 * (3 - killed_at // 2)  # finished objects are not sampled again
+    run.main(arguments(*words, output="another"))
     assert capsys.readouterr().out == resumed
-    objects = [json.loads((tmp_path / name / "metrics.json").read_text())["objects"] for name in ("report", "another")]
-    assert objects[0] == objects[1]
+    one, another = read_summary(tmp_path / "report"), read_summary(tmp_path / "another")
+    assert one["objects"] == another["objects"]
+    assert one["table"] == another["table"]
+    assert not list((tmp_path / "report").rglob(".*"))  # no unfinished files
+
+
+def test_two_processes_make_the_table_of_one(
+    arguments: Callable[..., list[str]],
+    pipeline: FakePipeline,
+    tiny_features: FeatureExtractor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run.main(arguments("--metrics", "fd", output="one"))
+    alone = capsys.readouterr().out
+    done = []
+    for rank in (1, 0):  # the main process comes to its report when the other has finished
+        state = SimpleNamespace(
+            process_index=rank,
+            num_processes=2,
+            is_main_process=rank == 0,
+            device=torch.device("cpu"),
+            wait_for_everyone=lambda: None,
+        )
+        monkeypatch.setattr(run, "start_processes", lambda device, state=state: state)
+        before = len(pipeline.calls)
+        run.main(arguments("--metrics", "fd", output="two"))
+        done.append((len(pipeline.calls) - before) // 2)
+    assert done == [1, 2]
+    assert capsys.readouterr().out == alone
+    assert read_summary(tmp_path / "one")["objects"] == read_summary(tmp_path / "two")["objects"]
+
+
+def test_distances_between_distributions_see_all_images_of_the_run(
+    arguments: Callable[..., list[str]], pipeline: FakePipeline, tiny_features: FeatureExtractor, tmp_path: Path
+) -> None:
+    run.main(arguments("--metrics", "fd", "--methods", "nerf", "truth"))
+    folder = RunFolder(tmp_path / "report")
+    features = {
+        row: torch.cat([folder.features(name, "FD-effnet", row) for name in OBJECTS]) for row in ("nerf", "truth")
+    }
+    assert len(features["nerf"]) == len(features["truth"]) == 3 * 23
+    table = read_summary(tmp_path / "report")["table"]
+    expected = frechet_distance(Moments.of(features["nerf"]), Moments.of(features["truth"]))
+    assert table["nerf"]["fd-effnet"] == pytest.approx(expected, rel=1e-9)
+    assert "fd-effnet" not in table["truth"]
+    assert "69 generated against 69 true images" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_several_samples_never_change_the_figures_of_one(
+    arguments: Callable[..., list[str]], pipeline: FakePipeline, tmp_path: Path
+) -> None:
+    words = ("--num-objects", "1", "--methods", "nerf", "joint")
+    run.main(arguments(*words, output="one"))
+    run.main(arguments(*words, "--samples", "4", output="four"))
+    one, four = read_summary(tmp_path / "one"), read_summary(tmp_path / "four")
+    assert not any("best" in metric or "mean" in metric for metric in one["table"]["joint"])
+    for metric, figure in one["table"]["joint"].items():
+        assert four["table"]["joint"][metric] == figure
+    joint = four["objects"][0]["figures"]["joint"]
+    assert all(best >= single for best, single in zip(joint["psnr-best"], joint["psnr"], strict=True))
+    assert np.mean(joint["psnr-best"]) > np.mean(joint["psnr"])
+    assert np.mean(joint["psnr-of-mean"]) > np.mean(joint["psnr-best"])  # independent noise averages out
+    assert "psnr-best" not in four["table"]["nerf"]  # draws no samples
+    report = (tmp_path / "four" / "report.md").read_text()
+    first, second = report.split("## Of 4 samples")
+    assert "best PSNR" not in first
+    assert "best PSNR" in second
+
+
+def test_srn_takes_two_inputs_and_predicts_the_others(
+    arguments: Callable[..., list[str]], pipeline: FakePipeline, srn_data: Path, tmp_path: Path
+) -> None:
+    words = ("--data", str(srn_data), "--protocol", "srn", "--inputs", "2", "--methods", "copy-nearest", "joint")
+    run.main(arguments(*words))
+    record = read_summary(tmp_path / "report")["objects"][0]
+    assert record["input_view_ids"] == [64, 104]
+    assert record["target_view_ids"] == [0, 30, 110]
+    assert record["angles"] == pytest.approx(
+        [126.7, 67.1, 67.1], abs=0.1
+    )  # 144 and 72 degrees of azimuth, at 20 of elevation
+    assert {options["num_known"] for options in pipeline.calls} == {2}
 
 
 def test_renders_alone_take_few_steps(arguments: Callable[..., list[str]], pipeline: FakePipeline) -> None:
@@ -125,10 +273,27 @@ def test_renders_alone_take_few_steps(arguments: Callable[..., list[str]], pipel
     assert [options["num_inference_steps"] for options in pipeline.calls] == [2]
 
 
-def test_other_settings_need_another_folder(arguments: Callable[..., list[str]], pipeline: FakePipeline) -> None:
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [(["--seed", "1"], "seed"), (["--samples", "2"], "num_samples"), (["--metrics", "consistency"], "metrics")],
+)
+def test_other_settings_need_another_folder(
+    arguments: Callable[..., list[str]], pipeline: FakePipeline, change: list[str], named: str
+) -> None:
     run.main(arguments("--num-objects", "1"))
-    with pytest.raises(UserError, match=r"other settings \(seed\): choose another --output"):
-        run.main(arguments("--num-objects", "1", "--seed", "1"))
+    with pytest.raises(UserError, match=rf"other settings \({named}\): choose another --output"):
+        run.main(arguments("--num-objects", "1", *change))
+
+
+def fails_with(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one sentence that a run with `words` ends with."""
+    with pytest.raises(SystemExit) as exit_:
+        run_script(lambda: run.main(words))
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert exit_.value.code == 2
+    assert last.startswith("error: ")
+    assert "usage" not in last
+    return last
 
 
 @pytest.mark.parametrize(
@@ -136,14 +301,18 @@ def test_other_settings_need_another_folder(arguments: Callable[..., list[str]],
     [
         (["--protocol", "circle"], "invalid choice: 'circle'"),
         (["--methods", "magic"], "invalid choice: 'magic'"),
+        (["--methods", "truth"], "truth alone evaluates nothing"),
+        (["--metrics", "magic"], "invalid choice: 'magic'"),
         (["--num-objects", "0"], "0 is not a whole number above 0"),
         (["--steps", "x"], "x is not a whole number"),
         (["--nonsense"], "unrecognized arguments"),
         (["--data", "nowhere"], "nowhere"),
-        (["--split", "val"], "cars_val"),
+        (["--split", "val"], "no split 'val'"),
         (["--checkpoint", "nowhere"], "neither a folder nor a model"),
         (["--protocol", "srn"], "view 000064"),
+        (["--inputs", "2"], "one input view"),
         (["--output", __file__], "choose another --output"),
+        (["--inception-weights", __file__], "test_eval_run.py"),
     ],
 )
 def test_mistakes_give_one_sentence_and_exit_2(
@@ -153,13 +322,36 @@ def test_mistakes_give_one_sentence_and_exit_2(
     mistake: list[str],
     sentence: str,
 ) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        run_script(lambda: run.main(arguments(*mistake)))
-    last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert exit_.value.code == 2
-    assert last.startswith("error: ")
-    assert sentence in last
-    assert "usage" not in last
+    assert sentence in fails_with(arguments(*mistake), capsys)
+
+
+def test_damaged_and_missing_views_are_named(
+    arguments: Callable[..., list[str]],
+    pipeline: FakePipeline,
+    srn_data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = tmp_path / "broken"
+    shutil.copytree(srn_data, root)
+    images = root / "cars_test" / "car_b" / "rgb"
+    words = arguments("--data", str(root), "--protocol", "srn", "--methods", "copy-nearest")
+    (images / "000030.png").unlink()
+    assert "car_b lacks view 000030, which car_a has" in fails_with(words, capsys)
+    whole = (images / "000110.png").read_bytes()
+    (images / "000030.png").write_bytes(whole[: len(whole) // 2])
+    sentence = fails_with(words, capsys)
+    assert "000030" in sentence
+    assert "car_b" in sentence
+
+
+def test_a_damaged_record_is_named(
+    arguments: Callable[..., list[str]], pipeline: FakePipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = arguments("--num-objects", "1", "--methods", "copy-nearest")
+    run.main(words)
+    (tmp_path / "report" / "objects" / "car_a.json").write_text("{")
+    assert "car_a.json" in fails_with(words, capsys)
 
 
 def test_missing_lpips_weights_leave_the_other_metrics(
@@ -167,8 +359,24 @@ def test_missing_lpips_weights_leave_the_other_metrics(
 ) -> None:
     run.main(arguments("--num-objects", "1", "--lpips-nets", "alex", "--lpips-trunks", str(tmp_path)))
     assert "going on without LPIPS-alex" in capsys.readouterr().err
-    figures = json.loads((tmp_path / "report" / "metrics.json").read_text())["means"][COPY]
+    figures = read_summary(tmp_path / "report")["table"][COPY]
     assert set(figures) == {"psnr", "ssim"}
+
+
+def test_each_sample_of_each_object_has_its_own_noise() -> None:
+    seeds = {sample_seed(seed, name, number) for seed in (0, 1) for name in OBJECTS for number in range(3)}
+    assert len(seeds) == 18
+    assert sample_seed(0, "car_a", 1) == sample_seed(0, "car_a", 1)
+
+
+def test_angles_are_those_to_the_nearest_input() -> None:
+    def cameras(azimuths: list[float]) -> Cameras:
+        az = torch.tensor(azimuths) * math.pi / 180
+        centers = torch.stack([az.sin(), torch.zeros_like(az), -az.cos()], dim=-1)
+        return Cameras(look_at_origin(centers), torch.eye(3).repeat(len(az), 1, 1), (2, 2))
+
+    angles = angles_to_nearest(cameras([0, 90]), cameras([350, 50, 90, 225]))
+    assert angles == pytest.approx([10, 40, 0, 135], abs=0.05)
 
 
 def test_copy_nearest_takes_the_image_seen_from_the_nearest_direction() -> None:
@@ -178,5 +386,5 @@ def test_copy_nearest_takes_the_image_seen_from_the_nearest_direction() -> None:
         cameras = Cameras(look_at_origin(centers), torch.eye(3).repeat(len(az), 1, 1), (2, 2))
         return ViewSet(torch.tensor(values)[:, None, None, None].expand(-1, 3, 2, 2), cameras)
 
-    copied = copy_nearest(views([0, 90], [0.1, 0.9]), views([350, 50, 130], [0.0, 0.0, 0.0]))
+    copied = copy_nearest(views([0, 90], [0.1, 0.9]), views([350, 50, 130], [0.0, 0.0, 0.0]).cameras)
     assert copied[:, 0, 0, 0].tolist() == pytest.approx([0.1, 0.9, 0.9])

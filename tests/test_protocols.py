@@ -48,9 +48,23 @@ def test_orbit_needs_24_views_in_its_band() -> None:
         orbit(range(30), spiral(30))
 
 
+def test_orbit_takes_one_input() -> None:
+    with pytest.raises(UserError, match="one input view"):
+        orbit(range(85), spiral(85), num_inputs=2)
+
+
 def test_srn_takes_view_64_and_predicts_all_others() -> None:
     view_ids = [0, 3, 64, 66]
     task = srn(view_ids, spiral(4))
     assert (task.inputs, task.targets) == ((2,), (0, 1, 3))
     with pytest.raises(UserError, match="000064"):
         srn([0, 3], spiral(2))
+
+
+def test_srn_with_two_inputs_takes_views_64_and_104() -> None:
+    task = srn([0, 64, 66, 104, 105], spiral(5), num_inputs=2)
+    assert (task.inputs, task.targets) == ((1, 3), (0, 2, 4))
+    with pytest.raises(UserError, match="000104"):
+        srn([0, 64, 66], spiral(3), num_inputs=2)
+    with pytest.raises(UserError, match="1 or 2 input views, not 3"):
+        srn([0, 64, 104], spiral(3), num_inputs=3)

@@ -1,0 +1,40 @@
+"""Flicker: how much more neighbouring generated frames differ than the true frames do.
+
+0 is the truth's own value. Above it frames jump; below it they change less than the motion of the camera asks for, as
+blurred frames and repeated ones do.
+"""
+
+from typing import TypedDict
+
+from jaxtyping import Float
+from torch import Tensor
+
+from eval.consistency.pairs import Distance, adjacent_pairs
+from eval.metrics import rounded_to_8_bits
+
+
+class FlickerFigures(TypedDict):
+    """Perceptual distances between neighbours, one per pair."""
+
+    generated: list[float]
+    truth: list[float]
+    difference: float | None  # mean of generated - truth; None for a single frame
+
+
+def adjacent_distances(images: Float[Tensor, "view 3 h w"], distance: Distance, closed: bool = False) -> list[float]:
+    """The distance between the neighbours of a sequence, one figure per pair."""
+    pairs = adjacent_pairs(len(images), closed)
+    if not pairs:
+        return []
+    images = rounded_to_8_bits(images)
+    first, second = (list(side) for side in zip(*pairs, strict=True))
+    return distance(images[first], images[second]).tolist()
+
+
+def flicker(
+    images: Float[Tensor, "view 3 h w"], truth: Float[Tensor, "view 3 h w"], distance: Distance, closed: bool = False
+) -> FlickerFigures:
+    """Flicker of generated images beside the true images of the same views, all in [0, 1]."""
+    generated, true = adjacent_distances(images, distance, closed), adjacent_distances(truth, distance, closed)
+    difference = (sum(generated) - sum(true)) / len(generated) if generated else None
+    return {"generated": generated, "truth": true, "difference": difference}

@@ -1,0 +1,33 @@
+"""Distances between all images of a row and all true images of a run, told from the features that the run has kept."""
+
+from collections.abc import Sequence
+
+import torch
+
+from eval.features import FeatureExtractor
+from eval.frechet import frechet_distance, kernel_distance, moments
+from eval.methods import TRUTH
+from eval.records import RunFolder
+from eval.summary import Table
+
+MIN_IMAGES = 4  # what the kernel distance needs
+
+
+def distributions(
+    output: RunFolder, names: Sequence[str], rows: Sequence[str], extractors: Sequence[FeatureExtractor]
+) -> Table:
+    """Row -> "fd-effnet", "kd-effnet", "fid", "kid" -> distance between its first samples and the truth.
+
+    The features are read in the order of `names`, whichever process has computed them. None where a set is too small.
+    """
+    table: Table = {row: {} for row in rows}
+    for extractor in extractors:
+        truth = [output.features(name, extractor.frechet_name, TRUTH) for name in names]
+        for row in rows:
+            images = [output.features(name, extractor.frechet_name, row) for name in names]
+            frechet = kernel = None
+            if sum(map(len, truth)) >= MIN_IMAGES:
+                frechet = frechet_distance(moments(images), moments(truth))
+                kernel = kernel_distance(torch.cat(images), torch.cat(truth)).mean
+            table[row] |= {extractor.frechet_name.lower(): frechet, extractor.kernel_name.lower(): kernel}
+    return table

@@ -1,0 +1,85 @@
+"""The evaluation of one object: predict its views by each method, measure them, keep the figures."""
+
+import hashlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from eval.instruments import Instruments
+from eval.methods import COPY, INDEPENDENT, JOINT, TRUTH, SamplesViews, direction_cosines, predictions
+from eval.metrics import rounded_to_8_bits
+from eval.protocols import CLOSED, PROTOCOLS
+from eval.provenance import truth_sha256
+from eval.records import Figures, Record, RunFolder, Settings
+from eval.sheets import write_sheet
+from mvgenvs.cameras import Cameras
+from mvgenvs.data.stored import SceneObject
+from mvgenvs.errors import UserError
+from mvgenvs.views import ViewSet
+
+
+def evaluate_object(
+    pipeline: SamplesViews,
+    item: SceneObject,
+    views: ViewSet,
+    settings: Settings,
+    instruments: Instruments,
+    folder: RunFolder,
+    on_row: Callable[[], object],
+) -> None:
+    """Leaves the record, the features and the sheet of one object in `folder`; calls `on_row` after each row.
+
+    Raises `UserError` where it lacks the views that the protocol needs.
+    """
+    try:
+        task = PROTOCOLS[settings.protocol](item.view_ids, views.cameras, settings.num_inputs)
+    except UserError as error:
+        raise UserError(f"{item.folder}: {error}") from error
+    known, targets = views.select(task.inputs), views.select(task.targets)
+    first: dict[str, Tensor] = {}  # the first sample of each method
+    figures: dict[str, Figures] = {}
+    features = instruments.features(TRUTH, targets.images)
+    seeds = [sample_seed(settings.seed, item.name, number) for number in range(settings.num_samples)]
+    device, closed = settings.device, settings.protocol in CLOSED
+    for method, samples in predictions(
+        pipeline, known.to(device), targets.cameras.to(device), settings.methods, settings.sampling, seeds
+    ):
+        samples = torch.stack([rounded_to_8_bits(sample) for sample in samples])
+        first[method] = samples[0]
+        figures[method] = instruments.quality(samples, targets.images) | instruments.consistency(
+            samples[0], targets, closed
+        )
+        features |= instruments.features(method, samples[0])
+        on_row()
+    if TRUTH in settings.methods:
+        figures[TRUTH] = instruments.consistency(targets.images, targets, closed)
+        on_row()
+    difference = None
+    if JOINT in first and INDEPENDENT in first:
+        difference = (first[JOINT] - first[INDEPENDENT]).abs().mean().item()
+    shown = {method: images for method, images in first.items() if method != COPY}
+    write_sheet(folder.sheet(item.name), known.images, targets.images, shown)
+    record = Record(
+        object=item.name,
+        family=item.family,
+        input_view_ids=[item.view_ids[i] for i in task.inputs],
+        target_view_ids=[item.view_ids[i] for i in task.targets],
+        angles=angles_to_nearest(known.cameras, targets.cameras),
+        truth_sha256=truth_sha256(views.select([*task.inputs, *task.targets])),
+        figures=figures,
+        joint_independent_difference=difference,
+    )
+    folder.write(record, features)
+
+
+def sample_seed(seed: int, name: str, number: int) -> int:
+    """Each sample of each object has its own noise, whichever others are drawn before it."""
+    text = f"{seed}/{name}" if number == 0 else f"{seed}/{name}/{number}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+def angles_to_nearest(known: Cameras, targets: Cameras) -> list[float]:
+    """Degrees, seen from the origin, between each target's camera and the known camera nearest to it."""
+    cosines = direction_cosines(targets, known).amax(dim=1).clamp(-1, 1)
+    return torch.rad2deg(cosines.acos()).tolist()

@@ -1,0 +1,142 @@
+"""What a run keeps on disk. Everything else that it leaves is made anew from these files when it ends.
+
+OUTPUT/settings.json                      all that the figures depend on; a run resumes only under equal settings
+OUTPUT/objects/NAME.safetensors           features of the object's images, for the distances between distributions:
+                                          "<network>/<row>", (view, feature), row "truth" holding the true images'
+OUTPUT/objects/NAME.png                   the object's sheet
+OUTPUT/objects/NAME.json                  its `Record`, written last: an object that has one is done
+OUTPUT/metrics.json, report.md, *.png     see `eval.report`
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mvgenvs.errors import UserError
+
+Figures = dict[str, list[float | None]]  # metric -> its figures, None where there is none
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that an object's figures depend on."""
+
+    data: str
+    split: str
+    protocol: str
+    num_inputs: int
+    methods: Sequence[str]  # rows of the table
+    metrics: Sequence[str]
+    sampling: dict[str, Any]  # keyword arguments of the pipeline
+    num_samples: int
+    seed: int
+    image_size: int
+    checkpoint_sha256: str
+    weights_sha256: dict[str, str]  # of the networks that measure
+    device: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """Figures of one object."""
+
+    object: str
+    family: str
+    input_view_ids: list[int]
+    target_view_ids: list[int]  # in the order in which they make up a sequence
+    angles: list[float]  # degrees between the viewing directions of each target and of the input nearest to it
+    truth_sha256: str  # of the true images of inputs and targets: two runs with equal hashes saw the same data
+    # Row of the table -> metric -> one figure per target view, per pair of neighbours or for the object, as
+    # `eval.columns` says; an empty list where the metric has no figure, such as a warp without depth.
+    figures: dict[str, Figures]
+    joint_independent_difference: float | None = None  # mean absolute difference of their samples, of 1
+
+    def mean(self, row: str, metric: str) -> float | None:
+        """The mean of the figures that there are; None where there is none."""
+        figures = [figure for figure in self.figures.get(row, {}).get(metric, []) if figure is not None]
+        return float(np.mean(figures)) if figures else None
+
+
+class RunFolder:
+    """The folder of a run. Files appear whole or not at all, also where several processes write."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.objects = path, path / "objects"
+
+    def claim(self, settings: Settings) -> None:
+        """Makes the folder that of `settings`; raises `UserError` where it belongs to others or cannot be written."""
+        try:
+            self.objects.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path} ({error.strerror}): choose another --output folder") from None
+        path, mine = self.path / "settings.json", json.loads(json.dumps(asdict(settings)))
+        if not path.exists():
+            write_json(path, mine)
+        theirs = read_json(path)
+        if not isinstance(theirs, dict):
+            raise UserError(f"{path} is damaged: choose another --output folder or delete this one")
+        differing = [key for key in mine if mine[key] != theirs.get(key)]
+        if differing:
+            raise UserError(
+                f"{self.path} holds a run with other settings ({', '.join(differing)}): choose another --output folder"
+            )
+
+    def has(self, name: str) -> bool:
+        return (self.objects / f"{name}.json").exists()
+
+    def sheet(self, name: str) -> Path:
+        return self.objects / f"{name}.png"
+
+    def write(self, record: Record, features: dict[str, Float[Tensor, "view feature"]]) -> None:
+        """Keeps what was found out about one object."""
+        if features:
+            tensors = {key: value.contiguous() for key, value in features.items()}
+            atomically(self.objects / f"{record.object}.safetensors", lambda partial: save_file(tensors, partial))
+        write_json(self.objects / f"{record.object}.json", asdict(record))
+
+    def read(self, name: str) -> Record:
+        """The record of an object. Raises `UserError` where it is damaged."""
+        path = self.objects / f"{name}.json"
+        try:
+            return Record(**read_json(path))
+        except TypeError:
+            raise UserError(f"{path} is damaged: delete it and run again") from None
+
+    def features(self, name: str, network: str, row: str) -> Float[Tensor, "view feature"]:
+        """The features of one row's images of an object. Raises `UserError` where they are missing or damaged."""
+        path = self.objects / f"{name}.safetensors"
+        try:
+            with safe_open(path, framework="pt") as file:
+                return file.get_tensor(f"{network}/{row}")
+        except (OSError, SafetensorError):
+            raise UserError(f"cannot read {path}: delete {name}.json beside it and run again") from None
+
+
+def atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Has `write` fill a file under a temporary name; after a crash the file at `path` is whole or absent."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    write(partial)
+    partial.replace(path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes atomically; NaN and infinity are refused, as JSON has no such numbers."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: Path) -> Any:
+    """Raises `UserError` where there is no such file, or it is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"cannot read {path}: it is missing or damaged") from None

@@ -1,0 +1,40 @@
+"""The sheet of one object: input, truth, what each method makes of it, and where the last one is wrong."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mvgenvs.media import contact_sheet, write_png
+
+COLUMNS = 12  # views shown, evenly spread over the sequence
+WHITE_ERROR = 0.5  # of 1; the mean absolute difference of the channels that shows as the brightest colour
+
+
+def write_sheet(
+    path: Path,
+    known: Float[Tensor, "known 3 h w"],
+    truth: Float[Tensor, "view 3 h w"],
+    predicted: dict[str, Float[Tensor, "view 3 h w"]],
+) -> None:
+    """Writes one picture; `predicted` is shown in its order, and the error is that of its last entry."""
+    shown = sorted({round(i * (len(truth) - 1) / (COLUMNS - 1)) for i in range(COLUMNS)})
+    rows = [("input", known[:COLUMNS]), ("truth", truth[shown])]
+    rows += [(name, images[shown]) for name, images in predicted.items()]
+    if predicted:
+        name, images = list(predicted.items())[-1]
+        rows.append(
+            (f"error of {name}: 0 black, {WHITE_ERROR:g} and more bright", error_map(images[shown], truth[shown]))
+        )
+    write_png(path, contact_sheet(rows, COLUMNS))
+
+
+def error_map(images: Float[Tensor, "view 3 h w"], truth: Float[Tensor, "view 3 h w"]) -> Float[Tensor, "view 3 h w"]:
+    """The mean absolute difference over the channels in colours that grow brighter with it."""
+    error = (images - truth).abs().mean(dim=1)
+    levels = ((error / WHITE_ERROR).clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    colours = cv2.applyColorMap(levels.reshape(-1, 1), cv2.COLORMAP_INFERNO)[:, 0, ::-1]
+    return torch.from_numpy(np.ascontiguousarray(colours)).reshape(*levels.shape, 3).movedim(-1, 1).float() / 255

@@ -1,0 +1,85 @@
+"""Averages over the records of a run: the table, PSNR by angle, and curves along the sequence."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import compress, zip_longest
+
+import numpy as np
+
+from eval.columns import COLUMNS, Column
+from eval.methods import ROWS
+from eval.records import Record
+
+ANGLE_BIN = 20  # degrees, of 180
+
+Table = dict[str, dict[str, float | None]]  # row -> metric -> figure
+
+
+@dataclass(frozen=True)
+class AngleBin:
+    """Views whose direction lies between `low` and `high` degrees from that of the nearest input view."""
+
+    low: int
+    high: int
+    num_views: int
+    psnr: dict[str, float]  # by row
+
+
+def rows_of(records: Sequence[Record]) -> list[str]:
+    """The rows of the table, in its order."""
+    return [row for row in ROWS if row in records[0].figures]
+
+
+def columns_of(table: Table, among: Sequence[Column]) -> list[Column]:
+    """Those columns that were measured for at least one row, in order, also where every figure is missing."""
+    return [column for column in among if any(column.key in figures for figures in table.values())]
+
+
+def make_table(records: Sequence[Record], distributions: Table) -> Table:
+    """Means within each object, then over the objects that have a figure; and what `distributions` adds per row."""
+    return {
+        row: {
+            metric: _mean([record.mean(row, metric) for record in records])
+            for metric in COLUMNS
+            if any(metric in record.figures[row] for record in records)
+        }
+        | distributions.get(row, {})
+        for row in rows_of(records)
+    }
+
+
+def psnr_by_angle(records: Sequence[Record]) -> list[AngleBin]:
+    """Mean PSNR within each bin of angles that holds a view: within objects, then over the objects with views there."""
+    bins = []
+    for low in range(0, 180, ANGLE_BIN):
+        inside = [[low <= min(angle, 179.9) < low + ANGLE_BIN for angle in record.angles] for record in records]
+        if any(map(any, inside)):
+            psnr = {row: _mean(_means_inside(records, row, inside)) for row in rows_of(records)}
+            there = {row: figure for row, figure in psnr.items() if figure is not None}
+            bins.append(AngleBin(low, low + ANGLE_BIN, sum(map(sum, inside)), there))
+    return bins
+
+
+def _means_inside(records: Sequence[Record], row: str, inside: Sequence[Sequence[bool]]) -> list[float | None]:
+    """The mean PSNR of each object's views that are `inside`; the truth has none."""
+    figures = [record.figures[row].get("psnr", []) for record in records]
+    return [_mean(list(compress(views, which))) for views, which in zip(figures, inside, strict=True)]
+
+
+def curve(records: Sequence[Record], row: str, metric: str) -> list[float | None]:
+    """The mean over objects of each figure along the sequence, such as each pair of neighbours."""
+    along = [record.figures[row].get(metric, []) for record in records]
+    return [_mean(figures) for figures in zip_longest(*along)]
+
+
+def ranked(records: Sequence[Record]) -> tuple[list[Record], str, str]:
+    """The records from best to worst, the metric they are ranked by, and the row: the last that has a quality."""
+    row = [row for row in rows_of(records) if "psnr" in records[0].figures[row]][-1]
+    metric = "lpips-alex" if "lpips-alex" in records[0].figures[row] else "psnr"
+    sign = -1 if COLUMNS[metric].best == "high" else 1
+    return sorted(records, key=lambda record: sign * (record.mean(row, metric) or 0.0)), metric, row
+
+
+def _mean(figures: Sequence[float | None]) -> float | None:
+    there = [figure for figure in figures if figure is not None]
+    return float(np.mean(there)) if there else None
