@@ -138,6 +138,9 @@ def export(arguments: list[str]) -> int:
     pipeline = MultiViewPipeline.from_parts(parts, default_steps=options.steps, default_guidance=options.guidance)
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(options.output, safe_serialization=True)
+    for path in options.output.glob("*/config.json"):  # diffusers writes down from which folder of ours a part came
+        config = {key: value for key, value in json.loads(path.read_text()).items() if key != "_name_or_path"}
+        path.write_text(json.dumps(config, indent=2) + "\n")
     print(f"wrote {options.output}")
     return 0
 
