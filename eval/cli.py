@@ -2,13 +2,12 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from eval.instruments import DEFAULT_METRICS, METRICS
 from eval.methods import ROWS
 from eval.perceptual import NETS
 from eval.protocols import PROTOCOLS
-from mvgenvs.errors import OneSentenceParser, UserError
+from mvgenvs.errors import OneSentenceParser, UserError, whole_number
 
 EPILOG = """Several processes share the objects: `accelerate launch --num_processes 4 -m eval.run ...`; all of them must
 see the same --output folder. A run that was stopped goes on where it was when the same command is given again."""
@@ -19,19 +18,20 @@ def parser() -> OneSentenceParser:
         "python -m eval.run", description="Compares a pipeline with baselines and with the truth.", epilog=EPILOG
     )
 
-    def add(flag: str, text: str, **options: Any) -> None:
-        shown = options.get("default")
-        parse.add_argument(flag, help=text if shown is None else f"{text} (default: %(default)s)", **options)
-
+    add = parse.add
     add("--checkpoint", "pipeline folder", default="bundled", metavar="bundled|DIR")
     add("--data", "data set", type=Path, required=True, metavar="DIR")
     add("--split", "which objects", choices=("test", "val"), default="test")
     add("--protocol", "which views are given and which are wanted", choices=PROTOCOLS, default="orbit")
-    add("--inputs", "known views; 2 only in the srn protocol", type=positive, default=1, metavar="N")
-    add("--num-objects", "only the first N objects", type=positive, metavar="N")
+    add("--inputs", "known views; 2 only in the srn protocol", type=whole_number(1), default=1, metavar="N")
+    add("--num-objects", "only the first N objects", type=whole_number(1), metavar="N")
     add("--methods", _list("rows of the table", ROWS), nargs="+", choices=ROWS, metavar="NAME")
     add(
-        "--samples", "samples of each view; more than 1 add a table of their own", type=positive, default=1, metavar="N"
+        "--samples",
+        "samples of each view; more than 1 add a table of their own",
+        type=whole_number(1),
+        default=1,
+        metavar="N",
     )
     add(
         "--metrics",
@@ -43,12 +43,12 @@ def parser() -> OneSentenceParser:
     add("--lpips-nets", _list("LPIPS networks", NETS, NETS[:1]), nargs="*", choices=NETS, metavar="NET")
     add("--lpips-trunks", "folder with torchvision's AlexNet or VGG-16 weights", type=Path, metavar="DIR")
     add("--inception-weights", "torch-fidelity's Inception weights, for FID and KID", type=Path, metavar="FILE")
-    add("--steps", "sampler steps; those that suit the checkpoint unless given", type=positive, metavar="N")
+    add("--steps", "sampler steps; those that suit the checkpoint unless given", type=whole_number(1), metavar="N")
     add("--guidance", "weight of classifier-free guidance, 1 for none; as for --steps", type=float, metavar="W")
     add("--sampler", "as in infer_multiview.py", default="euler", metavar="NAME")
     add("--churn", "stochasticity of the sampler", type=float, default=0.0, metavar="S")
     add("--plan", "as in infer_multiview.py", default="sliding", metavar="NAME")
-    add("--block", "new views per set", type=positive, default=4, metavar="N")
+    add("--block", "new views per set", type=whole_number(1), default=4, metavar="N")
     add("--anchors", "finished views shown to each block", type=int, metavar="N")
     add("--anchor-level", "noise level of the anchors", choices=("matched", "clean"), default="matched")
     add("--renoise", "noise of the anchors", choices=("fresh", "fixed"), default="fresh")
@@ -67,12 +67,6 @@ def parse_arguments(words: list[str]) -> argparse.Namespace:
     if args.methods == (ROWS[-1],):
         raise UserError(f"--methods {ROWS[-1]} alone evaluates nothing: add one of {', '.join(ROWS[:-1])}")
     return args
-
-
-def positive(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
-    return int(text)
 
 
 def _list(text: str, names: tuple[str, ...], default: tuple[str, ...] | None = None) -> str:

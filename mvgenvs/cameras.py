@@ -52,6 +52,15 @@ class Cameras:
         scale = torch.tensor([hw[1] / self.hw[1], hw[0] / self.hw[0], 1.0], dtype=self.K.dtype, device=self.K.device)
         return Cameras(self.c2w, self.K * scale[:, None], hw)
 
+    def middle_square(self) -> "Cameras":
+        """The same cameras for images that are cropped to their middle square."""
+        height, width = self.hw
+        side = min(height, width)
+        K = self.K.clone()
+        K[..., 0, 2] -= (width - side) // 2
+        K[..., 1, 2] -= (height - side) // 2
+        return Cameras(self.c2w, K, (side, side))
+
     def mirrored(self) -> "Cameras":
         """The cameras that see the world reflected in x when their images are flipped left to right: P' = M P M.
 

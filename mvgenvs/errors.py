@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class UserError(ValueError):
@@ -15,6 +15,22 @@ class OneSentenceParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see --help")
+
+    def add(self, flag: str, text: str, **options: Any) -> None:
+        """An argument whose help also says its default, if it has one."""
+        text = text if options.get("default") is None else f"{text} (default: %(default)s)"
+        self.add_argument(flag, help=text, **options)
+
+
+def whole_number(low: int) -> Callable[[str], int]:
+    """An argparse type: a whole number of at least `low`."""
+
+    def parse(text: str) -> int:
+        if not text.isdigit() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least {low}")
+        return int(text)
+
+    return parse
 
 
 def run_script(main: Callable[[], int | None]) -> None:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from mvgenvs.cameras import Cameras
 from mvgenvs.errors import UserError
-from mvgenvs.photos import middle_square, read_image
+from mvgenvs.photos import read_image
 from mvgenvs.trajectories import (
     CANONICAL_AZIMUTH,
     CANONICAL_ELEVATION,
@@ -54,7 +54,7 @@ def read_known_view(image_path: str, camera_path: str | None) -> KnownView:
     notes: tuple[str, ...] = ()
     if not 0.8 * RADIUS < distance < 1.2 * RADIUS:
         notes = (f"Warning: the camera of {image_path} is {distance:.2f} from the origin, models know {RADIUS}.",)
-    return KnownView(image, middle_square(camera.resized((image.height, image.width))), True, notes)
+    return KnownView(image, camera.resized((image.height, image.width)).middle_square(), True, notes)
 
 
 def read_trajectory(

@@ -16,7 +16,6 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from mvgenvs.cameras import Cameras
 from mvgenvs.errors import UserError
 
 MIN_SIDE = 32  # pixels; below this no car is recognisable
@@ -99,16 +98,6 @@ def frame_photo(image: Image.Image, size: int, reframe: bool = True) -> Photo:
         flat = flat.resize((size, size), Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.array(flat)).permute(2, 0, 1)
     return Photo(pixels.float() / 255, tuple(notes))
-
-
-def middle_square(cameras: Cameras) -> Cameras:
-    """The cameras of images that were cropped to their middle square, as `frame_photo` crops them."""
-    height, width = cameras.hw
-    side = min(height, width)
-    K = cameras.K.clone()
-    K[..., 0, 2] -= (width - side) // 2
-    K[..., 1, 2] -= (height - side) // 2
-    return Cameras(cameras.c2w, K, (side, side))
 
 
 def _grey_from_wide(image: Image.Image) -> Image.Image:

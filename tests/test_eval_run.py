@@ -303,7 +303,7 @@ def fails_with(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--methods", "magic"], "invalid choice: 'magic'"),
         (["--methods", "truth"], "truth alone evaluates nothing"),
         (["--metrics", "magic"], "invalid choice: 'magic'"),
-        (["--num-objects", "0"], "0 is not a whole number above 0"),
+        (["--num-objects", "0"], "0 is not a whole number of at least 1"),
         (["--steps", "x"], "x is not a whole number"),
         (["--nonsense"], "unrecognized arguments"),
         (["--data", "nowhere"], "nowhere"),

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from mvgenvs.cameras import Cameras
 from mvgenvs.errors import UserError
-from mvgenvs.photos import CENTER_X, CENTER_Y, DIAGONAL, load_photo, middle_square, read_image
+from mvgenvs.photos import CENTER_X, CENTER_Y, DIAGONAL, load_photo, read_image
 
 ASSETS = Path(__file__).parent.parent / "assets"
 RED = (200, 30, 20)
@@ -115,7 +115,7 @@ def test_cmyk_and_exif_rotation(tmp_path):
 
 def test_middle_square_moves_the_principal_point():
     K = torch.tensor([[[100.0, 0.0, 70.0], [0.0, 100.0, 30.0], [0.0, 0.0, 1.0]]])
-    cropped = middle_square(Cameras(torch.eye(4)[None], K, (60, 140)))
+    cropped = Cameras(torch.eye(4)[None], K, (60, 140)).middle_square()
     assert cropped.hw == (60, 60)
     assert cropped.K[0, :2, 2].tolist() == [30.0, 30.0]
 

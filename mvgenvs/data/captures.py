@@ -73,7 +73,7 @@ class CaptureScenes(CachedScenes):
             if len(found) not in (0, len(images)):
                 raise UserError(f"only {len(found)} of the {len(images)} frames of {folder} have {kind}: all or none")
         cameras, scale = fitted(cameras, folder) if self.fit else (cameras, 1.0)
-        cameras = middle_square(cameras).resized((self.size, self.size))
+        cameras = cameras.middle_square().resized((self.size, self.size))
         return store(images, cameras, masks or None, depths or None, depth_unit * scale)
 
 
@@ -108,16 +108,6 @@ def fitted(cameras: Cameras, where: Path | str = "this capture") -> tuple[Camera
     moved[:, :3, :3] = rotation @ c2w[:, :3, :3]
     moved[:, :3, 3] = scale * (centers - focus) @ rotation.T
     return Cameras(moved.to(cameras.c2w.dtype), cameras.K, cameras.hw), scale.item()
-
-
-def middle_square(cameras: Cameras) -> Cameras:
-    """The cameras of images that are cropped to their middle square."""
-    height, width = cameras.hw
-    side = min(height, width)
-    K = cameras.K.clone()
-    K[..., 0, 2] -= (width - side) // 2
-    K[..., 1, 2] -= (height - side) // 2
-    return Cameras(cameras.c2w, K, (side, side))
 
 
 def _upright(c2w: Float[Tensor, "view 4 4"]) -> Float[Tensor, "3"]:

@@ -1,6 +1,5 @@
 """Packs a data set for training: python -m mvgenvs.data.pack data/opencars --size 64 --output data/opencars64."""
 
-import argparse
 import json
 import struct
 import tempfile
@@ -16,7 +15,7 @@ from tqdm import tqdm
 from mvgenvs.data.packed import ARRAYS, FORMAT, HEADER, packed_file
 from mvgenvs.data.scenes import open_scenes, splits_in
 from mvgenvs.data.stored import SPLITS, CachedScenes
-from mvgenvs.errors import OneSentenceParser, UserError, run_script
+from mvgenvs.errors import OneSentenceParser, UserError, run_script, whole_number
 
 DTYPES = {"c2w": "F32", "K": "F32", "depth": "U16", "images": "U8", "mask": "U8"}
 
@@ -92,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = OneSentenceParser("python -m mvgenvs.data.pack", description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path, help="data set: the SRN layout, OpenCars, or captures")
     parser.add_argument("--output", type=Path, required=True, help="folder for <split>.safetensors, the new data.root")
-    parser.add_argument("--size", type=_positive, default=128, help="image side in pixels (default: %(default)s)")
+    parser.add_argument("--size", type=whole_number(1), default=128, help="image side in pixels (default: %(default)s)")
     parser.add_argument("--split", nargs="+", choices=SPLITS, help="splits to pack (default: all that are there)")
     parser.add_argument("--category", default="", help="only cars, or chairs, … (default: all)")
     parser.add_argument(
@@ -104,12 +103,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         path = packed_file(options.output, split)
         pack(scenes, options.size, path)
         print(f"wrote {path}: {len(scenes)} objects, {path.stat().st_size / 1e6:.1f} MB")
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
-    return int(text)
 
 
 if __name__ == "__main__":

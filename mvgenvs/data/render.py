@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -11,7 +10,7 @@ from tqdm import tqdm
 from mvgenvs.cameras import Cameras
 from mvgenvs.data.srn import SPLITS
 from mvgenvs.data.srn_writer import FORMATS, PARTIAL, write_object
-from mvgenvs.errors import OneSentenceParser, UserError, run_script
+from mvgenvs.errors import OneSentenceParser, UserError, run_script, whole_number
 from mvgenvs.meshes.files import SUFFIXES, load_mesh
 from mvgenvs.meshes.renderer import Renderer
 from mvgenvs.trajectories import TRAJECTORIES, random_views
@@ -28,10 +27,7 @@ def parser() -> argparse.ArgumentParser:
         "Objects are centred and scaled to a bounding-box diagonal of 1.",
     )
 
-    def add(flag: str, text: str, **options: Any) -> None:
-        shown = options.get("default")
-        parse.add_argument(flag, help=text if shown is None else f"{text} (default: %(default)s)", **options)
-
+    add = parse.add
     add("meshes", f"meshes, each one of {', '.join(SUFFIXES)}", type=Path, nargs="+", metavar="MESH")
     add("--output", "folder of the data set", type=Path, required=True, metavar="DIR")
     add("--split", "which split the objects belong to", choices=SPLITS, default="test")
@@ -41,10 +37,15 @@ def parser() -> argparse.ArgumentParser:
         f"{RANDOM} (upper half of the sphere, seeded), {', '.join(TRAJECTORIES)}, or a transforms.json of cameras",
         default="spiral",
     )
-    add("--num-views", "views of each object; the spiral's 251 are those of SRN's test sets", type=int, default=251)
+    add(
+        "--num-views",
+        "views of each object; the spiral's 251 are those of SRN's test sets",
+        type=whole_number(1),
+        default=251,
+    )
     add("--elevation", "of an orbit or circle, in degrees", type=float, default=20.0)
     add("--azimuth", "where an orbit or circle starts, in degrees", type=float, default=0.0)
-    add("--size", "pixels along each side of an image", type=int, default=128, metavar="N")
+    add("--size", "pixels along each side of an image", type=whole_number(1), default=128, metavar="N")
     add("--up", "the meshes' upward axis; write --up=-z for a minus", choices=AXES, default="+y")
     add("--front", "the meshes' front, which comes to face -z; glTF's is +z", choices=AXES, default="-z")
     add("--format", "of the images, lossless both", choices=FORMATS, default="png")
@@ -54,8 +55,6 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
-    if args.num_views < 1 or args.size < 1:
-        raise UserError("--num-views and --size are whole numbers above 0")
     if args.up[1] == args.front[1]:
         raise UserError(f"--up {args.up} and --front {args.front} lie on one axis: they must be perpendicular")
     names = [path.stem for path in args.meshes]

@@ -4,13 +4,12 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mvgenvs.data.opencars.build import Recipe, build
 from mvgenvs.data.opencars.categories import CATEGORIES
 from mvgenvs.data.sheet import write_credits, write_sheet
 from mvgenvs.data.srn_writer import FORMATS
-from mvgenvs.errors import OneSentenceParser, run_script
+from mvgenvs.errors import OneSentenceParser, run_script, whole_number
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,34 +19,19 @@ def parser() -> argparse.ArgumentParser:
         "mattes and exact depth. Run it again to continue after an interruption.",
     )
 
-    def add(flag: str, text: str, **options: Any) -> None:
-        shown = options.get("default")
-        parse.add_argument(flag, help=text if shown is None else f"{text} (default: %(default)s)", **options)
-
+    add = parse.add
     add("--output", "folder of the data set", type=Path, required=True, metavar="DIR")
     add("--category", "which objects", choices=tuple(CATEGORIES), default="cars")
     add("--packages", "folder of the .deb files, fetched if absent; OUTPUT/packages unless given", type=Path)
-    add("--size", "pixels along each side of an image", type=_positive, default=128, metavar="N")
-    add("--views", "views of each train object; val and test objects have SRN's 251", type=_positive, default=50)
+    add("--size", "pixels along each side of an image", type=whole_number(1), default=128, metavar="N")
+    add("--views", "views of each train object; val and test objects have SRN's 251", type=whole_number(1), default=50)
     add("--sphere", "where the train views come from", choices=("upper", "full"), default="upper")
     add("--format", "of the images, lossless both; webp is a third smaller", choices=FORMATS, default="png")
-    add("--repaint", "recoloured and re-proportioned variants of each train object", type=_natural, default=0)
+    add("--repaint", "recoloured and re-proportioned variants of each train object", type=whole_number(0), default=0)
     add("--only", "only objects whose id matches, such as 'torcs_*'", default="*", metavar="PATTERN")
     add("--seed", "start of the random numbers", type=int, default=0)
-    add("--jobs", "processes; one for each core unless given", type=_positive, metavar="N")
+    add("--jobs", "processes; one for each core unless given", type=whole_number(1), metavar="N")
     return parse
-
-
-def _natural(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not _natural(text):
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
-    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
