@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+PLANS = ("joint", "sliding", "autoregressive", "keyframes", "unconditional")  # repeated: --help imports nothing heavy
 EXAMPLE = "example: python infer_multiview.py --image assets/car.png --camera assets/car.json --output outputs/orbit"
 
 
@@ -20,8 +21,11 @@ def generate(options: argparse.Namespace) -> int:
     import torch
 
     from mvgenvs.cameras import concatenate
+    from mvgenvs.diffusion.plan_display import plan_picture, plan_table
+    from mvgenvs.diffusion.plans import make_plan, plan_sizes
     from mvgenvs.errors import UserError
     from mvgenvs.inputs import read_known_view, read_trajectory
+    from mvgenvs.media import write_png
     from mvgenvs.photos import frame_photo
     from mvgenvs.results import ResultsFolder, StepReporter
     from mvgenvs.runtime import explained_failures, peak_memory, resolve_device, versions
@@ -32,7 +36,22 @@ def generate(options: argparse.Namespace) -> int:
     known = [read_known_view(image, camera) for image, camera in options.known]
     first = known[0].camera if known else None
     targets = read_trajectory(options.trajectory, options.num_views, options.azimuth, options.elevation, first)
+    options.block, options.anchors = plan_sizes(options.plan, options.block, options.anchors)
+    plan = make_plan(
+        options.plan,
+        len(known),
+        targets.num_views,
+        options.block,
+        options.anchors,
+        centers=torch.cat([*(view.camera.centers for view in known), targets.centers]).numpy(),
+        seed=options.seed,
+        close_loop=options.close_loop,
+    )
     results = ResultsFolder(options.output, targets.num_views)
+    if options.show_plan:
+        print(plan_table(plan, len(known)))
+        write_png(results.path / "plan.png", plan_picture(plan, len(known)))
+        return 0
 
     from mvgenvs.pipeline import MultiViewPipeline
 
@@ -58,14 +77,13 @@ def generate(options: argparse.Namespace) -> int:
 
     with explained_failures(results.partial):
         results.begin()
-        with StepReporter(results.partial if options.save_progress else None) as on_step:
+        views = max(len(block.new) for block in plan)
+        with StepReporter(results.partial if options.save_progress else None, views) as on_step:
             for frames in pipe.stream(
                 images,
                 cameras,
                 targets.batched().to(device),
-                plan=options.plan,
-                block=options.block,
-                anchors=options.anchors,
+                plan=plan,
                 renoise=options.renoise,
                 anchor_level=options.anchor_level,
                 sampler=options.sampler,
@@ -121,10 +139,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--size", type=_multiple_of_8, metavar="PX", help="side of the views (default, and only choice: the model's)")
 
     add = parser.add_argument_group("sequence: how views come to know each other").add_argument
-    plans = ["joint", "sliding", "autoregressive", "keyframes"]
-    add("--plan", choices=plans, default="sliding", help="which views are made together (default: %(default)s)")
-    add("--block", type=whole, default=4, metavar="N", help="views made at a time (default: %(default)s)")
+    add("--plan", choices=PLANS, default="sliding", help="which views are made together (default: %(default)s)")
+    add("--block", type=whole, metavar="N", help="views made at a time (default: 4, autoregressive 1, unconditional 2)")
     add("--anchors", type=_number(int, 0), metavar="N", help="finished views shown to each block (default: the plan's)")
+    add("--close-loop", action="store_true", help="make the first views of an orbit again, to meet the last ones")
+    add("--show-plan", action="store_true", help="print the plan, draw it in OUTPUT/plan.png, and stop")
     noise = ["fresh", "fixed"]
     add("--renoise", choices=noise, default="fresh", help="anchors' noise: per step, or once (default: %(default)s)")
     levels = ["matched", "clean"]

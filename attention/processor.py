@@ -1,10 +1,12 @@
-"""Joint attention as a diffusers attention processor, and the one function that installs it."""
+"""Joint attention as diffusers attention processors, and the one function that installs them."""
 
+import torch
 from diffusers.models.attention_processor import Attention
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attention.anchor_cache import AnchorState
 from attention.backends import AttentionBackend, attend
 
 
@@ -28,30 +30,74 @@ class JointViewAttnProcessor:
         num_views: int,
     ) -> Float[Tensor, "batch_view n c"]:
         """Merges `(b v) n c` to `b (v n) c` for self-attention and splits it again; sets never see one another."""
-        if attention_mask is not None:
-            raise ValueError("joint attention takes no attention mask")
-        joint = encoder_hidden_states is None
-        if joint:
-            hidden_states = rearrange(hidden_states, "(b v) n c -> b (v n) c", v=num_views)
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-
-        def heads(x: Tensor) -> Tensor:
-            return rearrange(x, "b n (h d) -> b n h d", h=attn.heads)
-
-        query, key, value = heads(attn.to_q(hidden_states)), heads(attn.to_k(context)), heads(attn.to_v(context))
-        if attn.norm_q is not None:
-            query, key = attn.norm_q(query), attn.norm_k(key)
-        out = rearrange(attend(query, key, value, self.backend), "b n h d -> b n (h d)")
-        out = attn.to_out[1](attn.to_out[0](out))  # projection, dropout
-        return rearrange(out, "b (v n) c -> (b v) n c", v=num_views) if joint else out
+        refuse_mask(attention_mask)
+        if encoder_hidden_states is not None:
+            return cross_attention(attn, hidden_states, encoder_hidden_states, self.backend)
+        joined = rearrange(hidden_states, "(b v) n c -> b (v n) c", v=num_views)
+        out = project_out(attn, attend(*project_in(attn, joined, joined), self.backend))
+        return rearrange(out, "b (v n) c -> (b v) n c", v=num_views)
 
 
-def install_joint_attention(model: nn.Module, backend: AttentionBackend = AttentionBackend.SDPA) -> None:
-    """Gives every attention layer of a diffusers model the joint processor. Training and inference both call this."""
+class BlockCausalAttnProcessor:
+    """Joint attention in which the new views of a set see all its views, but its anchors see anchors only.
+
+    What becomes of the anchors then does not depend on the new views, and may be kept in an `AnchorState`.
+    `num_anchors` has no default either.
+    """
+
+    def __init__(self, backend: AttentionBackend = AttentionBackend.SDPA) -> None:
+        self.backend = backend
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Float[Tensor, "batch_view n c"],
+        encoder_hidden_states: Float[Tensor, "batch_view m e"] | None = None,
+        attention_mask: None = None,
+        *,
+        num_views: int,
+        num_anchors: int,
+        anchor_state: AnchorState | None = None,
+    ) -> Float[Tensor, "batch_view n c"]:
+        """The last `num_anchors` of the `num_views` views of each set are its anchors.
+
+        With an `anchor_state`, a call with anchors fills it, and a call without attends to the anchors that it holds.
+        """
+        refuse_mask(attention_mask)
+        if encoder_hidden_states is not None:
+            return cross_attention(attn, hidden_states, encoder_hidden_states, self.backend)
+        if not 0 <= num_anchors <= num_views:
+            raise ValueError(f"a set of {num_views} views cannot have {num_anchors} anchors")
+        joined = rearrange(hidden_states, "(b v) n c -> b (v n) c", v=num_views)
+        query, key, value = project_in(attn, joined, joined)
+        new = (num_views - num_anchors) * hidden_states.shape[1]  # tokens of the new views
+        anchors = key[:, new:], value[:, new:]
+        if anchor_state is not None and num_anchors:
+            anchor_state.keep(attn, *anchors)
+        elif anchor_state is not None:
+            held_key, held_value = anchor_state.recall(attn)
+            key, value = torch.cat([key, held_key], dim=1), torch.cat([value, held_value], dim=1)
+        seen = [attend(query[:, :new], key, value, self.backend)]
+        if num_anchors:
+            seen.append(attend(query[:, new:], *anchors, self.backend))
+        out = project_out(attn, torch.cat(seen, dim=1))
+        return rearrange(out, "b (v n) c -> (b v) n c", v=num_views)
+
+
+PROCESSORS = {"joint": JointViewAttnProcessor, "block-causal": BlockCausalAttnProcessor}
+
+
+def install_joint_attention(
+    model: nn.Module, backend: AttentionBackend = AttentionBackend.SDPA, attention: str = "joint"
+) -> None:
+    """Gives every attention layer of a diffusers model the joint processor. Training and inference both call this.
+
+    `attention` is one of `PROCESSORS`.
+    """
     for name, layer in attention_layers(model).items():
         if layer.group_norm is not None or layer.spatial_norm is not None or layer.residual_connection:
             raise ValueError(f"attention layer '{name}' is not of a transformer block, which joint attention needs")
-        layer.set_processor(JointViewAttnProcessor(backend))
+        layer.set_processor(PROCESSORS[attention](backend))
 
 
 def add_qk_norm(model: nn.Module) -> None:
@@ -68,3 +114,39 @@ def add_qk_norm(model: nn.Module) -> None:
 def attention_layers(model: nn.Module) -> dict[str, Attention]:
     """All attention layers of a diffusers model by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, Attention)}
+
+
+def cross_attention(
+    attn: Attention,
+    hidden_states: Float[Tensor, "batch_view n c"],
+    context: Float[Tensor, "batch_view m e"],
+    backend: AttentionBackend,
+) -> Float[Tensor, "batch_view n c"]:
+    """Attention of each view to its own context."""
+    return project_out(attn, attend(*project_in(attn, hidden_states, context), backend))
+
+
+def project_in(
+    attn: Attention, hidden_states: Float[Tensor, "b n c"], context: Float[Tensor, "b m e"]
+) -> tuple[Float[Tensor, "b n h d"], Float[Tensor, "b m h d"], Float[Tensor, "b m h d"]]:
+    """Queries, keys and values, split into heads and normalised where the layer does so."""
+
+    def heads(x: Tensor) -> Tensor:
+        return rearrange(x, "b n (h d) -> b n h d", h=attn.heads)
+
+    query, key, value = heads(attn.to_q(hidden_states)), heads(attn.to_k(context)), heads(attn.to_v(context))
+    if attn.norm_q is not None:
+        query, key = attn.norm_q(query), attn.norm_k(key)
+    return query, key, value
+
+
+def project_out(attn: Attention, out: Float[Tensor, "b n h d"]) -> Float[Tensor, "b n c"]:
+    """Merges the heads, projects, and applies the layer's dropout."""
+    projection, dropout = attn.to_out
+    return dropout(projection(rearrange(out, "b n h d -> b n (h d)")))
+
+
+def refuse_mask(attention_mask: Tensor | None) -> None:
+    """The patterns of joint attention need no mask, and honour none."""
+    if attention_mask is not None:
+        raise ValueError("joint attention takes no attention mask")

@@ -99,6 +99,8 @@ class DenoiserConfig:
     """attention heads"""
     qk_norm: bool = True
     """normalise queries and keys of the joint attention"""
+    attention: str = "joint"
+    """joint: all views of a set see one another; block-causal: known views and anchors see no new views"""
 
 
 @dataclass(frozen=True)

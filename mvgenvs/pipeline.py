@@ -1,7 +1,7 @@
 """The pipeline: known views and target cameras in, new views out. A diffusers pipeline, safetensors only."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, EDMEulerScheduler
 from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Tensor
 
-from attention import resolve_backend
+from attention import AnchorCache, resolve_backend
 from mvgenvs.cameras import Cameras, concatenate
 from mvgenvs.diffusion.codec import IdentityCodec, PatchCodec, encode_rendering
 from mvgenvs.diffusion.denoiser import Conditions, JointDenoiser, concatenate_conditions
-from mvgenvs.diffusion.plans import Block, make_plan
+from mvgenvs.diffusion.plans import Block, check_plan, independent, last_uses, make_plan
 from mvgenvs.diffusion.renoising import CLEAN_SIGMA, SamplerOptions, sample
 from mvgenvs.errors import UserError
 from mvgenvs.nerf.field import Scene
@@ -60,11 +61,12 @@ class StepState:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _View:
-    """What the sequence keeps of one view while some block needs it."""
+    """What the NeRF shows of one view, and what the denoiser is told of it: kept while some block needs it."""
 
-    rendering: Rendering
+    render: Float[Tensor, "batch 1 3 h w"]
+    depth: Float[Tensor, "batch 1 1 h w"]  # 0 where nothing is hit
     conditions: Conditions
-    dropped: Conditions  # the same without the rendering, for guidance
+    dropped: Conditions | None  # the same without the rendering, where guidance needs it
 
 
 class MultiViewPipeline(DiffusionPipeline):
@@ -134,10 +136,10 @@ class MultiViewPipeline(DiffusionPipeline):
     ) -> MultiViewOutput:
         """All target views at once; takes the options of `stream`."""
         blocks = list(self.stream(images, cameras, target_cameras, **options))
-        order = torch.tensor([i for block in blocks for i in block.indices]).argsort()
+        places = {view: (block, i) for block in blocks for i, view in enumerate(block.indices)}  # the last made counts
 
         def gather(name: str) -> Tensor:
-            return torch.cat([getattr(block, name) for block in blocks], dim=1)[:, order]
+            return torch.stack([getattr(places[view][0], name)[:, places[view][1]] for view in sorted(places)], dim=1)
 
         return MultiViewOutput(images=gather("images"), renders=gather("renders"), depth=gather("depth"))
 
@@ -147,9 +149,10 @@ class MultiViewPipeline(DiffusionPipeline):
         images: Float[Tensor, "batch known 3 h w"] | None,
         cameras: Cameras | None,
         target_cameras: Cameras,
-        plan: str = "sliding",
-        block: int = 4,
+        plan: str | Sequence[Block] = "sliding",
+        block: int | None = None,
         anchors: int | None = None,
+        close_loop: bool = False,
         renoise: str = "fresh",
         anchor_level: str = "matched",
         sampler: str = "euler",
@@ -161,106 +164,165 @@ class MultiViewPipeline(DiffusionPipeline):
         generator: torch.Generator | None = None,
         on_step: Callable[[StepState], None] | None = None,
     ) -> Iterator[Frames]:
-        """Yields the target views block by block, as they are finished. Memory does not grow with their number.
+        """Yields the target views block by block, as they are finished; views made again replace the earlier ones.
 
         `images` in [0, 1] and `cameras` are the known views, (batch, known); `target_cameras` are (batch, view).
-        `joint=False` denoises every view alone and without anchors: a baseline. `unconditional=True` takes no known
-        views. Raises `UserError` for options that do not go together.
+        `plan` is a name, which goes to `make_plan` with `block`, `anchors` and `close_loop`, or your own blocks.
+        Memory does not grow with the number of views, but under plan "joint". `joint=False` denoises every view alone,
+        from the known views alone: a baseline. `unconditional=True` takes no known views.
+        Raises `UserError` for options that do not go together.
         """
         steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
         guidance = self.config.default_guidance if guidance_scale is None else guidance_scale
         options = SamplerOptions(sampler, steps, churn, renoise, anchor_level)
-        weight = 0.0 if unconditional else guidance
-        scene, known, cameras = self._lift(images, cameras, target_cameras, unconditional)
-        num_known = known.shape[1]
-        blocks = make_plan(plan, num_known, target_cameras.num_views, block, anchors)
+        images, latents, cameras = self._known(images, cameras, target_cameras, unconditional)
+        num_known, num_targets = images.shape[1], target_cameras.num_views
+        if isinstance(plan, str):
+            centers = cameras.centers[0].float().cpu().numpy()
+            seed = 0 if generator is None else generator.initial_seed()
+            blocks = make_plan(
+                plan, num_known, num_targets, block, anchors, centers=centers, seed=seed, close_loop=close_loop
+            )
+        else:
+            blocks = list(plan)
+            check_plan(blocks, num_known, num_targets)
         if not joint:
-            blocks = [Block(b.new, ()) for b in blocks]
-        latents = dict(enumerate(known.split(1, dim=1)))
-        views: dict[int, _View] = {}
+            blocks = independent(blocks, num_known)
+
+        # What is kept of the views that some later block needs: a bounded number under every plan but "joint".
+        last_use = last_uses(blocks)
+        kept_images = {v: images[:, v : v + 1] for v in range(num_known)}
+        kept_latents = {v: latents[:, v : v + 1] for v in range(num_known)}
+        kept_views: dict[int, _View] = {}
+        kept_noise: dict[int, Tensor] = {}  # of anchors whose noise is drawn once
+        causal = self.denoiser.config.attention == "block-causal"
+        cache = AnchorCache() if causal and joint and renoise == "fixed" else None
+        scene: Scene | None = None
+        lifted: tuple[int, ...] | None = None
         for number, current in enumerate(blocks):
+            if current.known != lifted:
+                scene = self._lift([kept_images[v] for v in current.known], cameras.select(current.known))
+            lifted = None if current.again else current.known  # what is made again is not what was lifted
             members = [*current.new, *current.anchors]
-            views = {v: views[v] if v in views else self._look(scene, cameras.select([v])) for v in members}
-            conditions = concatenate_conditions([views[v].conditions for v in members], dim=1)
-            dropped = concatenate_conditions([views[v].dropped for v in members], dim=1)
+            for v in members:
+                if v in current.new or v not in kept_views:  # an anchor is seen as it was when it was made
+                    kept_views[v] = self._look(scene, cameras.select([v]), guided=guidance != 1)
+            views = [kept_views[v] for v in members]
+            new = views[: len(current.new)]
+            dropped = [view.dropped for view in views if view.dropped is not None]
+            anchor_noise = None
+            if renoise == "fixed" and current.anchors:
+                for v in [v for v in current.anchors if v not in kept_noise]:
+                    x0 = kept_latents[v]
+                    kept_noise[v] = randn_tensor(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
+                anchor_noise = torch.cat([kept_noise[v] for v in current.anchors], dim=1)
             states = sample(
-                partial(self._denoise, conditions=conditions, dropped=dropped, weight=weight, joint=joint),
+                partial(
+                    self._denoise,
+                    conditions=concatenate_conditions([view.conditions for view in views], dim=1),
+                    dropped=concatenate_conditions(dropped, dim=1) if dropped and scene is not None else None,
+                    weight=guidance,
+                    joint=joint,
+                    num_anchors=len(current.anchors),
+                    cache=cache,
+                ),
                 self.scheduler,
                 options,
-                len(current.new),
-                torch.cat([known[:, :0], *(latents[v] for v in current.anchors)], dim=1),
+                len(new),
+                torch.cat([latents[:, :0], *(kept_latents[v] for v in current.anchors)], dim=1),
                 generator,
+                anchor_noise,
             )
-            renders = torch.cat([views[v].rendering.rgb for v in current.new], dim=1)
+            renders = torch.cat([view.render for view in new], dim=1)
             detail = renders if scene is not None and self.denoiser.config.render_prior else None
             for state in states:
                 if on_step is not None:
                     decoded = partial(self._decode, state.denoised, detail)
                     on_step(StepState(number, len(blocks), state.step, state.num_steps, state.sigma, decoded))
-            needed = {v for later in blocks[number + 1 :] for v in later.anchors}
-            latents |= {v: state.latents[:, i : i + 1] for i, v in enumerate(current.new)}
-            latents = {v: x for v, x in latents.items() if v in needed}
-            renderings = [views[v].rendering for v in current.new]
+            made = self._decode(state.latents, detail)
+            for i, v in enumerate(current.new):
+                kept_latents[v], kept_images[v] = state.latents[:, i : i + 1].clone(), made[:, i : i + 1].clone()
+            for kept in (kept_images, kept_latents, kept_views, kept_noise):
+                for v in [v for v in kept if last_use.get(v, -1) <= number]:
+                    del kept[v]
             yield Frames(
-                images=self._decode(state.latents, detail),
+                images=made,
                 renders=renders.clamp(0, 1),
-                depth=torch.cat([r.depth * (r.opacity > 0.5) for r in renderings], dim=1),
+                depth=torch.cat([view.depth for view in new], dim=1),
                 indices=[v - num_known for v in current.new],
             )
 
-    def _lift(
+    def _known(
         self,
         images: Float[Tensor, "batch known 3 h w"] | None,
         cameras: Cameras | None,
         target_cameras: Cameras,
         unconditional: bool,
-    ) -> tuple[Scene | None, Float[Tensor, "batch known c lh lw"], Cameras]:
-        """The NeRF of the known views, their latents, and the cameras of known views and targets in one sequence."""
-        device, dtype = self.device, self.denoiser.dtype
-        target_cameras = target_cameras.to(device)
+    ) -> tuple[Float[Tensor, "batch known 3 h w"], Float[Tensor, "batch known c lh lw"], Cameras]:
+        """The known views and their latents, and the cameras of known views and targets in one sequence."""
+        device, dtype, hw = self.device, self.denoiser.dtype, (self.size, self.size)
+        target_cameras = target_cameras.to(device).resized(hw)
         if unconditional:
+            options: dict[str, Any] = {"device": device, "dtype": dtype}
             batch = target_cameras.c2w.shape[0]
-            shape = self.codec.latent_shape((self.size, self.size))
-            return None, torch.empty(batch, 0, *shape, device=device, dtype=dtype), target_cameras
+            latents = torch.empty(batch, 0, *self.codec.latent_shape(hw), **options)
+            return torch.empty(batch, 0, 3, *hw, **options), latents, target_cameras
         if images is None or cameras is None:
             raise UserError("known views are needed: give images and their cameras, or ask for unconditional views")
-        if images.shape[-2:] != (self.size, self.size):
+        if tuple(images.shape[-2:]) != hw:
             raise UserError(f"images must be {self.size} x {self.size} pixels, not {tuple(images.shape[-2:])}")
-        images, cameras = images.to(device, dtype), cameras.to(device)
-        known = self.codec.encode(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-        return self.nerf.encode(images, cameras), known, concatenate([cameras, target_cameras])
+        images = images.to(device, dtype)
+        latents = self.codec.encode(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        return images, latents, concatenate([cameras.to(device).resized(hw), target_cameras])
 
-    def _look(self, scene: Scene | None, camera: Cameras) -> _View:
-        """Renders one view, and makes the denoiser's conditions of it. Without a scene it sees nothing."""
-        camera = camera.resized((self.size, self.size))  # finer than in training: the prior gains, the maps are pooled
+    def _lift(self, images: list[Float[Tensor, "batch 1 3 h w"]], cameras: Cameras) -> Scene | None:
+        """The NeRF of these views; None of none."""
+        return self.nerf.encode(torch.cat(images, dim=1), cameras) if images else None
+
+    def _look(self, scene: Scene | None, camera: Cameras, guided: bool) -> _View:
+        """Renders one view, and makes the denoiser's conditions of it. Without a scene it sees nothing.
+
+        It is rendered at the image size, finer than in training: the prior gains, and the maps are pooled.
+        """
         if scene is None:
             zeros = torch.zeros(camera.c2w.shape[0], 1, 1, *camera.hw, device=self.device, dtype=self.denoiser.dtype)
             features = zeros.expand(-1, -1, self.denoiser.config.features, -1, -1)
             rendering = Rendering(features, depth=zeros, opacity=zeros)
         else:
             rendering = self.nerf.render(scene, camera)
-        drop = torch.ones(rendering.opacity.shape[:2], dtype=torch.bool, device=self.device)
         latents = encode_rendering(self.codec, rendering.rgb, self.denoiser.config.latent_size)
-        conditions = self.denoiser.conditions(rendering, latents, camera)
-        return _View(rendering, conditions, self.denoiser.conditions(rendering, latents, camera, drop))
+        drop = torch.ones(rendering.opacity.shape[:2], dtype=torch.bool, device=self.device)
+        conditions = self.denoiser.conditions(rendering, latents, camera, drop if scene is None else None)
+        dropped = conditions
+        if guided and scene is not None:
+            dropped = self.denoiser.conditions(rendering, latents, camera, drop)
+        return _View(
+            render=rendering.rgb.clone(),  # so that the other features can go
+            depth=rendering.depth * (rendering.opacity > 0.5),
+            conditions=conditions,
+            dropped=dropped if guided else None,
+        )
 
     def _denoise(
         self,
         xt: Float[Tensor, "batch view c h w"],
         sigma: Float[Tensor, "batch view"],
         conditions: Conditions,
-        dropped: Conditions,
+        dropped: Conditions | None,
         weight: float,
         joint: bool,
-    ) -> Float[Tensor, "batch view c h w"]:
+        num_anchors: int,
+        cache: AnchorCache | None,
+    ) -> Float[Tensor, "batch shown c h w"]:
         """Classifier-free guidance, D_dropped + weight (D - D_dropped), both in one batch (Ho & Salimans 2022).
 
-        The branch without renderings keeps the joint attention.
+        The branch without renderings keeps the joint attention. Without `dropped` there is no guidance.
         """
-        if weight in (0.0, 1.0):
-            return self.denoiser(xt, sigma, conditions if weight else dropped, joint)
+        denoise = partial(self.denoiser, joint=joint, num_anchors=num_anchors, cache=cache)
+        if dropped is None or weight == 0:
+            return denoise(xt, sigma, conditions if dropped is None else dropped)
         both = concatenate_conditions([conditions, dropped], dim=0)
-        guided, free = self.denoiser(xt.repeat(2, 1, 1, 1, 1), sigma.repeat(2, 1), both, joint).chunk(2)
+        guided, free = denoise(xt.repeat(2, 1, 1, 1, 1), sigma.repeat(2, 1), both).chunk(2)
         return free + weight * (guided - free)
 
     def _decode(

@@ -51,7 +51,7 @@ class ResultsFolder:
     def add(
         self, index: int, image: Float[Tensor, "3 h w"], render: Float[Tensor, "3 h w"], depth: Float[Tensor, "1 h w"]
     ) -> None:
-        """Writes a finished view, and remembers those that the contact sheet shows."""
+        """Writes a finished view, in place of an earlier one, and remembers those that the contact sheet shows."""
         write_png(self.partial / self.names[index], image)
         if index in self._shown:
             self._thumbnails[index] = (image.float().cpu(), render.float().cpu(), color_depth(depth))
@@ -104,15 +104,16 @@ class StepState(Protocol):
 class StepReporter:
     """A progress bar over all sampler steps; with `folder`, also pictures of what the model believes at each of them.
 
-    `progress.png` shows about ten steps of the first block, `progress.mp4` every step of every block.
+    `progress.png` shows about ten steps of the first block, `progress.mp4` every step of every block. `views` is the
+    most that a block makes: frames have room for as many.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, views: int = 1) -> None:
         self._folder = folder
+        self._views = views
         self._bar = tqdm(desc="sampling", unit="step", leave=False)
         self._video = VideoWriter(folder / "progress.mp4") if folder else None
         self._rows: list[tuple[str, Tensor]] = []
-        self._views = 0
 
     def __enter__(self) -> "StepReporter":
         return self
@@ -124,9 +125,8 @@ class StepReporter:
         if self._video is None:
             return
         images = state.denoised()[0].detach().float().cpu()
-        self._views = self._views or len(images)
-        white = images.new_ones(max(0, self._views - len(images)), *images.shape[1:])
-        self._video.write(tile(torch.cat([images, white])[: self._views]))
+        white = images.new_ones(self._views - len(images), *images.shape[1:])
+        self._video.write(tile(torch.cat([images, white])))
         every = max(1, state.num_steps // 10)
         if state.block == 0 and (state.step % every == 0 or state.step == state.num_steps - 1):
             self._rows.append((f"step {state.step + 1}, sigma {state.sigma:.3g}", images[:8]))

@@ -1,5 +1,7 @@
 """Joint attention equals its definition, never leaks between sets, and is the same in training and inference."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -10,6 +12,7 @@ from torch import nn
 import attention.backends
 from attention import (
     AttentionBackend,
+    BlockCausalAttnProcessor,
     JointViewAttnProcessor,
     add_qk_norm,
     attention_layers,
@@ -17,6 +20,8 @@ from attention import (
     joint_attention_reference,
     resolve_backend,
 )
+from mvgenvs.config import TrainConfig
+from mvgenvs.errors import UserError
 from mvgenvs.nerf.model import Rendering
 from mvgenvs.parts import Parts
 from mvgenvs.pipeline import MultiViewPipeline
@@ -25,14 +30,16 @@ from mvgenvs.training.objective import Objective
 CHANNELS, HEADS, TOKENS = 24, 3, 5
 
 
-def make_layer(qk_norm: bool = False, backend: AttentionBackend = AttentionBackend.SDPA) -> Attention:
+def make_layer(
+    qk_norm: bool = False, backend: AttentionBackend = AttentionBackend.SDPA, attention: str = "joint"
+) -> Attention:
     torch.manual_seed(0)
     holder = nn.Sequential(Attention(CHANNELS, heads=HEADS, dim_head=CHANNELS // HEADS, bias=True))
     if qk_norm:
         add_qk_norm(holder)
         nn.init.uniform_(holder[0].norm_q.weight, 0.5, 2)
         nn.init.uniform_(holder[0].norm_k.weight, 0.5, 2)
-    install_joint_attention(holder, backend)
+    install_joint_attention(holder, backend, attention)
     return holder[0].eval()
 
 
@@ -113,6 +120,70 @@ def test_masks_are_refused():
         )
 
 
+# Block-causal attention
+
+
+@pytest.mark.parametrize(("views", "anchors"), [(1, 0), (3, 0), (2, 1), (4, 1), (4, 3), (3, 3)])
+@torch.no_grad()
+def test_two_attention_calls_equal_the_masked_reference(views, anchors):
+    layer, x = make_layer(attention="block-causal"), tokens(views)
+    expected = joint_attention_reference(layer.to_q(x), layer.to_k(x), layer.to_v(x), views, HEADS, anchors)
+    ours = layer(x, num_views=views, num_anchors=anchors)
+    torch.testing.assert_close(ours, layer.to_out[0](expected), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_masked_reference_is_softmax_attention_over_what_a_view_may_see():
+    query, key, value = tokens(3, sets=1, seed=1), tokens(3, sets=1, seed=2), tokens(3, sets=1, seed=3)
+    out = joint_attention_reference(query, key, value, num_views=3, num_heads=1, num_anchors=2)
+    for view, seen in ((0, [0, 1, 2]), (1, [1, 2]), (2, [1, 2])):
+        for token in range(TOKENS):
+            weights = (key[seen].flatten(0, 1) @ query[view, token] / CHANNELS**0.5).softmax(dim=0)
+            torch.testing.assert_close(out[view, token], weights @ value[seen].flatten(0, 1), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_without_anchors_block_causal_is_joint():
+    x = tokens(views=3)
+    causal = make_layer(qk_norm=True, attention="block-causal")(x, num_views=3, num_anchors=0)
+    torch.testing.assert_close(causal, make_layer(qk_norm=True)(x, num_views=3), atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_anchors_do_not_see_new_views():
+    layer, x = make_layer(attention="block-causal"), tokens(views=4, sets=1)
+    before = layer(x, num_views=4, num_anchors=2)
+    for changed_view, hearers in ((0, [True, True, False, False]), (3, [True, True, True, True])):
+        changed = x.clone()
+        changed[changed_view] = tokens(views=1, sets=1, seed=9)
+        difference = (layer(changed, num_views=4, num_anchors=2) - before).abs().amax(dim=(1, 2))
+        assert (difference > 1e-2).tolist() == hearers
+        assert (difference[~torch.tensor(hearers)] == 0).all()
+
+
+@torch.no_grad()
+def test_block_causal_cross_attention_stays_within_its_view():
+    torch.manual_seed(0)
+    layer = Attention(CHANNELS, cross_attention_dim=7, heads=HEADS, dim_head=8)
+    x, context = tokens(views=3, sets=1), torch.randn(3, 2, 7)
+    stock = layer(x, context)
+    install_joint_attention(nn.Sequential(layer), attention="block-causal")
+    torch.testing.assert_close(layer(x, context, num_views=3, num_anchors=1), stock, atol=1e-5, rtol=0)
+
+
+def test_block_causal_calls_must_say_how_many_anchors_there_are():
+    layer = make_layer(attention="block-causal")
+    with pytest.raises(TypeError, match="num_anchors"):
+        layer(tokens(views=2), num_views=2)
+    for impossible in (3, -1):
+        with pytest.raises(ValueError, match="cannot have"):
+            layer(tokens(views=2), num_views=2, num_anchors=impossible)
+    with pytest.raises(ValueError, match="mask"):
+        BlockCausalAttnProcessor().__call__.__wrapped__(
+            BlockCausalAttnProcessor(), layer, tokens(2), None, torch.ones(1), num_views=2, num_anchors=1
+        )
+
+
 # The UNet of the denoiser
 
 
@@ -187,6 +258,65 @@ def test_training_and_inference_run_identical_processors(tmp_path):
     inputs = random_denoiser_inputs(parts)
     assert torch.equal(in_training(*inputs), in_inference(*inputs))
     assert not torch.allclose(in_inference(*inputs), in_inference(*inputs, joint=False), atol=1e-4)
+
+
+def causal_config() -> TrainConfig:
+    config = tiny_config()
+    return replace(config, denoiser=replace(config.denoiser, attention="block-causal"))
+
+
+@torch.no_grad()
+def test_block_causal_training_and_inference_run_identical_processors(tmp_path):
+    """Training makes block-causal what started as joint, and what it saves stays so."""
+    parts = tiny_parts()
+    inputs = random_denoiser_inputs(parts)
+    as_joint = parts.denoiser(*inputs)
+    in_training = Objective(parts, causal_config()).train().denoiser
+    MultiViewPipeline.from_parts(parts).save_pretrained(tmp_path)
+    in_inference = MultiViewPipeline.from_pretrained(tmp_path).denoiser
+    assert processors(in_training) == processors(in_inference)
+    assert set(processors(in_inference).values()) == {(BlockCausalAttnProcessor, AttentionBackend.SDPA)}
+    assert torch.equal(in_training(*inputs, num_anchors=1), in_inference(*inputs, num_anchors=1))
+    assert not torch.allclose(in_inference(*inputs, num_anchors=1), as_joint, atol=1e-4)
+    with pytest.raises(TypeError, match="num_anchors"):
+        in_inference(*inputs)
+    with pytest.raises(TypeError, match="num_anchors"):
+        in_inference.unet(**unet_inputs(in_inference.unet, 2), cross_attention_kwargs={"num_views": 2})
+
+
+@torch.no_grad()
+def test_in_training_the_known_views_are_the_anchors():
+    objective = Objective(tiny_parts(), causal_config())
+    xt, sigma, conditions = random_denoiser_inputs(Parts(objective.codec, objective.nerf, objective.denoiser), views=4)
+    before = objective._denoised(xt, sigma, conditions, num_known=2)
+    for changed_view, hearers in ((3, [False, False, True, True]), (0, [True] * 4)):
+        changed = xt.clone()
+        changed[0, changed_view] += 1
+        difference = (
+            (objective._denoised(changed, sigma, conditions, num_known=2) - before)[0].abs().amax(dim=(1, 2, 3))
+        )
+        assert (difference > 1e-5).tolist() == hearers
+
+
+def test_a_frozen_denoiser_keeps_its_attention():
+    config = causal_config()
+    parts = tiny_parts()
+    Objective(parts, replace(config, run=replace(config.run, train=("nerf",))))
+    assert set(processors(parts.denoiser).values()) == {(JointViewAttnProcessor, AttentionBackend.SDPA)}
+
+
+def test_unknown_attention_is_one_sentence():
+    with pytest.raises(UserError, match=r"'denoiser\.attention' must be joint or block-causal, not 'causal'"):
+        tiny_parts().denoiser.set_attention("causal")
+
+
+def test_another_backend_leaves_the_attention_as_it_is():
+    denoiser = tiny_parts().denoiser
+    denoiser.set_attention("block-causal")
+    denoiser.set_attention_backend(AttentionBackend.XFORMERS)
+    assert set(processors(denoiser).values()) == {(BlockCausalAttnProcessor, AttentionBackend.XFORMERS)}
+    denoiser.set_attention("joint")
+    assert set(processors(denoiser).values()) == {(JointViewAttnProcessor, AttentionBackend.XFORMERS)}
 
 
 # Backends

@@ -172,11 +172,12 @@ def test_guidance():
     guided = make_conditions(pipeline.denoiser)
     free = make_conditions(pipeline.denoiser, dropped=torch.ones(BATCH, VIEWS, dtype=torch.bool))
 
-    def at(weight: float) -> torch.Tensor:
-        return pipeline._denoise(XT, SIGMA, guided, free, weight, joint=True)
+    def at(weight: float, dropped: Conditions | None = free) -> torch.Tensor:
+        return pipeline._denoise(XT, SIGMA, guided, dropped, weight, joint=True, num_anchors=0, cache=None)
 
     with_render, without = pipeline.denoiser(XT, SIGMA, guided), pipeline.denoiser(XT, SIGMA, free)
     assert not torch.allclose(with_render, without, atol=1e-3)
-    assert torch.equal(at(1.0), with_render)
+    assert torch.equal(at(1.0, dropped=None), with_render)
+    torch.testing.assert_close(at(1.0), with_render, atol=1e-5, rtol=1e-5)
     assert torch.equal(at(0.0), without)
     torch.testing.assert_close(at(2.5), without + 2.5 * (with_render - without), atol=1e-4, rtol=1e-4)

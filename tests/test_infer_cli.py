@@ -12,10 +12,12 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import ClassVar
 
+import av
 import pytest
 import torch
 
 import infer_multiview
+from mvgenvs.diffusion.plans import PLANS, make_plan
 from mvgenvs.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -36,10 +38,10 @@ class RepeatingPipeline:
     def to(self, device=None, dtype=None):
         return self
 
-    def stream(self, images, cameras, target_cameras, *, block, num_inference_steps, on_step, **settings):
-        self.calls.append({"images": images, "cameras": cameras, "targets": target_cameras, **settings})
-        views = range(target_cameras.num_views)
-        blocks = [list(views[start : start + block]) for start in views[::block]]
+    def stream(self, images, cameras, target_cameras, *, plan, num_inference_steps, on_step, **settings):
+        self.calls.append({"images": images, "cameras": cameras, "targets": target_cameras, "plan": plan, **settings})
+        num_known = 0 if images is None else images.shape[1]
+        blocks = [[view - num_known for view in block.new] for block in plan]
         for number, indices in enumerate(blocks):
             shown = torch.ones(1, 1, 3, 32, 32) if images is None else images[:, :1]
             shown = shown.repeat(1, len(indices), 1, 1, 1)
@@ -79,14 +81,47 @@ def test_results_and_record(tmp_path, pipeline, capsys):
 
 
 def test_arguments_reach_the_pipeline(tmp_path, pipeline):
-    choices = ["--plan", "joint", "--renoise", "fixed", "--sampler", "heun", "--guidance", 2.5, "--anchors", 3]
-    infer("--image", CAR, "--camera", CAMERA, "--output", tmp_path, "--num-views", 2, *choices)
+    choices = ["--plan", "autoregressive", "--renoise", "fixed", "--sampler", "heun", "--guidance", 2.5, "--anchors", 3]
+    infer("--image", CAR, "--camera", CAMERA, "--output", tmp_path, "--num-views", 9, "--seed", 5, *choices)
     call = pipeline.calls[0]
     assert call["images"].shape == (1, 1, 3, 32, 32)
     assert call["cameras"].hw == call["targets"].hw == (32, 32)
     assert call["cameras"].K[0, 0, 0, 0] == pytest.approx(131.25 / 4)
-    expected = {"plan": "joint", "renoise": "fixed", "sampler": "heun", "guidance_scale": 2.5, "anchors": 3}
+    expected = {"renoise": "fixed", "sampler": "heun", "guidance_scale": 2.5}
     assert {key: call[key] for key in expected} == expected
+    assert call["plan"] == make_plan("autoregressive", 1, 9, anchors=3, seed=5)
+    settings = json.loads((tmp_path / "run.json").read_text())["settings"]
+    assert (settings["plan"], settings["block"], settings["anchors"]) == ("autoregressive", 1, 3)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_every_plan_leaves_all_frames_and_its_progress(tmp_path, pipeline, plan):
+    source = ["--unconditional"] if plan == "unconditional" else ["--image", CAR]
+    options = ["--output", tmp_path, "--num-views", 7, "--steps", 2, "--save-progress", "--close-loop"]
+    assert infer(*source, "--plan", plan, *options) == 0
+    assert len(list((tmp_path / "frames").iterdir())) == 7
+    blocks = pipeline.calls[0]["plan"]
+    assert blocks[-1].again
+    with av.open(str(tmp_path / "progress.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 2 * len(blocks)
+
+
+def test_plans_that_can_be_asked_for_are_those_that_there_are():
+    assert tuple(PLANS) == infer_multiview.PLANS
+
+
+def test_keyframes_are_near_in_direction(tmp_path, pipeline):
+    infer("--image", CAR, "--output", tmp_path, "--num-views", 24, "--plan", "keyframes", "--anchors", 2)
+    assert next(block for block in pipeline.calls[0]["plan"] if 1 in block.new).anchors == (0, 3, 22)
+
+
+def test_the_plan_is_shown_and_nothing_else_done(tmp_path, pipeline, capsys):
+    shown = ["--image", CAR, "--output", tmp_path, "--num-views", 6, "--plan", "keyframes", "--show-plan"]
+    assert infer(*shown) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["0", "1", "4", "i0", "i0"]
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.png"]
+    assert pipeline.calls == []
 
 
 def test_assumed_camera_is_said(tmp_path, pipeline, capsys):
@@ -152,6 +187,8 @@ MALFORMED = {
     "size not divisible": (["--image", CAR, "--size", "100"], "divisible by 8"),
     "size of another model": (["--image", CAR, "--size", "64"], "--size 64"),
     "unknown plan": (["--image", CAR, "--plan", "random"], "--plan"),
+    "plan without images": (["--image", CAR, "--plan", "unconditional"], "takes no known views"),
+    "more known views than the model takes": (["--image", CAR, "--camera", CAMERA] * 9, "from 9 views"),
     "unknown sampler": (["--image", CAR, "--sampler", "magic"], "--sampler"),
     "unknown trajectory": (["--image", CAR, "--trajectory", "zigzag"], "orbit, spiral, circle"),
     "no such trajectory file": (["--image", CAR, "--trajectory", "nowhere.json"], "no such camera file"),
@@ -171,7 +208,7 @@ def test_mistakes_are_one_sentence(name, pipeline, tmp_path, monkeypatch, capsys
         assert caught.value.code == 2
         message = capsys.readouterr().err.removeprefix("error: ")
     else:
-        message = f"{caught.value}\n"
+        message = f"{str(caught.value).rstrip('.')}.\n"  # as `run_script` prints it
     assert expected in message
     assert message.count("\n") == 1
     assert message.endswith(".\n")

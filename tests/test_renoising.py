@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
 
-from mvgenvs.diffusion.renoising import CLEAN_SIGMA, SamplerOptions, SamplerState, sample
+from mvgenvs.diffusion.renoising import CLEAN_SIGMA, RenoisingScheduler, SamplerOptions, SamplerState, sample
 from mvgenvs.errors import UserError
 
 SIGMA_MIN, SIGMA_MAX, RHO = 0.02, 14.0, 7
@@ -183,6 +183,83 @@ def test_clean_anchors_never_exceed_the_clean_level():
         assert eps.std() == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.parametrize("renoise", ["fresh", "fixed"])
+def test_every_anchor_may_have_its_own_level(renoise):
+    recorder, _ = record(SamplerOptions("euler", 6, renoise=renoise, anchor_level=("matched", "clean", 1.5)))
+    for (_, sigma), eps, level in zip(recorder.asked, anchor_noise(recorder), karras_sigmas(6), strict=False):
+        torch.testing.assert_close(sigma[:, :3], torch.full((2, 3), level))
+        torch.testing.assert_close(sigma[:, 3:], torch.tensor([[min(level, CLEAN_SIGMA), min(level, 1.5)]] * 2))
+        assert eps.std(dim=(0, 2, 3, 4)).tolist() == pytest.approx([1] * 3, abs=0.05)
+
+
+def test_one_chosen_level_holds_for_all_anchors():
+    recorder, _ = record(SamplerOptions("heun", 4, anchor_level=0.7))
+    for _, sigma in recorder.asked:
+        torch.testing.assert_close(sigma[:, 2:], sigma[:, :1].clamp(max=0.7).expand(-1, 3))
+
+
+@pytest.mark.parametrize("renoise", ["fresh", "fixed"])
+@pytest.mark.parametrize("level", ["matched", "clean", 0.7])
+def test_anchors_are_exact_at_the_ends(renoise, level):
+    scheduler = RenoisingScheduler(
+        SCHEDULER, SamplerOptions("euler", 5, renoise=renoise, anchor_level=level), ANCHORS, None
+    )
+    assert torch.equal(scheduler.anchors_at(0.0)[0], ANCHORS)
+    assert (scheduler.anchors_at(0.0)[1] == 0).all()
+    highest = {"matched": scheduler.sigma(0), "clean": CLEAN_SIGMA}.get(level, level)
+    assert scheduler.sigma(0) == SIGMA_MAX
+    noisy, levels = scheduler.anchors_at(scheduler.sigma(0))
+    assert torch.equal(levels, torch.full((3,), highest))
+    assert (noisy - ANCHORS).std() == pytest.approx(highest, rel=0.05)
+
+
+def test_clean_anchors_with_fixed_noise_are_the_same_at_every_step():
+    for name in ("euler", "heun", "dpmpp-2m"):
+        recorder, _ = record(SamplerOptions(name, 7, renoise="fixed", anchor_level="clean"))
+        first, first_sigma = recorder.asked[0]
+        for x, sigma in recorder.asked:
+            assert torch.equal(x[:, 2:], first[:, 2:])
+            assert torch.equal(sigma[:, 2:], first_sigma[:, 2:])
+
+
+def test_the_fixed_noise_of_anchors_may_be_given():
+    recorder, eps = Recorder(2), torch.randn(ANCHORS.shape, generator=torch.Generator().manual_seed(8))
+    options = SamplerOptions("euler", 3, renoise="fixed")
+    list(sample(recorder, SCHEDULER, options, 2, ANCHORS, anchor_noise=eps))
+    for used in anchor_noise(recorder):
+        torch.testing.assert_close(used, eps, atol=1e-3, rtol=0)
+    with pytest.raises(ValueError, match="fresh noise is drawn"):
+        next(sample(recorder, SCHEDULER, SamplerOptions("euler", 3), 2, ANCHORS, anchor_noise=eps))
+
+
+@pytest.mark.parametrize(("name", "churn"), [("euler", 3.0), ("heun", 3.0), ("dpmpp-2m", 0.0)])
+@pytest.mark.parametrize("renoise", ["fresh", "fixed"])
+def test_a_set_does_not_depend_on_how_sets_are_batched(name, churn, renoise):
+    def averaging(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """Joint: every view moves towards the mean of its set."""
+        x0 = gaussian_denoiser(x, sigma)
+        return 0.7 * x0 + 0.3 * x0.mean(dim=1, keepdim=True)
+
+    options = SamplerOptions(name, 4, churn, renoise, ("matched", "clean", 0.5))
+
+    def last(sets: list[int]) -> torch.Tensor:
+        generators = [torch.Generator().manual_seed(10 + i) for i in sets]
+        *_, state = sample(averaging, SCHEDULER, options, 2, ANCHORS[sets], generators)
+        return state.latents
+
+    together, apart = last([0, 1]), torch.cat([last([0]), last([1])])
+    assert torch.equal(together, apart)
+    assert torch.equal(together, last([1, 0]).flip(0))
+    assert not torch.allclose(together, together.flip(0), atol=0.1), "two sets, two noises"
+
+
+def test_generators_and_levels_must_be_as_many_as_sets_and_anchors():
+    with pytest.raises(UserError, match="3 generators cannot serve 2 sets"):
+        next(sample(gaussian_denoiser, SCHEDULER, SamplerOptions(), 1, ANCHORS, [torch.Generator()] * 3))
+    with pytest.raises(UserError, match="2 levels for 3 anchors"):
+        next(sample(gaussian_denoiser, SCHEDULER, SamplerOptions(anchor_level=("clean", 0.3)), 1, ANCHORS))
+
+
 @pytest.mark.parametrize("name", ["euler", "heun", "dpmpp-2m"])
 def test_outputs_for_anchors_are_thrown_away(name):
     zeros, huge = (record(SamplerOptions(name, 5), garbage)[1] for garbage in (0.0, 1e9))
@@ -207,6 +284,9 @@ def test_the_seed_decides(churn):
         {"sampler": "ddim"},
         {"renoise": "never"},
         {"anchor_level": "dirty"},
+        {"anchor_level": 0.0},
+        {"anchor_level": ("clean", -1.0)},
+        {"anchor_level": math.nan},
         {"num_steps": 0},
         {"sampler": "dpmpp-2m", "churn": 1.0},
         {"churn": -1.0},

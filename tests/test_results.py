@@ -42,6 +42,15 @@ def test_complete_run(tmp_path, generator):
         assert sum(1 for _ in container.decode(video=0)) == 5
 
 
+def test_a_frame_made_again_replaces_the_earlier_one(tmp_path, generator):
+    results = ResultsFolder(tmp_path, 3)
+    images = fill(results, [0, 1, 2, 0], generator)
+    finish(results, 3)
+    assert (read_png(tmp_path / "frames/000.png") == to_uint8(images[3])).all()
+    assert (read_png(tmp_path / "frames/001.png") == to_uint8(images[1])).all()
+    assert torch.equal(results._thumbnails[0][0], images[3])
+
+
 def test_a_shorter_run_leaves_no_stale_frames_and_other_files_alone(tmp_path, generator):
     for num_views in (5, 2):
         results = ResultsFolder(tmp_path, num_views)
@@ -74,9 +83,10 @@ def test_unwritable_output_is_one_sentence(tmp_path):
         ResultsFolder(tmp_path / "file", 3)
 
 
-def test_progress_shows_steps_of_blocks_of_different_size(tmp_path, generator):
-    with StepReporter(tmp_path) as report:
-        for block, views in enumerate((3, 2)):
+@pytest.mark.parametrize("sizes", [(3, 2), (1, 3)])
+def test_progress_shows_all_views_of_blocks_of_different_size(tmp_path, generator, sizes):
+    with StepReporter(tmp_path, views=3) as report:
+        for block, views in enumerate(sizes):
             for step in range(4):
                 images = torch.rand(1, views, 3, 32, 32, generator=generator)
                 state = SimpleNamespace(block=block, num_blocks=2, step=step, num_steps=4, sigma=1.0)
@@ -84,4 +94,7 @@ def test_progress_shows_steps_of_blocks_of_different_size(tmp_path, generator):
                 report(state)
     assert (tmp_path / "progress.png").exists()
     with av.open(str(tmp_path / "progress.mp4")) as container:
-        assert sum(1 for _ in container.decode(video=0)) == 8
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(frames) == 8
+    thirds = frames[7].reshape(frames[7].shape[0], 3, -1, 3).std(axis=(0, 2, 3))  # the last block's views, or white
+    assert (thirds > 10).tolist() == [True, sizes[1] > 1, sizes[1] > 2]

@@ -4,17 +4,20 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tiny import ray_cast, ring_cameras, toy_car
 
 import train_multiview
 from mvgenvs.config import TrainConfig, load_config
 from mvgenvs.errors import UserError
 from mvgenvs.parts import PARTS, checkpoints, find_pipeline, load_parts
 from mvgenvs.training import loop
-from mvgenvs.training.objective import Objective
+from mvgenvs.training.objective import Draws, Objective
+from mvgenvs.views import stack
 
 REPO = Path(__file__).parents[1]
 DATA = REPO / "tests/data/opencars_sample"
@@ -166,3 +169,19 @@ def test_codec_field_and_denoiser_are_stages(tmp_path: Path) -> None:
             assert {name.split(".")[0] for name in a if not torch.equal(a[name], b[name])} == {part}
         before = run
     assert set(stages) == set(PARTS)
+
+
+def test_shrinking_depth_leaves_out_the_background(uninterrupted: Path) -> None:
+    """A plane seen by an odd number of pixels: the depth of coarser pixels is the plane's, wherever there is one."""
+    objective = Objective(load_parts(find_pipeline(uninterrupted)), tiny(uninterrupted))
+    views = ray_cast(toy_car(0), ring_cameras(2))
+    plane = torch.zeros_like(views.depth)
+    plane[..., 5:18, 3:20] = 1.25
+    batched = stack([replace(views, depth=plane)])
+    scene = objective.nerf.encode(batched.images[:, :1], batched.cameras.select([0]))
+    with torch.no_grad():
+        _, targets = objective._render_images(scene, batched, Draws([0], torch.device("cpu")))
+    assert targets.depth.shape[-1] == 8
+    on_plane = targets.depth > 0
+    assert on_plane.sum() == 2 * 4 * 5  # rows 5-17 touch coarse rows 1-4, columns 3-19 coarse columns 0-4
+    torch.testing.assert_close(targets.depth[on_plane], torch.full_like(targets.depth[on_plane], 1.25))

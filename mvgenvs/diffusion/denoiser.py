@@ -17,14 +17,15 @@ import torch
 from diffusers import ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attention import AttentionBackend, add_qk_norm, install_joint_attention
+from attention import PROCESSORS, AnchorCache, AnchorState, AttentionBackend, add_qk_norm, install_joint_attention
 from mvgenvs.cameras import Cameras
 from mvgenvs.diffusion.codec import SIGMA_DATA
 from mvgenvs.diffusion.noise import preconditioning
+from mvgenvs.errors import UserError
 from mvgenvs.nerf.model import Rendering
 
 POSE_TOKEN_DIM = 64
@@ -40,6 +41,10 @@ class Conditions:
     poses: Float[Tensor, "batch view 12"]  # camera-to-world matrices, flattened
     mean: Float[Tensor, "batch view l h w"]  # what the latents are expected to be
     std: Float[Tensor, "batch view 1 h w"]  # and by how much they may differ
+
+    def select(self, views: Int[Tensor, " chosen"]) -> "Conditions":
+        """Those of the chosen views, in that order."""
+        return Conditions(self.maps[:, views], self.poses[:, views], self.mean[:, views], self.std[:, views])
 
 
 def concatenate_conditions(parts: Sequence[Conditions], dim: int) -> Conditions:
@@ -66,11 +71,11 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         transformer_layers: int = 1,
         num_heads: int = 4,
         qk_norm: bool = True,
+        attention: str = "joint",
     ) -> None:
         """`latent_size` is the side of the latents, `condition_scale` that of the condition maps over it;
-        `render_prior`
-        centres the preconditioning on the rendering; `attention_levels` says at which levels, finest first,
-        transformer blocks attend across the views.
+        `render_prior` centres the preconditioning on the rendering; `attention_levels` says at which levels, finest
+        first, transformer blocks attend across the views; `attention` which views see which, see `set_attention`.
         """
         super().__init__()
         map_channels = (features + 1) * condition_scale**2 + 1 + 6 * plucker
@@ -95,11 +100,23 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         nn.init.zeros_(self.unet.conv_out.bias)
         if qk_norm:
             add_qk_norm(self.unet)
-        self.set_attention_backend(AttentionBackend.SDPA)
+        self.attention_backend = AttentionBackend.SDPA
+        self.set_attention(attention)
+
+    def set_attention(self, attention: str) -> None:
+        """joint: all views of a set see one another. block-causal: anchors see anchors only, new views see all.
+
+        The weights stay, but want training under the attention that they are used with. Raises `UserError`.
+        """
+        if attention not in PROCESSORS:
+            raise UserError(f"setting 'denoiser.attention' must be {' or '.join(PROCESSORS)}, not '{attention}'")
+        self.register_to_config(attention=attention)
+        install_joint_attention(self.unet, self.attention_backend, attention)
 
     def set_attention_backend(self, backend: AttentionBackend) -> None:
-        """(Re)installs joint attention on the given kernels; the weights stay."""
-        install_joint_attention(self.unet, backend)
+        """(Re)installs the attention on the given kernels; the weights stay."""
+        self.attention_backend = backend
+        install_joint_attention(self.unet, backend, self.config.attention)
 
     def conditions(
         self,
@@ -139,17 +156,55 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         sigma: Float[Tensor, "batch view"],
         conditions: Conditions,
         joint: bool = True,
-    ) -> Float[Tensor, "batch view c h w"]:
-        """The denoised latents x0. `joint=False` denoises every view alone: the baseline, not a mode of training."""
-        num_views = xt.shape[1] if joint else 1
+        num_anchors: int | None = None,
+        cache: AnchorCache | None = None,
+    ) -> Float[Tensor, "batch out c h w"]:
+        """The denoised latents x0. `joint=False` denoises every view alone: the baseline, not a mode of training.
+
+        The last `num_anchors` views of each set are its anchors; block-causal attention raises `TypeError` if it is
+        not told how many. It may be given a `cache`: then x0 is that of the new views alone, and what the cache holds
+        of the anchors is not computed again. The cache serves inference, and must not outlive a change of the weights.
+        """
         scale = preconditioning(sigma[..., None, None, None], conditions.std)
         centred = xt - conditions.mean
-        inputs = torch.cat([scale.c_in * centred, conditions.maps], dim=2)
+        views = (
+            torch.cat([scale.c_in * centred, conditions.maps], dim=2),
+            rearrange(scale.c_noise * TIMESTEP_SCALE, "b v 1 1 1 -> b v"),
+            self.pose_token(conditions.poses),
+        )
+        num_views = xt.shape[1] if joint else 1
+        if self.config.attention == "joint":
+            if cache is not None:
+                raise ValueError("the anchors of joint attention see the new views and cannot be cached")
+            network = self._network(views, num_views=num_views)
+        elif num_anchors is None:
+            raise TypeError("block-causal attention needs num_anchors: how many of the last views are anchors")
+        elif cache is None or not joint:
+            network = self._network(views, num_views=num_views, num_anchors=num_anchors if joint else 0)
+        else:
+            network = self._network_of_new_views(views, num_anchors, cache)
+        shown = network.shape[1]
+        return (conditions.mean + scale.c_skip * centred)[:, :shown] + scale.c_out[:, :shown] * network
+
+    def _network(self, views: tuple[Tensor, ...], **attention: int | AnchorState) -> Float[Tensor, "batch view c h w"]:
+        """F of [EDM eq. 7]; `views` holds inputs, timesteps and tokens, each (batch, view, ...)."""
+        inputs, timesteps, tokens = (x.flatten(0, 1) for x in views)
         out = self.unet(
-            rearrange(inputs, "b v c h w -> (b v) c h w"),
-            rearrange(scale.c_noise * TIMESTEP_SCALE, "b v 1 1 1 -> (b v)"),
-            encoder_hidden_states=self.pose_token(rearrange(conditions.poses, "b v p -> (b v) 1 p")),
-            cross_attention_kwargs={"num_views": num_views},
+            inputs, timesteps, encoder_hidden_states=tokens[:, None], cross_attention_kwargs=attention
         ).sample
-        network = rearrange(out, "(b v) c h w -> b v c h w", v=xt.shape[1])
-        return conditions.mean + scale.c_skip * centred + scale.c_out * network
+        return out.unflatten(0, views[0].shape[:2])
+
+    def _network_of_new_views(
+        self, views: tuple[Tensor, ...], num_anchors: int, cache: AnchorCache
+    ) -> Float[Tensor, "batch new c h w"]:
+        """F of the new views; the anchors pass through the network only where the cache does not know them."""
+        num_new = views[0].shape[1] - num_anchors
+        new, anchors = tuple(x[:, :num_new] for x in views), tuple(x[:, num_new:] for x in views)
+        if not num_anchors:
+            return self._network(new, num_views=num_new, num_anchors=0)
+        if (state := cache.find(anchors)) is not None:
+            return self._network(new, num_views=num_new, num_anchors=0, anchor_state=state)
+        state = AnchorState(tuple(x.clone() for x in anchors))
+        out = self._network(views, num_views=num_new + num_anchors, num_anchors=num_anchors, anchor_state=state)
+        cache.add(state)
+        return out[:, :num_new]

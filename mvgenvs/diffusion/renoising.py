@@ -4,7 +4,8 @@ It wraps diffusers' EDM schedulers, which give the noise levels and do the steps
 need the denoiser at the churned level and at the next one, are added here. Sampling is written once, in `sample`.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,10 +23,12 @@ SAMPLERS = {
     "dpmpp-2m": EDMDPMSolverMultistepScheduler,
 }
 RENOISE = ("fresh", "fixed")
-ANCHOR_LEVELS = ("matched", "clean")
 CLEAN_SIGMA = 0.02  # the noise level of a "clean" anchor, in training and in sampling
+ANCHOR_LEVELS = {"matched": math.inf, "clean": CLEAN_SIGMA}  # the highest noise level that an anchor is brought to
 
-Denoise = Callable[[Tensor, Tensor], Tensor]  # latents (batch, view, c, h, w), sigma (batch, view) -> latents x0
+# Latents (batch, view, c, h, w) and sigma (batch, view) -> latents x0, of all views or of the new ones alone.
+Denoise = Callable[[Tensor, Tensor], Tensor]
+Generators = torch.Generator | Sequence[torch.Generator]  # one for all sets, or one for each set of the batch
 
 
 @dataclass(frozen=True)
@@ -36,22 +39,33 @@ class SamplerOptions:
     num_steps: int = 20
     churn: float = 0.0  # S_churn of [EDM, algorithm 2]
     renoise: str = "fresh"  # noise on the anchors: drawn at every step, or once
-    anchor_level: str = "matched"  # anchors at the current noise level, or nearly clean
+    anchor_level: str | float | tuple[str | float, ...] = "matched"
+    """anchors at the current noise level (matched), but never above nearly clean (clean) or a level of one's own; a
+    tuple has one entry for each anchor"""
 
     def __post_init__(self) -> None:
-        for name, value, known in (
-            ("sampler", self.sampler, tuple(SAMPLERS)),
-            ("renoise", self.renoise, RENOISE),
-            ("anchor_level", self.anchor_level, ANCHOR_LEVELS),
-        ):
+        for name, value, known in (("sampler", self.sampler, SAMPLERS), ("renoise", self.renoise, RENOISE)):
             if value not in known:
                 raise UserError(f"there is no {name} '{value}': choose one of {', '.join(known)}")
+        for level in self.anchor_level if isinstance(self.anchor_level, tuple) else (self.anchor_level,):
+            highest = ANCHOR_LEVELS.get(level) if isinstance(level, str) else level
+            if highest is None or not highest > 0:
+                raise UserError(f"there is no anchor_level '{level}': choose matched, clean or a level above 0")
         if self.churn < 0:
             raise UserError(f"churn must not be negative, but is {self.churn}")
         if self.num_steps < 1:
             raise UserError(f"the number of steps must be at least 1, not {self.num_steps}")
         if self.sampler == "dpmpp-2m" and self.churn:
             raise UserError("dpmpp-2m is a multistep sampler and takes no churn: use euler or heun")
+
+    def highest_levels(self, num_anchors: int) -> list[float]:
+        """The noise level above which each anchor is not brought. Raises `UserError` where there are not as many."""
+        levels = self.anchor_level
+        if not isinstance(levels, tuple):
+            levels = (levels,) * num_anchors
+        if len(levels) != num_anchors:
+            raise UserError(f"anchor_level names {len(levels)} levels for {num_anchors} anchors: give one for each")
+        return [ANCHOR_LEVELS[level] if isinstance(level, str) else level for level in levels]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -73,16 +87,28 @@ class RenoisingScheduler:
         scheduler: EDMEulerScheduler | EDMDPMSolverMultistepScheduler,
         options: SamplerOptions,
         anchors: Float[Tensor, "batch anchor c h w"],
-        generator: torch.Generator | None,
+        generator: Generators | None,
+        anchor_noise: Float[Tensor, "batch anchor c h w"] | None = None,
     ) -> None:
-        """`scheduler` lends its configuration (noise levels, rho); `anchors` are clean latents, possibly none."""
+        """`scheduler` lends its configuration (noise levels, rho); `anchors` are clean latents, possibly none.
+
+        `anchor_noise` is the fixed noise of the anchors; without it, it is drawn here, for this set alone.
+        """
         self.scheduler = SAMPLERS[options.sampler].from_config(scheduler.config)
         self.scheduler.set_timesteps(options.num_steps, device=anchors.device)
         self.scheduler.set_begin_index(0)
-        self.options, self.x0, self.generator = options, anchors, generator
-        self.fixed_noise = self.noise(anchors) if options.renoise == "fixed" else None
+        if isinstance(generator, Sequence) and len(generator) != anchors.shape[0]:
+            raise UserError(f"{len(generator)} generators cannot serve {anchors.shape[0]} sets: give one for each")
+        self.options, self.x0 = options, anchors
+        self.generator = list(generator) if isinstance(generator, Sequence) else generator
+        highest = options.highest_levels(anchors.shape[1])
+        self.highest = torch.tensor(highest, dtype=torch.float32, device=anchors.device)
+        if anchor_noise is not None and options.renoise != "fixed":
+            raise ValueError("anchor_noise is for fixed noise: fresh noise is drawn at every step")
+        self.fixed_noise = self.noise(anchors) if options.renoise == "fixed" and anchor_noise is None else anchor_noise
 
-    def noise(self, like: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    def noise(self, like: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch *shape"]:
+        """Standard normal noise; with a generator for each set, it does not depend on how sets are batched."""
         return randn_tensor(like.shape, generator=self.generator, device=like.device, dtype=like.dtype)
 
     def sigma(self, step: int) -> float:
@@ -100,11 +126,12 @@ class RenoisingScheduler:
         self.scheduler.sigmas[step] = sigma_hat  # so that diffusers steps down from where we are
         return latents + (sigma_hat**2 - sigma**2) ** 0.5 * self.noise(latents), sigma_hat
 
-    def anchors_at(self, sigma: float) -> tuple[Float[Tensor, "batch anchor c h w"], float]:
-        """The anchors re-noised, x0 + sigma eps, and their noise level. Exact at sigma = 0."""
-        level = min(sigma, CLEAN_SIGMA) if self.options.anchor_level == "clean" else sigma
+    def anchors_at(self, sigma: float) -> tuple[Float[Tensor, "batch anchor c h w"], Float[Tensor, " anchor"]]:
+        """The anchors re-noised, x0 + level eps, and their noise levels min(sigma, highest). Exact at sigma = 0."""
+        # The last sigma may be `clean` but for its rounding: the anchors then stay what they were.
+        levels = torch.where(self.highest <= sigma * (1 + 1e-5), self.highest, sigma)
         noise = self.noise(self.x0) if self.fixed_noise is None else self.fixed_noise
-        return self.x0 + level * noise, level
+        return self.x0 + (levels[:, None, None, None] * noise).to(noise.dtype), levels
 
     def step(
         self, step: int, denoised: Float[Tensor, "batch view c h w"], latents: Float[Tensor, "batch view c h w"]
@@ -122,18 +149,19 @@ def sample(
     options: SamplerOptions,
     num_new: int,
     anchors: Float[Tensor, "batch anchor c h w"],
-    generator: torch.Generator | None = None,
+    generator: Generators | None = None,
+    anchor_noise: Float[Tensor, "batch anchor c h w"] | None = None,
 ) -> Iterator[SamplerState]:
     """Samples `num_new` views jointly with the anchors, new views first in the set; yields a state per step.
 
     What the denoiser makes of the anchors is thrown away. Pass anchors of shape (batch, 0, c, h, w) for none.
     """
-    run = RenoisingScheduler(scheduler, options, anchors, generator)
+    run = RenoisingScheduler(scheduler, options, anchors, generator, anchor_noise)
 
     def denoise_at(latents: Tensor, sigma: float) -> Tensor:
-        known, level = run.anchors_at(sigma)
+        known, anchor_levels = run.anchors_at(sigma)
         levels = torch.full((latents.shape[0], num_new + known.shape[1]), sigma, device=latents.device)
-        levels[:, num_new:] = level
+        levels[:, num_new:] = anchor_levels
         return denoise(torch.cat([latents, known], dim=1), levels.to(latents.dtype))[:, :num_new]
 
     batch, _, *shape = anchors.shape

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from mvgenvs.config import LossConfig, TrainConfig
 from mvgenvs.data.sampling import Batch
 from mvgenvs.diffusion.codec import PatchCodec, encode_rendering
+from mvgenvs.diffusion.denoiser import Conditions
 from mvgenvs.diffusion.noise import NOISE_LAWS, loss_weight
 from mvgenvs.diffusion.renoising import CLEAN_SIGMA
 from mvgenvs.errors import UserError
@@ -51,6 +52,8 @@ class Objective(nn.Module):
         if self.weights.noise_law not in NOISE_LAWS:
             raise UserError(f"setting 'loss.noise_law' must be one of {', '.join(NOISE_LAWS)}")
         self.noise_law = NOISE_LAWS[self.weights.noise_law]
+        if "denoiser" in self.trained:
+            self.denoiser.set_attention(config.denoiser.attention)  # which the weights it started from may not have had
         for name, part in parts.modules().items():
             part.requires_grad_(name in self.trained)
 
@@ -117,12 +120,16 @@ class Objective(nn.Module):
         def shrink(x: Tensor) -> Tensor:
             return F.interpolate(x.flatten(0, 1), hw, mode="area").unflatten(0, x.shape[:2])
 
+        def shrink_depth(depth: Tensor) -> Tensor:
+            """The mean over the object's part of each pixel: the background's 0 is no depth."""
+            return shrink(depth) / shrink((depth > 0).to(depth.dtype)).clamp(min=1e-6)
+
         cameras = views.cameras.resized(hw)
         targets = ViewSet(
             shrink(views.images),
             cameras,
             mask=None if views.mask is None else shrink(views.mask),
-            depth=None if views.depth is None else shrink(views.depth),
+            depth=None if views.depth is None else shrink_depth(views.depth),
         )
         return self.nerf.render(scene, cameras, jitter), targets
 
@@ -169,6 +176,9 @@ class Objective(nn.Module):
 
         All views share the set's noise level, but in some sets the known views are nearly clean anchors, which are
         given and so carry no loss. Some views lose their rendering, for classifier-free guidance.
+
+        Under block-causal attention all known views are anchors to their neighbours, the noisy ones too: sampling
+        has nearly clean anchors and anchors at the level of the new views.
         """
         num_views, repeats = batch.views.num_views, self.weights.noise_draws
         with torch.no_grad():
@@ -188,9 +198,23 @@ class Objective(nn.Module):
             batch.views.cameras.repeat(repeats),
             dropped,
         )
-        error = (self.denoiser(xt, sigma, conditions) - x0).square().mean(dim=(-1, -2, -3))
+        error = (self._denoised(xt, sigma, conditions, batch.num_known) - x0).square().mean(dim=(-1, -2, -3))
         counted = (~anchors).to(error.dtype)
         return (loss_weight(sigma) * error * counted).sum(dim=1).div(counted.sum(dim=1)).mean()
+
+    def _denoised(
+        self,
+        xt: Float[Tensor, "set view c h w"],
+        sigma: Float[Tensor, "set view"],
+        conditions: Conditions,
+        num_known: int,
+    ) -> Float[Tensor, "set view c h w"]:
+        """x0 of sets whose first views are the known ones, which block-causal attention wants last."""
+        if self.denoiser.config.attention == "joint":
+            return self.denoiser(xt, sigma, conditions)
+        order = torch.arange(xt.shape[1], device=xt.device).roll(-num_known)
+        x0 = self.denoiser(xt[:, order], sigma[:, order], conditions.select(order), num_anchors=num_known)
+        return x0.roll(num_known, dims=1)
 
 
 def fit_codec(codec: nn.Module, images: Float[Tensor, "n 3 h w"]) -> None:
