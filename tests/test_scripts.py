@@ -71,7 +71,6 @@ def test_unconditional_and_progress(exported: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--plan", "keyframes"], "not implemented"),
         (["--size", "64"], "size"),
         (["--attention-backend", "flash9"], "no attention backend"),
         (["--checkpoint", "CONFIGS"], "no mvgenvs pipeline"),
