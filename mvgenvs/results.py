@@ -54,7 +54,9 @@ class ResultsFolder:
         """Writes a finished view, in place of an earlier one, and remembers those that the contact sheet shows."""
         write_png(self.partial / self.names[index], image)
         if index in self._shown:
-            self._thumbnails[index] = (image.float().cpu(), render.float().cpu(), color_depth(depth))
+            # Copies: views of a block's tensors would keep whole blocks.
+            image, render = (x.to("cpu", torch.float32, copy=True) for x in (image, render))
+            self._thumbnails[index] = (image, render, color_depth(depth))
 
     def summarize(self, inputs: Float[Tensor, "known 3 h w"] | None, cameras: Cameras) -> None:
         """Writes the video, the contact sheet and the cameras of all views added."""

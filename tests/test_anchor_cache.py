@@ -135,8 +135,9 @@ def assert_equal(cached: torch.Tensor, uncached: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("level", ["clean", ("clean", 0.5, 0.3)])
-@pytest.mark.parametrize("weight", [1.0, 2.5])
-@pytest.mark.parametrize(("name", "churn"), [("euler", 0.0), ("euler", 2.0), ("heun", 1.0), ("dpmpp-2m", 0.0)])
+@pytest.mark.parametrize(
+    ("name", "churn", "weight"), [("euler", 0.0, 2.5), ("euler", 2.0, 1.0), ("heun", 1.0, 2.5), ("dpmpp-2m", 0.0, 2.5)]
+)
 @torch.no_grad()
 def test_sampling_is_the_same_with_cached_anchors(denoiser, passes, name, churn, weight, level):
     options = SamplerOptions(name, 3, churn, "fixed", level)

@@ -75,6 +75,10 @@ def test_long_runs_keep_few_pictures_in_memory(tmp_path, generator):
     assert results.names[-1] == "frames/1199.png"
     fill(results, range(900, 1200), generator)
     assert len(results._thumbnails) == 12
+    kept = {
+        x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for v in results._thumbnails.values() for x in v
+    }
+    assert sum(kept.values()) == 12 * 3 * (3 * 32 * 32 * 4), "three pictures each, and not the blocks they came in"
 
 
 def test_unwritable_output_is_one_sentence(tmp_path):
