@@ -162,7 +162,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, … (default: %(default)s)")
     dtypes = ["float32", "float16", "bfloat16"]
     add("--dtype", choices=dtypes, default="float32", help="number format of the model (default: %(default)s)")
-    add("--attention-backend", metavar="NAME", help="kernels for joint attention (default: PyTorch's own, sdpa)")
+    add("--attention-backend", metavar="NAME", help="auto, sdpa, xformers or flex (default: PyTorch's own, sdpa)")
 
     options = parser.parse_args(argv)
     try:

@@ -2,6 +2,7 @@
 
 python train_multiview.py --config configs/opencars128_field.yaml [--optim.lr 1e-4] [--resume auto]
 python train_multiview.py export RUN --output DIR
+python train_multiview.py estimate --config configs/opencars128_field.yaml [--optim.batch 16]
 """
 
 import argparse
@@ -18,9 +19,15 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] == ["export"]:
         return export(arguments[1:])
+    if arguments[:1] == ["estimate"]:
+        return estimate(configuration(parse(arguments[1:])))
     options = parse(arguments)
-    overrides = {key: value for key, value in vars(options).items() if "." in key and value is not None}
-    return train(load_config(options.config, overrides), resume=options.resume == "auto")
+    return train(configuration(options), resume=options.resume == "auto")
+
+
+def configuration(options: argparse.Namespace) -> TrainConfig:
+    """The file's, changed by the flags."""
+    return load_config(options.config, {k: v for k, v in vars(options).items() if "." in k and v is not None})
 
 
 def train(config: TrainConfig, resume: bool) -> int:
@@ -37,6 +44,7 @@ def train(config: TrainConfig, resume: bool) -> int:
     from mvgenvs.parts import PARTS, build_parts, checkpoints, find_pipeline, load_parts
     from mvgenvs.training import checkpoint, loop
     from mvgenvs.training.objective import Objective, fit_codec
+    from mvgenvs.training.optimizer import make_optimizer
     from mvgenvs.training.validation import training_images, validate
 
     run = Path(config.run.output)
@@ -44,6 +52,9 @@ def train(config: TrainConfig, resume: bool) -> int:
         raise UserError(f"{run} holds checkpoints already: add --resume auto, or choose another --run.output")
     if unknown := {*config.run.train, *config.run.init_parts} - set(PARTS):
         raise UserError(f"there is no part '{unknown.pop()}' for run.train or run.init_parts: use {', '.join(PARTS)}")
+    taken = config.run.init_parts if config.run.init_from else ()
+    if config.denoiser.trainable != "all" and config.model.kind == "latent" and "denoiser" not in taken:
+        raise UserError(f"denoiser.trainable {config.denoiser.trainable} needs a trained denoiser: give run.init_from")
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
 
@@ -65,16 +76,12 @@ def train(config: TrainConfig, resume: bool) -> int:
     # Model
     set_seed(config.run.seed)
     parts = build_parts(config)
-    taken = config.run.init_parts if config.run.init_from else ()
     if taken:
         parts = parts.replaced(load_parts(find_pipeline(Path(config.run.init_from))), taken)
-    if "codec" not in taken:
+    if "codec" not in taken and config.model.kind == "latent":
         fit_codec(parts.codec, training_images(scenes))
     objective = Objective(parts, config)
     trained = [p for p in objective.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, config.optim.lr, weight_decay=config.optim.weight_decay, betas=(0.9, 0.99))
-    schedule = get_cosine_schedule_with_warmup(optimizer, config.optim.warmup, config.optim.steps)
-    ema = EMAModel(trained, decay=config.optim.ema)
 
     # Engine
     tracker = None if config.run.tracker == "none" else config.run.tracker
@@ -84,6 +91,9 @@ def train(config: TrainConfig, resume: bool) -> int:
         log_with=tracker,
         project_dir=str(run),
     )
+    optimizer = make_optimizer(trained, config.optim, accelerator.device)
+    schedule = get_cosine_schedule_with_warmup(optimizer, config.optim.warmup, config.optim.steps)
+    ema = EMAModel(trained, decay=config.optim.ema)
     prepared, optimizer = accelerator.prepare(objective, optimizer)
     ema.to(accelerator.device)
     accelerator.register_for_checkpointing(schedule, ema)
@@ -100,11 +110,12 @@ def train(config: TrainConfig, resume: bool) -> int:
     bar = tqdm(steps, total=config.optim.steps, initial=start, unit="step", disable=not accelerator.is_main_process)
     for report in bar:
         losses = {name: round(value, 4) for name, value in report.losses.items()}
-        bar.set_postfix(**losses, skipped=report.skipped)
+        bar.set_postfix(**losses, skipped=report.skipped, wait=f"{report.wait:.0%}")
         last = report.step == config.optim.steps
         if report.step % config.run.log_every == 0 or last:
-            accelerator.log({**report.losses, "grad_norm": report.grad_norm, "lr": report.lr}, step=report.step)
-            append_line(run / "log.jsonl", {"step": report.step, **report.losses, "grad_norm": report.grad_norm})
+            state = {"grad_norm": report.grad_norm, "lr": report.lr, "wait": report.wait}
+            accelerator.log({**report.losses, **state}, step=report.step)
+            append_line(run / "log.jsonl", {"step": report.step, **report.losses, **state})
         if last or stop_signal or report.step % config.run.checkpoint_every == 0:
             checkpoint.save_checkpoint(accelerator, config, parts, ema, report.step, report.skipped)
         every = config.run.validate_every
@@ -145,8 +156,23 @@ def export(arguments: list[str]) -> int:
     return 0
 
 
+def estimate(config: TrainConfig) -> int:
+    """`estimate --config FILE`: the memory that one training step needs, worked out from shapes alone."""
+    from mvgenvs.parts import build_parts
+    from mvgenvs.training.memory import step_memory
+
+    keeping, saving = step_memory(build_parts(config), config)
+    rows = [*((name, getattr(keeping, name), getattr(saving, name)) for name in vars(keeping)),
+            ("total", keeping.total, saving.total)]  # fmt: skip
+    print(f"{'GB per process, gradient checkpointing':40}{'off':>8}{'on':>8}")
+    for name, off, on in rows:
+        print(f"{name:40}{off / 1e9:8.3f}{on / 1e9:8.3f}")
+    print("Not counted: the workspace of kernels, the allocator's reserve, and the CUDA context of a GPU.")
+    return 0
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
-    usage = "%(prog)s --config FILE [--section.field VALUE ...] [--resume auto] | export RUN --output DIR"
+    usage = "%(prog)s --config FILE [--section.field VALUE ...] [--resume auto] | export RUN --output DIR | estimate …"
     parser = OneSentenceParser(usage=usage, description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, help="YAML file with what differs from the defaults below")
     parser.add_argument("--resume", choices=["auto"], help="continue exactly from the run's newest checkpoint")
@@ -157,7 +183,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             groups[section] = parser.add_argument_group(section)
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
         groups[section].add_argument(f"--{name}", metavar="VALUE", help=f"{text} (default: {shown})".replace("%", "%%"))
-    return parser.parse_args(arguments)
+    return parser.parse_args([underscored(argument) for argument in arguments])
+
+
+def underscored(argument: str) -> str:
+    """A flag with its hyphens as the configuration's underscores: --run.init-from is --run.init_from."""
+    name, equals, value = argument.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value if name.startswith("--") else argument
 
 
 def catch_signals() -> list[str]:

@@ -1,5 +1,6 @@
 """The kernels that compute attention, chosen at run time by what works on this machine."""
 
+from collections.abc import Callable
 from enum import Enum
 from functools import cache
 
@@ -7,13 +8,19 @@ import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 
 class AttentionBackend(Enum):
-    """`SDPA` is torch's scaled_dot_product_attention, the default and the reference of all others."""
+    """`SDPA` is torch's scaled_dot_product_attention, the default and the reference of all others.
+
+    `FLEX` is torch's flex_attention: compiled on CUDA; without its compiler on a CPU, where it knows no gradient and
+    writes all scores to memory, so that it serves to check results there and nothing else.
+    """
 
     SDPA = "sdpa"
     XFORMERS = "xformers"
+    FLEX = "flex"
 
 
 _DIFFUSERS_NAMES = {
@@ -28,8 +35,29 @@ def attend(
     value: Float[Tensor, "b m h d"],
     backend: AttentionBackend,
 ) -> Float[Tensor, "b n h d"]:
-    """Unmasked attention through diffusers' dispatcher."""
+    """Unmasked attention, sdpa and xformers through diffusers' dispatcher."""
+    if backend is AttentionBackend.FLEX:
+        return _flex(query, key, value, None)
     return dispatch_attention_fn(query, key, value, backend=_DIFFUSERS_NAMES[backend])
+
+
+def attend_block_causal(
+    query: Float[Tensor, "b n h d"],
+    key: Float[Tensor, "b m h d"],
+    value: Float[Tensor, "b m h d"],
+    num_new: int,
+    backend: AttentionBackend,
+) -> Float[Tensor, "b n h d"]:
+    """The first `num_new` queries see all keys, the others those from `num_new` on.
+
+    Two calls without a mask compute no pair in vain, and run on every kernel; flex takes the pattern as a mask.
+    """
+    if num_new == query.shape[1]:
+        return attend(query, key, value, backend)
+    if backend is AttentionBackend.FLEX:
+        return _flex(query, key, value, _block_causal_mask(num_new, query.shape[1], key.shape[1], query.device))
+    anchors = attend(query[:, num_new:], key[:, num_new:], value[:, num_new:], backend)
+    return torch.cat([attend(query[:, :num_new], key, value, backend), anchors], dim=1) if num_new else anchors
 
 
 def resolve_backend(name: str) -> AttentionBackend:
@@ -61,3 +89,28 @@ def _failure(backend: AttentionBackend) -> str | None:
     except Exception as error:  # whatever an extension that was built for another torch may raise
         return f"{type(error).__name__} on {device}"
     return None
+
+
+def _flex(
+    query: Float[Tensor, "b n h d"],
+    key: Float[Tensor, "b m h d"],
+    value: Float[Tensor, "b m h d"],
+    mask: BlockMask | None,
+) -> Float[Tensor, "b n h d"]:
+    kernel = _flex_kernel(query.device.type)
+    return kernel(*(x.transpose(1, 2) for x in (query, key, value)), block_mask=mask).transpose(1, 2)
+
+
+@cache
+def _flex_kernel(device_type: str) -> Callable[..., Tensor]:
+    if device_type == "cuda":
+        return torch.compile(flex_attention, dynamic=False)
+    return flex_attention
+
+
+@cache
+def _block_causal_mask(num_new: int, queries: int, keys: int, device: torch.device) -> BlockMask:
+    return create_block_mask(
+        lambda batch, head, query, key: (query < num_new) | (key >= num_new),
+        B=None, H=None, Q_LEN=queries, KV_LEN=keys, device=str(device),
+    )  # fmt: skip

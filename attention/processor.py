@@ -1,5 +1,8 @@
 """Joint attention as diffusers attention processors, and the one function that installs them."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from diffusers.models.attention_processor import Attention
 from einops import rearrange
@@ -7,11 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attention.anchor_cache import AnchorState
-from attention.backends import AttentionBackend, attend
+from attention.backends import AttentionBackend, attend, attend_block_causal
 
 
-class JointViewAttnProcessor:
-    """Self-attention over the tokens of all views of a set; cross-attention stays within its view.
+class _ViewsProcessor:
+    """Self-attention over the tokens of all views of a set, which never sees another set; cross-attention stays within
+    its view.
 
     diffusers hands `cross_attention_kwargs` to every processor of a UNet, so `num_views` travels with each call. It
     has no default: a call that forgets it raises `TypeError` and cannot fall back to independent views in silence.
@@ -19,6 +23,27 @@ class JointViewAttnProcessor:
 
     def __init__(self, backend: AttentionBackend = AttentionBackend.SDPA) -> None:
         self.backend = backend
+
+    def process(
+        self,
+        attn: Attention,
+        hidden_states: Float[Tensor, "batch_view n c"],
+        context: Float[Tensor, "batch_view m e"] | None,
+        attention_mask: Tensor | None,
+        num_views: int,
+        attend_set: Callable[[Tensor, Tensor, Tensor], Tensor],
+    ) -> Float[Tensor, "batch_view n c"]:
+        """Merges `(b v) n c` to `b (v n) c` for `attend_set`, which takes queries, keys and values, and splits it."""
+        refuse_mask(attention_mask)
+        if context is not None:
+            return cross_attention(attn, hidden_states, context, self.backend)
+        joined = rearrange(hidden_states, "(b v) n c -> b (v n) c", v=num_views)
+        out = project_out(attn, attend_set(*project_in(attn, joined, joined)))
+        return rearrange(out, "b (v n) c -> (b v) n c", v=num_views)
+
+
+class JointViewAttnProcessor(_ViewsProcessor):
+    """Joint attention in which all views of a set see one another."""
 
     def __call__(
         self,
@@ -29,24 +54,16 @@ class JointViewAttnProcessor:
         *,
         num_views: int,
     ) -> Float[Tensor, "batch_view n c"]:
-        """Merges `(b v) n c` to `b (v n) c` for self-attention and splits it again; sets never see one another."""
-        refuse_mask(attention_mask)
-        if encoder_hidden_states is not None:
-            return cross_attention(attn, hidden_states, encoder_hidden_states, self.backend)
-        joined = rearrange(hidden_states, "(b v) n c -> b (v n) c", v=num_views)
-        out = project_out(attn, attend(*project_in(attn, joined, joined), self.backend))
-        return rearrange(out, "b (v n) c -> (b v) n c", v=num_views)
+        whole_set = partial(attend, backend=self.backend)
+        return self.process(attn, hidden_states, encoder_hidden_states, attention_mask, num_views, whole_set)
 
 
-class BlockCausalAttnProcessor:
+class BlockCausalAttnProcessor(_ViewsProcessor):
     """Joint attention in which the new views of a set see all its views, but its anchors see anchors only.
 
     What becomes of the anchors then does not depend on the new views, and may be kept in an `AnchorState`.
     `num_anchors` has no default either.
     """
-
-    def __init__(self, backend: AttentionBackend = AttentionBackend.SDPA) -> None:
-        self.backend = backend
 
     def __call__(
         self,
@@ -63,25 +80,19 @@ class BlockCausalAttnProcessor:
 
         With an `anchor_state`, a call with anchors fills it, and a call without attends to the anchors that it holds.
         """
-        refuse_mask(attention_mask)
-        if encoder_hidden_states is not None:
-            return cross_attention(attn, hidden_states, encoder_hidden_states, self.backend)
         if not 0 <= num_anchors <= num_views:
             raise ValueError(f"a set of {num_views} views cannot have {num_anchors} anchors")
-        joined = rearrange(hidden_states, "(b v) n c -> b (v n) c", v=num_views)
-        query, key, value = project_in(attn, joined, joined)
         new = (num_views - num_anchors) * hidden_states.shape[1]  # tokens of the new views
-        anchors = key[:, new:], value[:, new:]
-        if anchor_state is not None and num_anchors:
-            anchor_state.keep(attn, *anchors)
-        elif anchor_state is not None:
-            held_key, held_value = anchor_state.recall(attn)
-            key, value = torch.cat([key, held_key], dim=1), torch.cat([value, held_value], dim=1)
-        seen = [attend(query[:, :new], key, value, self.backend)]
-        if num_anchors:
-            seen.append(attend(query[:, new:], *anchors, self.backend))
-        out = project_out(attn, torch.cat(seen, dim=1))
-        return rearrange(out, "b (v n) c -> (b v) n c", v=num_views)
+
+        def attend_set(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            if anchor_state is not None and num_anchors:
+                anchor_state.keep(attn, key[:, new:], value[:, new:])
+            elif anchor_state is not None:
+                held_key, held_value = anchor_state.recall(attn)
+                key, value = torch.cat([key, held_key], dim=1), torch.cat([value, held_value], dim=1)
+            return attend_block_causal(query, key, value, new, self.backend)
+
+        return self.process(attn, hidden_states, encoder_hidden_states, attention_mask, num_views, attend_set)
 
 
 PROCESSORS = {"joint": JointViewAttnProcessor, "block-causal": BlockCausalAttnProcessor}
@@ -122,7 +133,14 @@ def cross_attention(
     context: Float[Tensor, "batch_view m e"],
     backend: AttentionBackend,
 ) -> Float[Tensor, "batch_view n c"]:
-    """Attention of each view to its own context."""
+    """Attention of each view to its own context.
+
+    The softmax over a context of a single token is 1, so every query receives that token's value. Training goes the
+    long way nevertheless: distributed training wants a gradient, if only 0, for the weights of the queries.
+    """
+    if context.shape[1] == 1 and not torch.is_grad_enabled():
+        value = rearrange(attn.to_v(context), "b 1 (h d) -> b 1 h d", h=attn.heads)
+        return project_out(attn, value).expand(-1, hidden_states.shape[1], -1)
     return project_out(attn, attend(*project_in(attn, hidden_states, context), backend))
 
 

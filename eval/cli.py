@@ -3,11 +3,13 @@
 import argparse
 from pathlib import Path
 
-from eval.instruments import DEFAULT_METRICS, METRICS
-from eval.methods import ROWS
-from eval.perceptual import NETS
-from eval.protocols import PROTOCOLS
 from mvgenvs.errors import OneSentenceParser, UserError, whole_number
+
+# Repeated from `instruments`, `methods`, `protocols` and `perceptual`: --help imports nothing heavy.
+METRICS, DEFAULT_METRICS = ("fd", "consistency", "3d"), ("fd", "consistency")
+ROWS = ("copy-nearest", "nerf", "independent", "joint", "truth")
+PROTOCOLS = ("orbit", "srn")
+NETS = ("alex", "vgg")
 
 EPILOG = """Several processes share the objects: `accelerate launch --num_processes 4 -m eval.run ...`; all of them must
 see the same --output folder. A run that was stopped goes on where it was when the same command is given again."""

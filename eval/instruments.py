@@ -14,10 +14,10 @@ from torch import Tensor
 
 from eval.features import FeatureExtractor, effnet_lite0, inception
 from eval.metrics import psnr, ssim
-from eval.perceptual import PerceptualDistance, find_trunk
 from eval.records import Figures
 from eval.sequences import sequence_figures
 from mvgenvs.errors import UserError
+from mvgenvs.perceptual import PerceptualDistance, find_trunk
 from mvgenvs.views import ViewSet
 
 FD, CONSISTENCY, THREE_D = METRICS = ("fd", "consistency", "3d")

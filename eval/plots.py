@@ -42,7 +42,7 @@ def can_plot() -> bool:
 def plot_bars(path: Path, records: Sequence[Record], table: Table) -> None:
     """One panel for each column of the table, with the 95% interval of the mean over objects where it has one."""
     columns = [column for column in columns_of(table, (*QUALITY, *CONSISTENCY)) if _is_there(table, column)]
-    with _panels(path, len(columns)) as panels:
+    with panel_picture(path, len(columns)) as panels:
         for column, axes in zip(columns, panels, strict=True):
             for row, figures in table.items():
                 height = figures.get(column.key)
@@ -61,7 +61,7 @@ def plot_bars(path: Path, records: Sequence[Record], table: Table) -> None:
 
 def plot_by_angle(path: Path, bins: Sequence[AngleBin]) -> None:
     """PSNR against the angle to the nearest input view, one line for each row of the table."""
-    with _panels(path, 1, (5.4, 3.2)) as (axes,):
+    with panel_picture(path, 1, (5.4, 3.2)) as (axes,):
         for row in COLOURS:
             points = [((b.low + b.high) / 2, b.psnr[row]) for b in bins if row in b.psnr]
             if points:
@@ -76,7 +76,7 @@ def plot_curves(path: Path, records: Sequence[Record], table: Table) -> bool:
     columns = [c for c in columns_of(table, CONSISTENCY) if c.per == "pair" and _is_there(table, c)]
     if not columns:
         return False
-    with _panels(path, len(columns), (4.4, 2.5), 2) as panels:
+    with panel_picture(path, len(columns), (4.4, 2.5), 2) as panels:
         for column, axes in zip(columns, panels, strict=True):
             for row in table:
                 points = [(i + 1, y) for i, y in enumerate(curve(records, row, column.key)) if y is not None]
@@ -98,7 +98,7 @@ def _line(row: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _panels(
+def panel_picture(
     path: Path, count: int, size: tuple[float, float] = PANEL, in_a_row: int = PANELS_IN_A_ROW
 ) -> Iterator[list[Any]]:
     """Gives `count` axes in rows, `size` inches each, and writes the picture of them when the block ends."""

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mvgenvs.torchvision_ops import declare_missing_torchvision_ops
+from mvgenvs.torchvision_ops import mend_torchvision_on_import
 
 if TYPE_CHECKING:
     from mvgenvs.pipeline import MultiViewPipeline
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["MultiViewPipeline", "__version__"]
 
-declare_missing_torchvision_ops()
+mend_torchvision_on_import()
 
 
 def __getattr__(name: str) -> Any:

@@ -46,6 +46,18 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class ModelConfig:
+    kind: str = "latent"
+    """latent: the codec and denoiser described below; stable-diffusion: those of a checkpoint, by the same pipeline"""
+    init_from: str = ""
+    """checkpoint whose VAE, UNet and prompt embedding are the start: a folder in diffusers' layout, or a hub id"""
+    conditioner: str = "controlnet"
+    """how its UNet sees the rendering: controlnet, t2i-adapter, or concat (of the encoded colours)"""
+    prompt: str = "a car"
+    """what it is told that every view shows"""
+
+
+@dataclass(frozen=True)
 class CodecConfig:
     kind: str = "patch"
     """patch: closed-form encoder and trained decoder; identity: the denoiser sees pixels"""
@@ -101,6 +113,10 @@ class DenoiserConfig:
     """normalise queries and keys of the joint attention"""
     attention: str = "joint"
     """joint: all views of a set see one another; block-causal: known views and anchors see no new views"""
+    trainable: str = "all"
+    """all; conditioner: its ControlNet or adapter alone; attention, lora: also the joint attention, or LoRA on it"""
+    lora_rank: int = 8
+    """rank of the updates of the attention's projections under trainable: lora"""
 
 
 @dataclass(frozen=True)
@@ -117,10 +133,18 @@ class LossConfig:
     """weight of the mean opacity, which keeps the field from filling the frustum"""
     denoise: float = 0.0
     """weight of the denoising loss"""
+    perceptual: float = 0.0
+    """weight of LPIPS-VGG between the decoded denoised latents and the true images"""
+    perceptual_crop: int = 64
+    """side of the random crops that LPIPS-VGG compares, in pixels"""
     rays: int = 0
     """random rays per view for the NeRF's losses; 0 renders whole images at denoiser.render_size"""
     noise_law: str = "latent"
     """distribution of training noise levels: high, mid, low, latent, high-to-low"""
+    offset_noise: float = 0.0
+    """amplitude of noise that is constant over each channel of a view; 0.1 is usual with Stable Diffusion"""
+    min_snr: float = 0.0
+    """gamma of Min-SNR weighting, 5 in its paper; 0 weighs noise levels as EDM does"""
     drop_condition: float = 0.1
     """probability that a view's rendering is dropped"""
     noise_draws: int = 1
@@ -147,6 +171,10 @@ class OptimConfig:
     """warm-up steps"""
     weight_decay: float = 0.01
     """AdamW weight decay"""
+    betas: tuple[float, ...] = (0.9, 0.99)
+    """AdamW's decay rates of the gradients' mean and square"""
+    kind: str = "adamw"
+    """adamw, or adamw8bit: its state in 8 bits, through bitsandbytes"""
     clip: float = 1.0
     """largest gradient norm of the trained parts"""
     ema: float = 0.995
@@ -179,6 +207,8 @@ class RunConfig:
     """accelerate tracker, or none"""
     mixed_precision: str = "no"
     """no, bf16 or fp16 (bf16 is slow on most CPUs)"""
+    gradient_checkpointing: bool = False
+    """compute the denoiser's activations twice instead of keeping them: less memory, same gradients"""
     threads: int = 0
     """CPU threads; 0 leaves torch's choice"""
     max_nonfinite: int = 20
@@ -190,6 +220,7 @@ class TrainConfig:
     """One training stage."""
 
     data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
     nerf: NerfConfig = field(default_factory=NerfConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)

@@ -2,22 +2,25 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
 from mvgenvs.config import TrainConfig
-from mvgenvs.diffusion.codec import IdentityCodec, PatchCodec
+from mvgenvs.diffusion.codec import Codec, IdentityCodec, PatchCodec
 from mvgenvs.diffusion.denoiser import JointDenoiser
+from mvgenvs.diffusion.joint_model import JointModel
+from mvgenvs.diffusion.stable.checkpoint import load_stable_diffusion
+from mvgenvs.diffusion.stable.codec import VaeCodec
+from mvgenvs.diffusion.stable.denoiser import StableDenoiser
 from mvgenvs.errors import UserError
 from mvgenvs.nerf.model import ViewNeRF
 
-Codec = IdentityCodec | PatchCodec
 BUNDLED = Path(__file__).parent / "pretrained"
 CHECKPOINT_PREFIX = "checkpoint-"
 PARTS = ("codec", "nerf", "denoiser")
-CLASSES = {cls.__name__: cls for cls in (IdentityCodec, PatchCodec, ViewNeRF, JointDenoiser)}
+CLASSES = {cls.__name__: cls for cls in (IdentityCodec, PatchCodec, VaeCodec, ViewNeRF, JointDenoiser, StableDenoiser)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +29,7 @@ class Parts:
 
     codec: Codec
     nerf: ViewNeRF
-    denoiser: JointDenoiser
+    denoiser: JointModel
 
     def modules(self) -> dict[str, nn.Module]:
         return {name: getattr(self, name) for name in PARTS}
@@ -37,43 +40,53 @@ class Parts:
 
 
 def build_parts(config: TrainConfig) -> Parts:
-    """New parts with random weights."""
+    """New parts: with random weights, or, under `model.kind` stable-diffusion, from a checkpoint of it.
+
+    Raises `UserError` where the configuration does not make a model.
+    """
     codec: Codec
-    if config.codec.kind == "identity":
-        codec = IdentityCodec()
-    elif config.codec.kind == "patch":
-        codec = PatchCodec(config.codec.patch, config.codec.channels, config.codec.refiner_channels)
+    denoiser: JointModel
+    if config.model.kind == "latent":
+        codec = build_codec(config)
+        nerf = ViewNeRF(**asdict(config.nerf))
+        denoiser = build_denoiser(config, codec, nerf.config.features)
+    elif config.model.kind == "stable-diffusion":
+        if "codec" in config.run.train:
+            raise UserError("Stable Diffusion's VAE stays as it is: leave codec out of run.train")
+        nerf = ViewNeRF(**asdict(config.nerf))
+        codec, denoiser = load_stable_diffusion(
+            config.model.init_from,
+            config.model.conditioner,
+            config.model.prompt,
+            config.data.size,
+            nerf.config.features,
+            config.denoiser.condition_scale,
+            config.denoiser.attention,
+        )
     else:
-        raise UserError(f"setting 'codec.kind' must be patch or identity, not '{config.codec.kind}'")
-    channels, latent_side, _ = codec.latent_shape((config.data.size, config.data.size))
-    condition_side = latent_side * config.denoiser.condition_scale
+        raise UserError(f"setting 'model.kind' must be latent or stable-diffusion, not '{config.model.kind}'")
+    condition_side = denoiser.config.latent_size * config.denoiser.condition_scale
     if config.denoiser.render_size % condition_side or config.data.size % condition_side:
         raise UserError(f"'denoiser.render_size' and 'data.size' must be multiples of {condition_side} here")
-    nerf = ViewNeRF(
-        encoder_widths=config.nerf.encoder_widths,
-        volume_depth=config.nerf.volume_depth,
-        num_coarse=config.nerf.num_coarse,
-        num_fine=config.nerf.num_fine,
-        fusion=config.nerf.fusion,
-        world_coordinates=config.nerf.world_coordinates,
-        source_colour=config.nerf.source_colour,
-        mirror_known=config.nerf.mirror_known,
-    )
-    denoiser = JointDenoiser(
-        latent_channels=channels,
-        latent_size=latent_side,
-        features=nerf.config.features,
-        condition_scale=config.denoiser.condition_scale,
-        plucker=config.denoiser.plucker,
-        render_prior=config.denoiser.render_prior,
-        block_out_channels=config.denoiser.block_out_channels,
-        attention_levels=config.denoiser.attention_levels,
-        layers_per_block=config.denoiser.layers_per_block,
-        transformer_layers=config.denoiser.transformer_layers,
-        num_heads=config.denoiser.num_heads,
-        qk_norm=config.denoiser.qk_norm,
-    )
     return Parts(codec, nerf, denoiser)
+
+
+def build_codec(config: TrainConfig) -> Codec:
+    """The codec of a model of kind latent."""
+    if config.codec.kind == "identity":
+        return IdentityCodec()
+    if config.codec.kind == "patch":
+        return PatchCodec(config.codec.patch, config.codec.channels, config.codec.refiner_channels)
+    raise UserError(f"setting 'codec.kind' must be patch or identity, not '{config.codec.kind}'")
+
+
+def build_denoiser(config: TrainConfig, codec: Codec, features: int) -> JointDenoiser:
+    """The denoiser of a model of kind latent, for renderings of this many features."""
+    channels, latent_size, _ = codec.latent_shape((config.data.size, config.data.size))
+    settings = asdict(config.denoiser)
+    for name in ("render_size", "trainable", "lora_rank"):  # which say how it is trained
+        del settings[name]
+    return JointDenoiser(latent_channels=channels, latent_size=latent_size, features=features, **settings)
 
 
 def checkpoints(run: Path) -> list[Path]:

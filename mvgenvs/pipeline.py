@@ -16,8 +16,9 @@ from torch import Tensor
 
 from attention import AnchorCache, resolve_backend
 from mvgenvs.cameras import Cameras, concatenate
-from mvgenvs.diffusion.codec import IdentityCodec, PatchCodec, encode_rendering
-from mvgenvs.diffusion.denoiser import Conditions, JointDenoiser, concatenate_conditions
+from mvgenvs.diffusion.codec import Codec, decode_with_detail, encode_rendering
+from mvgenvs.diffusion.denoiser import Conditions, concatenate_conditions
+from mvgenvs.diffusion.joint_model import JointModel
 from mvgenvs.diffusion.plans import Block, check_plan, independent, last_uses, make_plan
 from mvgenvs.diffusion.renoising import CLEAN_SIGMA, SamplerOptions, sample
 from mvgenvs.errors import UserError
@@ -74,9 +75,9 @@ class MultiViewPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        codec: IdentityCodec | PatchCodec,
+        codec: Codec,
         nerf: ViewNeRF,
-        denoiser: JointDenoiser,
+        denoiser: JointModel,
         scheduler: EDMEulerScheduler,
         default_steps: int = 20,
         default_guidance: float = 1.5,
@@ -234,7 +235,7 @@ class MultiViewPipeline(DiffusionPipeline):
                 anchor_noise,
             )
             renders = torch.cat([view.render for view in new], dim=1)
-            detail = renders if scene is not None and self.denoiser.config.render_prior else None
+            detail = renders if scene is not None and self.denoiser.render_prior else None
             for state in states:
                 if on_step is not None:
                     decoded = partial(self._decode, state.denoised, detail)
@@ -290,7 +291,8 @@ class MultiViewPipeline(DiffusionPipeline):
             rendering = Rendering(features, depth=zeros, opacity=zeros)
         else:
             rendering = self.nerf.render(scene, camera)
-        latents = encode_rendering(self.codec, rendering.rgb, self.denoiser.config.latent_size)
+        needed = self.denoiser.sees_render_latents
+        latents = encode_rendering(self.codec, rendering.rgb, self.denoiser.config.latent_size, needed)
         drop = torch.ones(rendering.opacity.shape[:2], dtype=torch.bool, device=self.device)
         conditions = self.denoiser.conditions(rendering, latents, camera, drop if scene is None else None)
         dropped = conditions
@@ -328,13 +330,4 @@ class MultiViewPipeline(DiffusionPipeline):
     def _decode(
         self, latents: Float[Tensor, "batch view c lh lw"], renders: Float[Tensor, "batch view 3 h w"] | None
     ) -> Float[Tensor, "batch view 3 h w"]:
-        """Decodes the latents, and adds the detail of the renderings that the codec cannot carry.
-
-        Where the preconditioning is centred on the rendering, the latents correct it; what the codec loses of it needs
-        no correction, and would be lost for nothing.
-        """
-        images = self.codec.decode(latents.flatten(0, 1))
-        if renders is not None:
-            flat = renders.flatten(0, 1)
-            images = images + flat - self.codec.decode(self.codec.encode(flat))
-        return images.unflatten(0, latents.shape[:2]).clamp(0, 1)
+        return decode_with_detail(self.codec, latents, renders).clamp(0, 1)

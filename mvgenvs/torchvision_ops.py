@@ -6,12 +6,28 @@ two operators that its import asks for: declaring them without an implementation
 """
 
 import importlib.util
+import sys
+from importlib.abc import MetaPathFinder
 from pathlib import Path
-
-import torch
+from types import ModuleType
+from typing import Any
 
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-_declared: torch.library.Library | None = None  # operators live as long as the library object that declares them
+_declared: Any = None  # operators live as long as the torch.library.Library that declares them
+
+
+class _BeforeTorchvision(MetaPathFinder):
+    """Finds nothing; being asked for torchvision, it declares what that misses."""
+
+    def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> None:
+        if name == "torchvision":
+            sys.meta_path.remove(self)
+            declare_missing_torchvision_ops()
+
+
+def mend_torchvision_on_import() -> None:
+    """Declares them when torchvision is imported, and imports torch no earlier."""
+    sys.meta_path.insert(0, _BeforeTorchvision())
 
 
 def declare_missing_torchvision_ops() -> bool:
@@ -20,6 +36,8 @@ def declare_missing_torchvision_ops() -> bool:
     Must run before torchvision is imported. Returns whether anything was declared; does nothing where torchvision is
     absent, works, or has been dealt with before.
     """
+    import torch
+
     global _declared
     if _declared is not None:
         return False
@@ -44,6 +62,8 @@ def _extension() -> Path | None:
 
 def _loads(extension: Path) -> bool:
     """Whether the extension can be loaded; if so it now is, and torchvision's own loading finds it done."""
+    import torch
+
     try:
         torch.ops.load_library(extension)
     except (ImportError, OSError):

@@ -323,7 +323,7 @@ def test_another_backend_leaves_the_attention_as_it_is():
 
 
 def test_unknown_backend_is_one_sentence():
-    with pytest.raises(ValueError, match="no attention backend 'flash9': choose auto, sdpa, xformers"):
+    with pytest.raises(ValueError, match="no attention backend 'flash9': choose auto, sdpa, xformers, flex"):
         resolve_backend("flash9")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval import instruments, plots, run
+from eval import evaluation, instruments, plots, run
 from eval.features import FeatureExtractor
 from eval.frechet import Moments, frechet_distance
 from eval.methods import COPY, copy_nearest
@@ -88,7 +88,7 @@ def srn_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def pipeline(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
     fake = FakePipeline()
-    monkeypatch.setattr(run, "load_pipeline", lambda folder, device: fake)
+    monkeypatch.setattr(evaluation, "load_pipeline", lambda folder, device: fake)
     return fake
 
 
@@ -208,7 +208,7 @@ def test_two_processes_make_the_table_of_one(
             device=torch.device("cpu"),
             wait_for_everyone=lambda: None,
         )
-        monkeypatch.setattr(run, "start_processes", lambda device, state=state: state)
+        monkeypatch.setattr(evaluation, "start_processes", lambda device, state=state: state)
         before = len(pipeline.calls)
         run.main(arguments("--metrics", "fd", output="two"))
         done.append((len(pipeline.calls) - before) // 2)

@@ -249,10 +249,3 @@ def test_help_explains_every_flag():
     explanations = re.split(r"\n  --", result.stdout)[1:]
     assert len(explanations) >= 20
     assert [e for e in explanations if len(e.split()) < 5] == []
-
-
-def test_help_is_quick_as_nothing_heavy_is_imported_before_it():
-    parse = "infer_multiview.parse_arguments(['--unconditional'])"
-    code = f"import sys, infer_multiview; {parse}; print('torch' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
-    assert result.stdout.strip() == "False", result.stderr

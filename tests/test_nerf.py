@@ -2,15 +2,19 @@
 
 import math
 
+import naive_nerf
 import pytest
 import torch
 from tiny import ring_cameras, stacked, tiny_parts
 from torch import Tensor
+from torch.nn import functional as F
 
 from mvgenvs.cameras import Cameras
+from mvgenvs.nerf import model as model_module
 from mvgenvs.nerf.field import Scene
+from mvgenvs.nerf.mlp import BLOCK, blockwise_mlp
 from mvgenvs.nerf.model import ViewNeRF
-from mvgenvs.nerf.renderer import composite_weights, importance_samples, render_rays, sphere_bounds
+from mvgenvs.nerf.renderer import composite_weights, importance_samples, merged_ranks, render_rays, sphere_bounds
 from mvgenvs.nerf.volume import frustum_coordinates, sample_images, sample_volumes
 
 NEAR, FAR, RADIUS = 0.8, 1.8, 0.52
@@ -54,7 +58,38 @@ def test_known_pixels_are_read_where_points_project(odd_camera, generator):
     v, u = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     points = odd_camera.unproject(torch.stack([u, v], dim=-1).reshape(1, -1, 2), torch.full((1, height * width), 1.3))
     sampled = sample_images(image, frustum_coordinates(odd_camera.batched(), points, NEAR, FAR))
-    torch.testing.assert_close(sampled[0, 0], image[0, 0].flatten(1).T, atol=1e-3, rtol=0)
+    torch.testing.assert_close(sampled[0, 0], image[0, 0].flatten(1), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(D, H, W), (1, H, W), (2, 3, 1)])
+def test_samples_and_their_gradients_are_those_of_grid_sample(shape, generator):
+    """Far outside the frustum as well, and in volumes of a single voxel's thickness."""
+    volumes = torch.randn(2, 3, 5, *shape, generator=generator, dtype=torch.float64, requires_grad=True)
+    coordinates = 3 * torch.rand(2, 3, 400, 3, generator=generator, dtype=torch.float64) - 1.5
+    expected = F.grid_sample(
+        volumes.flatten(0, 1), coordinates.flatten(0, 1)[:, None, None], padding_mode="border", align_corners=False
+    )[:, :, 0, 0].movedim(1, -1).unflatten(0, (2, 3))  # fmt: skip
+    sampled = sample_volumes(volumes, coordinates)
+    torch.testing.assert_close(sampled, expected)
+    weights = torch.randn(sampled.shape, generator=generator, dtype=torch.float64)
+    gradients = [torch.autograd.grad((x * weights).sum(), volumes)[0] for x in (sampled, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_the_mlp_in_blocks_equals_the_mlp(generator):
+    layers = torch.nn.Sequential(
+        torch.nn.Linear(7, 16), torch.nn.ReLU(), torch.nn.Linear(16, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4)
+    ).double()  # fmt: skip
+    points = 2 * BLOCK + 17
+    columns = torch.randn(points, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    rows = torch.randn(2, points, generator=generator, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(4, points, generator=generator, dtype=torch.float64)
+    blocks, whole = blockwise_mlp(layers, columns, rows), layers(torch.cat([columns, rows.T], dim=1)).T
+    torch.testing.assert_close(blocks, whole)
+    wanted = [columns, rows, *layers.parameters()]
+    gradients = [torch.autograd.grad((x * weights).sum(), wanted) for x in (blocks, whole)]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("blob", [(0.16, 0.09, -0.2), (-0.21, -0.12, 0.13)])
@@ -166,16 +201,30 @@ def test_importance_samples_ascend_within_bounds_and_gather_where_the_weight_is(
     weights = torch.zeros(1, 2, 10)
     weights[..., 3] = 1
     for offset in (torch.full((1, 2), 0.5), torch.rand(1, 2, generator=generator)):
-        t = importance_samples(near, far, weights, 50, offset)
+        t, _ = importance_samples(near, far, weights, 50, offset)
         assert (t.diff(dim=-1) >= 0).all()
         assert (t >= near[..., None]).all() and (t <= far[..., None]).all()
         fraction = (t - near[..., None]) / (far - near)[..., None]
         assert ((fraction > 0.3 - 1e-5) & (fraction < 0.4 + 1e-5)).float().mean() > 0.95
-    even = importance_samples(near, far, torch.ones(1, 2, 10), 50, torch.full((1, 2), 0.5))
+    even, _ = importance_samples(near, far, torch.ones(1, 2, 10), 50, torch.full((1, 2), 0.5))
     expected = near[..., None] + (far - near)[..., None] * (torch.arange(50) + 0.5) / 50
     torch.testing.assert_close(even, expected, atol=1e-4, rtol=0)
-    rays = importance_samples(near, far, torch.tensor([[[1.0, 3.0]]]).expand(1, 2, 2), 100, torch.full((1, 2), 0.5))
+    weights = torch.tensor([[[1.0, 3.0]]]).expand(1, 2, 2)
+    rays, _ = importance_samples(near, far, weights, 100, torch.full((1, 2), 0.5))
     assert ((rays - near[..., None]) / (far - near)[..., None] < 0.5).sum(dim=-1).tolist() == [[25, 25]]
+
+
+def test_merged_ranks_are_those_of_sorting(generator):
+    near, far = torch.full((1, 40), 0.8), torch.full((1, 40), 1.8)
+    offset = torch.rand(1, 40, generator=generator)
+    weights = torch.rand(1, 40, 12, generator=generator) ** 8
+    first = near[..., None] + (torch.arange(12) + offset[..., None]) / 12
+    second, below = importance_samples(near, far, weights, 20, offset)
+    ranks = torch.cat(merged_ranks(below, 12), dim=-1)
+    assert torch.equal(ranks.sort(dim=-1).values, torch.arange(32).expand(1, 40, 32))
+    both = torch.cat([first, second], dim=-1)
+    merged = torch.empty_like(both).scatter(-1, ranks, both)
+    torch.testing.assert_close(merged, both.sort(dim=-1).values, atol=1e-6, rtol=0)
 
 
 # The whole NeRF
@@ -214,6 +263,51 @@ def test_rendered_images_equal_their_rays(nerf):
     white = rendering.rgb[0].movedim(1, -1)[~hit]
     torch.testing.assert_close(white, torch.ones_like(white))
     assert rendering.opacity[0, :, 0][hit].min() > 0
+
+
+@pytest.mark.parametrize("known", [[1], [0, 1, 2]])
+@torch.no_grad()
+def test_the_rendering_is_the_naive_one(known):
+    """1 and 3 known views, four views of 64 x 64, 64 + 64 samples: eight rows of two of them by the plain way."""
+    nerf = tiny_parts().nerf
+    nerf.register_to_config(num_coarse=64, num_fine=64)
+    scene, cameras = known_scene(nerf, known), ring_cameras(4, size=64)
+    rendering = nerf.render(scene, cameras.batched())
+    ours = torch.cat([rendering.features, rendering.opacity], dim=2)[0]
+    for view, top in ((0, 8), (3, 28)):
+        K = cameras.K[[view]].clone()
+        K[:, 1, 2] -= top
+        plain = naive_nerf.render(nerf, scene, Cameras(cameras.c2w[[view]], K, (8, 64)), 64, 64)
+        torch.testing.assert_close(ours[[view], :, top : top + 8], plain, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_a_mean_of_the_outputs_of_one_view_is_the_output_of_the_mean():
+    """The naive field of the earlier code, the MLP of each view, is ours where there is one view and no mirror."""
+    torch.manual_seed(0)
+    nerf = ViewNeRF((16, 16, 16), volume_depth=4, mirror_known=False)
+    scene, camera = known_scene(nerf, [1]), ring_cameras(1, size=16)
+    plain = naive_nerf.render(nerf, scene, camera, 16, 16, fuse="outputs")
+    torch.testing.assert_close(nerf.render(scene, camera.batched()).features[0], plain[:, :16], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kept", [0, 10**9])
+def test_the_gradients_are_the_naive_ones(kept, monkeypatch):
+    """In double precision; whether the chunks are kept for the backward pass or rendered again."""
+    monkeypatch.setattr(model_module, "KEPT_SAMPLES", kept)
+    nerf = tiny_parts().nerf
+    views = known_scene(nerf, [0, 2])
+    nerf.double()
+    known, target = (Cameras(c.c2w.double(), c.K.double(), c.hw) for c in (views.cameras, ring_cameras(1, size=16)))
+    scene = Scene(views.volumes.detach().double().requires_grad_(), views.images.double(), known)
+    rendering = nerf.render(scene, target.batched(), chunk=50)
+    ours, plain = rendering.features[0], naive_nerf.render(nerf, scene, target, 4, 4)[:, :16]
+    weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    wanted = [scene.volumes, *nerf.field.parameters()]
+    gradients = [torch.autograd.grad((x * weights).sum(), wanted) for x in (ours, plain)]
+    for one, other in zip(*gradients, strict=True):
+        assert other.abs().max() > 0
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()

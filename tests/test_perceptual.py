@@ -13,9 +13,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-import eval.perceptual
-from eval.perceptual import HUB_FILES, PACKAGE_FILES, PerceptualDistance, Trunk, find_trunk, unpickle_arrays
+import mvgenvs.perceptual
 from mvgenvs.errors import UserError
+from mvgenvs.perceptual import HUB_FILES, PACKAGE_FILES, PerceptualDistance, Trunk, find_trunk, unpickle_arrays
 
 PICTURES = Path(__file__).resolve().parents[2] / "shared" / "metrics"
 
@@ -84,8 +84,8 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     name = f"alexnet-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.pth"
     file.rename(file.with_name(name))
     monkeypatch.setitem(HUB_FILES, "alex", name)
-    monkeypatch.setattr(eval.perceptual, "HUB_URL", folders["internet"].as_uri())
-    monkeypatch.setattr(eval.perceptual, "_package_folder", lambda: [folders["package"]])
+    monkeypatch.setattr(mvgenvs.perceptual, "HUB_URL", folders["internet"].as_uri())
+    monkeypatch.setattr(mvgenvs.perceptual, "_package_folder", lambda: [folders["package"]])
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     return folders
 
@@ -125,8 +125,8 @@ def test_a_silent_server_is_given_up_after_a_short_time(
     places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:  # accepts connections, and says nothing
-        monkeypatch.setattr(eval.perceptual, "HUB_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
-        monkeypatch.setattr(eval.perceptual, "HUB_TIMEOUT", 0.2)
+        monkeypatch.setattr(mvgenvs.perceptual, "HUB_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setattr(mvgenvs.perceptual, "HUB_TIMEOUT", 0.2)
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         start = time.monotonic()
         with pytest.raises(UserError, match="timed out"):

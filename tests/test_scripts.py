@@ -115,3 +115,34 @@ def test_help_is_useful(script: str) -> None:
     done = subprocess.run([sys.executable, script, "--help"], cwd=REPO, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) > 25
+
+
+@pytest.mark.parametrize("module", ["infer_multiview", "train_multiview", "eval.run", "mvgenvs.data.opencars"])
+def test_help_imports_nothing_heavy(module: str) -> None:
+    code = (
+        "import runpy, sys\n"
+        "heavy = ('torch', 'diffusers', 'numpy', 'cv2')\n"
+        "try:\n"
+        f"    sys.argv = ['script', '--help']; runpy.run_module({module!r}, run_name='__main__')\n"
+        "finally:\n"
+        "    print('heavy:', [name for name in heavy if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+def test_names_that_help_repeats_are_those_that_there_are() -> None:
+    from eval import cli, instruments, methods, protocols
+    from mvgenvs import perceptual
+    from mvgenvs.data import srn_writer
+    from mvgenvs.data.opencars import __main__ as opencars
+    from mvgenvs.data.opencars.categories import CATEGORIES
+
+    assert (cli.METRICS, cli.DEFAULT_METRICS) == (instruments.METRICS, instruments.DEFAULT_METRICS)
+    assert cli.ROWS == methods.ROWS
+    assert tuple(protocols.PROTOCOLS) == cli.PROTOCOLS
+    assert cli.NETS == perceptual.NETS
+    assert tuple(CATEGORIES) == opencars.CATEGORIES
+    assert opencars.FORMATS == srn_writer.FORMATS

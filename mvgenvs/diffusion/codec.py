@@ -1,6 +1,6 @@
 """Codecs: what the denoiser denoises. Latents are centred and scaled to an RMS of 0.5, which is EDM's sigma_data.
 
-Both codecs are diffusers models with the same names: `encode`, `decode`, `latent_shape`, `downscale`.
+The codecs are diffusers models with the same names, those of `Codec`.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,59 @@ from torch import Tensor, nn
 SIGMA_DATA = 0.5
 
 
+class Codec(ModelMixin, ConfigMixin):
+    """What all codecs have in common."""
+
+    downscale: int
+    """image side over latent side"""
+
+    def latent_shape(self, hw: tuple[int, int]) -> tuple[int, int, int]:
+        """(channel, height, width) of the latents of an image of size `hw`."""
+        raise NotImplementedError
+
+    def encode(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c lh lw"]:
+        """Latents of images in [0, 1]."""
+        raise NotImplementedError
+
+    def decode(self, latents: Float[Tensor, "n c lh lw"]) -> Float[Tensor, "n 3 h w"]:
+        """Images, nominally in [0, 1], not clamped."""
+        raise NotImplementedError
+
+    def residual(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+        """What latents cannot carry of images."""
+        return images - self.decode(self.encode(images))
+
+
 def encode_rendering(
-    codec: "IdentityCodec | PatchCodec", rgb: Float[Tensor, "batch view 3 rh rw"], latent_size: int
+    codec: Codec, rgb: Float[Tensor, "batch view 3 rh rw"], latent_size: int, needed: bool = True
 ) -> Float[Tensor, "batch view c h w"]:
-    """Latents of a low-resolution rendering, brought to the image size first."""
+    """Latents of a low-resolution rendering, brought to the image size first; zeros where nobody looks at them."""
     side = latent_size * codec.downscale
+    if not needed:
+        return rgb.new_zeros(*rgb.shape[:2], *codec.latent_shape((side, side)))
     images = nn.functional.interpolate(rgb.flatten(0, 1), (side, side), mode="bicubic")
     return codec.encode(images).unflatten(0, rgb.shape[:2])
 
 
-class IdentityCodec(ModelMixin, ConfigMixin):
+def decode_with_detail(
+    codec: Codec,
+    latents: Float[Tensor, "batch view c h w"],
+    rgb: Float[Tensor, "batch view 3 rh rw"] | None,
+) -> Float[Tensor, "batch view 3 ih iw"]:
+    """Images, not clamped: the decoded latents, plus what they cannot carry of the renderings `rgb`, if given.
+
+    Latents that correct a rendering leave that alone, and it would be lost for nothing.
+    """
+    images = codec.decode(latents.flatten(0, 1))
+    if rgb is not None:
+        renders = rgb.flatten(0, 1)
+        if renders.shape[-2:] != images.shape[-2:]:
+            renders = nn.functional.interpolate(renders, images.shape[-2:], mode="bicubic")
+        images = images + codec.residual(renders)
+    return images.unflatten(0, latents.shape[:2])
+
+
+class IdentityCodec(Codec):
     """Pixels themselves, mapped from [0, 1] to zero mean and an RMS of 0.5 by the data's mean and RMS."""
 
     @register_to_config
@@ -45,8 +88,12 @@ class IdentityCodec(ModelMixin, ConfigMixin):
     def decode(self, latents: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
         return (latents / self.scale + self.shift + 1) / 2
 
+    def residual(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+        """What latents cannot carry of images: nothing."""
+        return torch.zeros_like(images)
 
-class PatchCodec(ModelMixin, ConfigMixin):
+
+class PatchCodec(Codec):
     """A closed-form encoder and a trained decoder: 128x128x3 pixels <-> 16x16xC latents.
 
     The encoder projects every patch on the leading principal components of the training patches: no training, known
@@ -116,6 +163,10 @@ class PatchCodec(ModelMixin, ConfigMixin):
         """Images, nominally in [0, 1], not clamped."""
         correction = nn.functional.pixel_shuffle(self.refiner(latents), self.config.patch // self.refiner_upscale)
         return self.decode_linear(latents) + correction
+
+    def residual(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+        """What latents cannot carry of images: the part orthogonal to the projection."""
+        return images - self.decode_linear(self.encode(images))
 
     def _patches(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n p lh lw"]:
         return nn.functional.pixel_unshuffle(images, self.config.patch)

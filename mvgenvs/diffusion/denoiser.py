@@ -14,22 +14,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from diffusers import ModelMixin, UNet2DConditionModel
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers import UNet2DConditionModel
+from diffusers.configuration_utils import register_to_config
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attention import PROCESSORS, AnchorCache, AnchorState, AttentionBackend, add_qk_norm, install_joint_attention
+from attention import AnchorCache, AnchorState, add_qk_norm
 from mvgenvs.cameras import Cameras
 from mvgenvs.diffusion.codec import SIGMA_DATA
+from mvgenvs.diffusion.joint_model import JointModel
 from mvgenvs.diffusion.noise import preconditioning
-from mvgenvs.errors import UserError
 from mvgenvs.nerf.model import Rendering
 
 POSE_TOKEN_DIM = 64
 STD_FLOOR, STD_SLOPE, STD_CEILING = 0.05, 0.9, 0.8  # latents minus encoded rendering, measured on OpenCars' train set
+STD_AIR, AIR_OPACITY, AIR_DISTANCE = 0.004, 0.05, 2  # where no latent within so many sees an opacity above that
 TIMESTEP_SCALE = 1000  # c_noise spans about [-1.5, 1.2]; diffusers' sinusoids resolve steps of 1 within [0, 1000]
 
 
@@ -53,8 +54,10 @@ def concatenate_conditions(parts: Sequence[Conditions], dim: int) -> Conditions:
     return Conditions(*(torch.cat([getattr(part, name) for part in parts], dim=dim) for name in names))
 
 
-class JointDenoiser(ModelMixin, ConfigMixin):
+class JointDenoiser(JointModel):
     """D(x_t; sigma, conditions) for the latents of all views of a set at once."""
+
+    _supports_gradient_checkpointing = True
 
     @register_to_config
     def __init__(
@@ -100,23 +103,8 @@ class JointDenoiser(ModelMixin, ConfigMixin):
         nn.init.zeros_(self.unet.conv_out.bias)
         if qk_norm:
             add_qk_norm(self.unet)
-        self.attention_backend = AttentionBackend.SDPA
+        self.render_prior = self.sees_render_latents = render_prior
         self.set_attention(attention)
-
-    def set_attention(self, attention: str) -> None:
-        """joint: all views of a set see one another. block-causal: anchors see anchors only, new views see all.
-
-        The weights stay, but want training under the attention that they are used with. Raises `UserError`.
-        """
-        if attention not in PROCESSORS:
-            raise UserError(f"setting 'denoiser.attention' must be {' or '.join(PROCESSORS)}, not '{attention}'")
-        self.register_to_config(attention=attention)
-        install_joint_attention(self.unet, self.attention_backend, attention)
-
-    def set_attention_backend(self, backend: AttentionBackend) -> None:
-        """(Re)installs the attention on the given kernels; the weights stay."""
-        self.attention_backend = backend
-        install_joint_attention(self.unet, backend, self.config.attention)
 
     def conditions(
         self,
@@ -147,6 +135,8 @@ class JointDenoiser(ModelMixin, ConfigMixin):
             keep = torch.zeros_like(keep)
         opacity = F.adaptive_max_pool2d(rendering.opacity.flatten(0, 1), hw).unflatten(0, keep.shape[:2])
         std = (STD_FLOOR + STD_SLOPE * opacity.clamp(min=0).sqrt()).clamp(max=STD_CEILING)
+        nearby = F.max_pool2d(opacity.flatten(0, 1), 2 * AIR_DISTANCE + 1, stride=1, padding=AIR_DISTANCE)
+        std = torch.where(nearby.unflatten(0, keep.shape[:2]) < AIR_OPACITY, STD_AIR, std)
         std = keep * std + (1 - keep) * SIGMA_DATA
         return Conditions(torch.cat(maps, dim=2), poses, keep * render_latents, std)
 
@@ -172,17 +162,7 @@ class JointDenoiser(ModelMixin, ConfigMixin):
             rearrange(scale.c_noise * TIMESTEP_SCALE, "b v 1 1 1 -> b v"),
             self.pose_token(conditions.poses),
         )
-        num_views = xt.shape[1] if joint else 1
-        if self.config.attention == "joint":
-            if cache is not None:
-                raise ValueError("the anchors of joint attention see the new views and cannot be cached")
-            network = self._network(views, num_views=num_views)
-        elif num_anchors is None:
-            raise TypeError("block-causal attention needs num_anchors: how many of the last views are anchors")
-        elif cache is None or not joint:
-            network = self._network(views, num_views=num_views, num_anchors=num_anchors if joint else 0)
-        else:
-            network = self._network_of_new_views(views, num_anchors, cache)
+        network = self.attend(views, joint, num_anchors, cache)
         shown = network.shape[1]
         return (conditions.mean + scale.c_skip * centred)[:, :shown] + scale.c_out[:, :shown] * network
 
@@ -193,18 +173,3 @@ class JointDenoiser(ModelMixin, ConfigMixin):
             inputs, timesteps, encoder_hidden_states=tokens[:, None], cross_attention_kwargs=attention
         ).sample
         return out.unflatten(0, views[0].shape[:2])
-
-    def _network_of_new_views(
-        self, views: tuple[Tensor, ...], num_anchors: int, cache: AnchorCache
-    ) -> Float[Tensor, "batch new c h w"]:
-        """F of the new views; the anchors pass through the network only where the cache does not know them."""
-        num_new = views[0].shape[1] - num_anchors
-        new, anchors = tuple(x[:, :num_new] for x in views), tuple(x[:, num_new:] for x in views)
-        if not num_anchors:
-            return self._network(new, num_views=num_new, num_anchors=0)
-        if (state := cache.find(anchors)) is not None:
-            return self._network(new, num_views=num_new, num_anchors=0, anchor_state=state)
-        state = AnchorState(tuple(x.clone() for x in anchors))
-        out = self._network(views, num_views=num_new + num_anchors, num_anchors=num_anchors, anchor_state=state)
-        cache.add(state)
-        return out[:, :num_new]

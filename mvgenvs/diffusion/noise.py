@@ -48,10 +48,27 @@ def preconditioning(sigma: Tensor, sigma_data: Tensor | float = SIGMA_DATA) -> P
     return Preconditioning(sigma_data**2 / total, sigma * sigma_data / total.sqrt(), total.rsqrt(), sigma.log() / 4)
 
 
-def loss_weight(sigma: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """lambda(sigma) = 1 / c_out^2 for sigma_data = 0.5 [EDM eq. 8].
+def loss_weight(sigma: Float[Tensor, "*shape"], min_snr: float = 0.0) -> Float[Tensor, "*shape"]:
+    """Weight of the squared error of x0: lambda(sigma) = 1 / c_out^2 for sigma_data = 0.5 [EDM eq. 8], or Min-SNR's.
 
     It stays the same where the preconditioning has a map for sigma_data: an error counts alike wherever it is, and the
     background, which is known from the rendering, hardly at all.
+
+    With SNR = sigma_data^2 / sigma^2, lambda is (SNR + 1) / sigma_data^2. Min-SNR takes min(SNR, `min_snr`) /
+    sigma_data^2 instead [Hang et al. 2023, arXiv 2303.09556]; the divisor stands for latents scaled to unit variance,
+    which are the paper's. 0 is EDM's weight.
     """
+    if min_snr:
+        return (SIGMA_DATA / sigma).square().clamp(max=min_snr) / SIGMA_DATA**2
     return (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
+
+
+def with_offset(
+    noise: Float[Tensor, "*shape c h w"], constants: Float[Tensor, "*shape c"], amplitude: float
+) -> Float[Tensor, "*shape c h w"]:
+    """White noise plus `amplitude` times a standard normal constant per view and channel ("offset noise").
+
+    White noise hardly touches a channel's mean, so that a model trained on it alone need not learn to change means
+    [Guttenberg 2023, "Diffusion with offset noise", crosslabs.org].
+    """
+    return noise + amplitude * constants[..., None, None]

@@ -73,4 +73,5 @@ class ImageEncoder(nn.Module):
         coarse = self.pyramid(self.stage3(self.stage2(fine)))
         coarse = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
         volume = self.head(self.decoder(torch.cat([coarse, fine], dim=1)))
-        return rearrange(volume, "n (c d) h w -> n c d h w", d=self.volume_depth)
+        together = rearrange(volume, "n (c d) h w -> n d h w c", d=self.volume_depth).contiguous()
+        return together.movedim(-1, 1)  # the channels of a voxel lie together, which is how they are read

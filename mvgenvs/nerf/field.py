@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mvgenvs.cameras import Cameras
+from mvgenvs.nerf.mlp import blockwise_mlp
 from mvgenvs.nerf.volume import frustum_coordinates, sample_images, sample_volumes
 
 
@@ -66,20 +67,21 @@ class Field(nn.Module):
         """Density (1 / world unit) and features, the first three of which are RGB in [0, 1]."""
         coordinates = frustum_coordinates(scene.cameras, points, self.near, self.far)
         sampled = sample_volumes(scene.volumes, coordinates)  # (batch, view, n, channels + 1)
-        values, logits = sampled[..., :-1], sampled[..., -1:]
+        values, logits = sampled[..., :-1], sampled[..., -1]
         weights = logits.softmax(dim=1) if self.fusion == "softmax" else torch.full_like(logits, 1 / logits.shape[1])
-        inputs = [(weights * values).sum(dim=1)]
+        fused = (weights[..., None] * values).sum(dim=1)
+        rows = []  # (channels, batch, n)
         if self.world_coordinates:
-            angles = (points[..., None] * self.frequencies).flatten(-2)
-            inputs += [points, angles.sin(), angles.cos()]
+            position = points.permute(2, 0, 1).contiguous()
+            angles = (position[:, None] * self.frequencies[:, None, None]).flatten(0, 1)
+            rows += [position, angles.sin(), angles.cos()]
         if self.source_colour:
-            pixel = (weights * sample_images(scene.images, coordinates)).sum(dim=1)
-            inputs.append(pixel)
-        out = self.mlp(torch.cat(inputs, dim=-1))
-        density = F.softplus(out[..., 0] - 1)  # the shift starts the object out thin rather than solid
-        features = out[..., 1 : 1 + self.features]
-        colour = features[..., :3].sigmoid()
+            pixel = (weights[:, :, None] * sample_images(scene.images, coordinates)).sum(dim=1).transpose(0, 1)
+            rows.append(pixel)
+        out = blockwise_mlp(self.mlp, fused.flatten(0, 1), torch.cat(rows).flatten(1))
+        out = out.unflatten(1, points.shape[:2])
+        density = F.softplus(out[0] - 1)  # the shift starts the object out thin rather than solid
+        colour = out[1:4].sigmoid()
         if self.source_colour:
-            gate = out[..., -1:].sigmoid()
-            colour = gate * pixel + (1 - gate) * colour
-        return density * 10, torch.cat([colour, features[..., 3:]], dim=-1)
+            colour = torch.lerp(colour, pixel, out[-1].sigmoid())
+        return density * 10, torch.cat([colour, out[4 : 1 + self.features]]).permute(1, 2, 0)

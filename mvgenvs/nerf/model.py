@@ -9,11 +9,14 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from mvgenvs.cameras import Cameras, concatenate
 from mvgenvs.nerf.encoder import ImageEncoder
 from mvgenvs.nerf.field import Field, Scene
 from mvgenvs.nerf.renderer import RayRendering, background_features, render_rays, sphere_bounds
+
+KEPT_SAMPLES = 2**21  # whose intermediate results are kept for the backward pass: about 1 GB for two volumes
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -87,8 +90,10 @@ class ViewNeRF(ModelMixin, ConfigMixin):
     def render(
         self, scene: Scene, cameras: Cameras, jitter: Float[Tensor, "batch ray"] | None = None, chunk: int = 512
     ) -> Rendering:
-        """Renders whole images of size `cameras.hw`, `chunk` rays of a scene at a time: it bounds the memory
-        and keeps the samples of a chunk in a CPU's cache.
+        """Renders whole images of size `cameras.hw`, `chunk` rays of a scene at a time.
+
+        That bounds the memory, whatever the number of rays: the backward pass renders those chunks again that lie
+        beyond `KEPT_SAMPLES`.
 
         Rays that miss the scene's sphere see the background and cost nothing. `jitter` has one entry per pixel.
         """
@@ -100,7 +105,13 @@ class ViewNeRF(ModelMixin, ConfigMixin):
             return x.gather(1, order[..., None].expand(-1, -1, x.shape[-1]))
 
         rays = [pick(origins), pick(directions), *([] if jitter is None else [pick(jitter[..., None])[..., 0]])]
-        parts = [self.render_rays(scene, *part) for part in zip(*(r.split(chunk, dim=1) for r in rays), strict=True)]
+        parts, num_samples = [], 0
+        for part in zip(*(r.split(chunk, dim=1) for r in rays), strict=True):
+            num_samples += part[0][..., 0].numel() * (self.config.num_coarse + self.config.num_fine)
+            if torch.is_grad_enabled() and num_samples > KEPT_SAMPLES:
+                parts.append(checkpoint(self.render_rays, scene, *part, use_reentrant=False, preserve_rng_state=False))
+            else:
+                parts.append(self.render_rays(scene, *part))
         height, width = cameras.hw
 
         def images(name: str, background: Tensor) -> Tensor:

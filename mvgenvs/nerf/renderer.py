@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 RadianceField = Callable[[Tensor], tuple[Tensor, Tensor]]  # (batch, n, 3) -> density (batch, n), features (batch, n, f)
@@ -56,21 +56,23 @@ def render_rays(
     strata = torch.arange(num_coarse, device=near.device, dtype=near.dtype)
     t = near[..., None] + span * (strata + offset[..., None]) / num_coarse
     density, features = evaluate(t)
+    samples = [(composite_weights(density, t, far), t, features)]
     if num_fine:
         with torch.no_grad():
-            weights = composite_weights(density, t, far)
-            t_fine = importance_samples(near, far, weights, num_fine, offset)
+            t_fine, below = importance_samples(near, far, samples[0][0], num_fine, offset)
         density_fine, features_fine = evaluate(t_fine)
-        t, order = torch.cat([t, t_fine], dim=-1).sort(dim=-1)
-        density = torch.cat([density, density_fine], dim=-1).gather(-1, order)
-        features = torch.cat([features, features_fine], dim=-2)
-        features = features.gather(-2, order[..., None].expand_as(features))
-    weights = composite_weights(density, t, far)
-    opacity = weights.sum(dim=-1)
-    background = background_features(features.shape[-1], near)
-    rendered = torch.einsum("brs,brsf->brf", weights, features) + (1 - opacity)[..., None] * background
-    distance = (weights * t).sum(dim=-1) + (1 - opacity) * far
-    return RayRendering(rendered, distance, opacity)
+        rank, rank_fine = merged_ranks(below, num_coarse)
+        ranks = torch.cat([rank, rank_fine], dim=-1)
+        merged_t = torch.empty_like(ranks, dtype=t.dtype).scatter(-1, ranks, torch.cat([t, t_fine], dim=-1))
+        merged = torch.empty_like(merged_t).scatter(-1, ranks, torch.cat([density, density_fine], dim=-1))
+        weights = composite_weights(merged, merged_t, far)
+        samples = [(weights.gather(-1, rank), t, features), (weights.gather(-1, rank_fine), t_fine, features_fine)]
+    opacity = torch.stack([weights.sum(dim=-1) for weights, _, _ in samples]).sum(dim=0)
+    distance = torch.stack([(weights * t).sum(dim=-1) for weights, t, _ in samples]).sum(dim=0)
+    rendered = torch.stack([torch.einsum("brs,brsf->brf", w, features) for w, _, features in samples]).sum(dim=0)
+    background = background_features(rendered.shape[-1], near)
+    transparency = 1 - opacity
+    return RayRendering(rendered + transparency[..., None] * background, distance + transparency * far, opacity)
 
 
 def background_features(num_features: int, like: Tensor) -> Float[Tensor, " f"]:
@@ -96,8 +98,11 @@ def importance_samples(
     weights: Float[Tensor, "batch ray s"],
     num_samples: int,
     offset: Float[Tensor, "batch ray"],
-) -> Float[Tensor, "batch ray m"]:
-    """Ascending samples of the piecewise-constant density that the weights give over equal bins of [near, far]."""
+) -> tuple[Float[Tensor, "batch ray m"], Int64[Tensor, "batch ray m"]]:
+    """Ascending samples of the piecewise-constant density that the weights give over equal bins of [near, far].
+
+    Beside them, how many of the points at `offset` of their bins lie before each sample.
+    """
     bins = weights.shape[-1]
     pdf = weights + 1e-3 / bins
     cdf = torch.cat([torch.zeros_like(pdf[..., :1]), (pdf / pdf.sum(dim=-1, keepdim=True)).cumsum(dim=-1)], dim=-1)
@@ -105,5 +110,19 @@ def importance_samples(
     u = (steps + offset[..., None]) / num_samples  # stratified, strictly inside (0, 1)
     upper = torch.searchsorted(cdf, u.contiguous(), right=True).clamp(1, bins)
     low, high = cdf.gather(-1, upper - 1), cdf.gather(-1, upper)
-    fraction = (upper - 1 + (u - low) / (high - low).clamp(min=1e-8)) / bins
-    return near[..., None] + (far - near)[..., None] * fraction.clamp(0, 1)
+    within = ((u - low) / (high - low).clamp(min=1e-8)).clamp(0, 1)
+    t = near[..., None] + (far - near)[..., None] * ((upper - 1 + within) / bins)
+    return t, upper - 1 + (within > offset[..., None]).long()
+
+
+def merged_ranks(
+    below: Int64[Tensor, "batch ray m"], num_first: int
+) -> tuple[Int64[Tensor, "batch ray s"], Int64[Tensor, "batch ray m"]]:
+    """Where the elements of two ascending sequences stand when they are merged: those of the first, of `num_first`
+    elements, and those of the second, `below` of the first lie before each of which.
+    """
+    m = below.shape[-1]
+    histogram = torch.zeros(*below.shape[:-1], num_first + 1, dtype=below.dtype, device=below.device)
+    before = histogram.scatter_add_(-1, below, torch.ones_like(below)).cumsum(dim=-1)[..., :-1]
+    positions = torch.arange(max(m, num_first), device=below.device)
+    return before + positions[:num_first], below + positions[:m]

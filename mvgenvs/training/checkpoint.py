@@ -1,7 +1,7 @@
 """Checkpoints: atomic folders that hold both the exact training state and a pipeline that inference can load.
 
 RUN/checkpoint-000200/state/       accelerate's: weights, optimizer, schedule, EMA, RNG
-RUN/checkpoint-000200/pipeline/    the averaged weights as a pipeline folder
+RUN/checkpoint-000200/pipeline/    the averaged weights as a pipeline folder, LoRA updates added in
 RUN/checkpoint-000200/config.yaml  the resolved configuration
 RUN/checkpoint-000200/step.json
 """
@@ -19,6 +19,7 @@ from diffusers.training_utils import EMAModel
 from mvgenvs.config import TrainConfig, to_dict
 from mvgenvs.parts import CHECKPOINT_PREFIX, Parts, checkpoints
 from mvgenvs.pipeline import MultiViewPipeline
+from mvgenvs.training.trainable import lora_merged
 
 
 @contextmanager
@@ -46,7 +47,7 @@ def save_checkpoint(
     accelerator.wait_for_everyone()
     accelerator.save_state(str(temporary / "state"))
     if accelerator.is_main_process:
-        with ema_weights(ema, parts):
+        with ema_weights(ema, parts), lora_merged(parts.denoiser):
             MultiViewPipeline.from_parts(parts).save_pretrained(temporary / "pipeline")
         (temporary / "config.yaml").write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
         (temporary / "step.json").write_text(json.dumps({"step": step, "skipped": skipped}))

@@ -1,8 +1,11 @@
 """The training loop, as a generator: it yields one report per optimisation step and leaves the rest to its caller."""
 
 import math
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +19,8 @@ from mvgenvs.data.sampling import Batch, TrainingSets, collate
 from mvgenvs.errors import UserError
 from mvgenvs.training.objective import Objective
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class StepReport:
@@ -26,6 +31,13 @@ class StepReport:
     grad_norm: float  # before clipping
     lr: float
     skipped: int  # steps skipped for a non-finite loss since the run began
+    seconds: float  # from the request for data to the updated weights, on this process
+    waited: float  # seconds of these until the data were there
+
+    @property
+    def wait(self) -> float:
+        """The share of the step spent waiting for data, in [0, 1]."""
+        return self.waited / self.seconds
 
 
 class StepBatches(Sequence[list[int]]):
@@ -54,8 +66,24 @@ class StepBatches(Sequence[list[int]]):
 
 def batches(sets: TrainingSets, config: TrainConfig, accelerator: Accelerator, start: int) -> Iterator[Batch]:
     """The training sets of this process from step `start` on, in order."""
-    order = StepBatches(config, accelerator, start)
-    yield from DataLoader(sets, batch_sampler=order, num_workers=config.data.workers, collate_fn=collate)
+    loader = DataLoader(
+        sets,
+        batch_sampler=StepBatches(config, accelerator, start),
+        num_workers=config.data.workers,
+        collate_fn=collate,
+        generator=torch.Generator(),  # of the workers' seeds, which nothing here uses; not the global one
+    )
+    return prefetched(iter(loader))
+
+
+def prefetched(items: Iterator[T]) -> Iterator[T]:
+    """The same items; a thread prepares each of them while the one before is in use."""
+    end = object()
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        coming = thread.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, items, end)
+            yield item  # type: ignore[misc]
 
 
 def train(
@@ -80,8 +108,11 @@ def train(
         objective.train()  # whoever had the last report may have saved or sampled
         sums: dict[str, float] = {}
         norm = math.nan
+        begin, waited = time.perf_counter(), 0.0
         for _ in range(config.optim.accumulation):
+            asked = time.perf_counter()
             batch = next(data)
+            waited += time.perf_counter() - asked
             with accelerator.accumulate(objective):
                 losses = objective(Batch(batch.views.to(accelerator.device), batch.num_known, batch.seeds),
                                    step / config.optim.steps)  # fmt: skip
@@ -104,4 +135,5 @@ def train(
                     f"stopped at step {step + 1}: the loss was not finite for {in_a_row} steps in a row;"
                     " lower optim.lr or look at the data"
                 )
-        yield StepReport(step + 1, sums, norm, float(schedule.get_last_lr()[0]), skipped)
+        lr = float(schedule.get_last_lr()[0])
+        yield StepReport(step + 1, sums, norm, lr, skipped, time.perf_counter() - begin, waited)

@@ -9,20 +9,22 @@ from collections.abc import Iterator
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mvgenvs.config import LossConfig, TrainConfig
 from mvgenvs.data.sampling import Batch
-from mvgenvs.diffusion.codec import PatchCodec, encode_rendering
+from mvgenvs.diffusion.codec import PatchCodec, decode_with_detail, encode_rendering
 from mvgenvs.diffusion.denoiser import Conditions
-from mvgenvs.diffusion.noise import NOISE_LAWS, loss_weight
+from mvgenvs.diffusion.noise import NOISE_LAWS, loss_weight, with_offset
 from mvgenvs.diffusion.renoising import CLEAN_SIGMA
 from mvgenvs.errors import UserError
 from mvgenvs.nerf.field import Scene
 from mvgenvs.nerf.model import Rendering
 from mvgenvs.parts import Parts
+from mvgenvs.perceptual import PerceptualDistance, find_trunk
+from mvgenvs.training.trainable import choose_trainable
 from mvgenvs.views import ViewSet
 
 
@@ -52,10 +54,16 @@ class Objective(nn.Module):
         if self.weights.noise_law not in NOISE_LAWS:
             raise UserError(f"setting 'loss.noise_law' must be one of {', '.join(NOISE_LAWS)}")
         self.noise_law = NOISE_LAWS[self.weights.noise_law]
+        if self.weights.perceptual:
+            self.perceptual_distance = PerceptualDistance("vgg", find_trunk("vgg"))  # no module: not saved
         if "denoiser" in self.trained:
             self.denoiser.set_attention(config.denoiser.attention)  # which the weights it started from may not have had
         for name, part in parts.modules().items():
             part.requires_grad_(name in self.trained)
+        if "denoiser" in self.trained:
+            choose_trainable(self.denoiser, config.denoiser.trainable, config.denoiser.lora_rank)
+            if config.run.gradient_checkpointing:
+                self.denoiser.enable_gradient_checkpointing()
 
     def train(self, mode: bool = True) -> "Objective":
         """Frozen parts stay in evaluation mode."""
@@ -80,7 +88,7 @@ class Objective(nn.Module):
                     rendering, targets = self._render_rays(scene, batch.views, draws)
             losses |= self._rendering_losses(rendering, targets)
             if self.weights.denoise:
-                losses["denoise"] = self._denoise(batch, rendering, draws, progress)
+                losses |= self._denoise(batch, rendering, draws, progress)
         return losses
 
     def total(self, losses: dict[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
@@ -171,7 +179,9 @@ class Objective(nn.Module):
             losses["opacity"] = rendering.opacity.mean()
         return losses
 
-    def _denoise(self, batch: Batch, rendering: Rendering, draws: Draws, progress: float) -> Float[Tensor, ""]:
+    def _denoise(
+        self, batch: Batch, rendering: Rendering, draws: Draws, progress: float
+    ) -> dict[str, Float[Tensor, ""]]:
         """EDM's weighted denoising error [EDM eq. 8] over the views of a set, denoised jointly.
 
         All views share the set's noise level, but in some sets the known views are nearly clean anchors, which are
@@ -190,17 +200,47 @@ class Objective(nn.Module):
         sigma = torch.where(anchors, CLEAN_SIGMA, sigma)
         dropped = draws.uniform(repeats, num_views).flatten(0, 1) < self.weights.drop_condition
         noise = draws.normal(repeats, *x0.shape[1:]).flatten(0, 1)
+        if self.weights.offset_noise:
+            noise = with_offset(noise, draws.normal(repeats, *x0.shape[1:3]).flatten(0, 1), self.weights.offset_noise)
         xt = x0 + sigma[..., None, None, None] * noise
-        render_latents = encode_rendering(self.codec, rendering.rgb, self.denoiser.config.latent_size)
+        needed = self.denoiser.sees_render_latents
+        render_latents = encode_rendering(self.codec, rendering.rgb, self.denoiser.config.latent_size, needed)
         conditions = self.denoiser.conditions(
             rendering.repeat(repeats),
             render_latents.repeat_interleave(repeats, dim=0),
             batch.views.cameras.repeat(repeats),
             dropped,
         )
-        error = (self._denoised(xt, sigma, conditions, batch.num_known) - x0).square().mean(dim=(-1, -2, -3))
+        denoised = self._denoised(xt, sigma, conditions, batch.num_known)
+        error = (denoised - x0).square().mean(dim=(-1, -2, -3))
         counted = (~anchors).to(error.dtype)
-        return (loss_weight(sigma) * error * counted).sum(dim=1).div(counted.sum(dim=1)).mean()
+        weighted = loss_weight(sigma, self.weights.min_snr) * error * counted
+        losses = {"denoise": weighted.sum(dim=1).div(counted.sum(dim=1)).mean()}
+        if self.weights.perceptual:
+            losses["perceptual"] = self._perceptual(denoised, ~anchors, batch.views, rendering, draws)
+        return losses
+
+    def _perceptual(
+        self,
+        denoised: Float[Tensor, "set view c h w"],
+        counted: Bool[Tensor, "set view"],
+        views: ViewSet,
+        rendering: Rendering,
+        draws: Draws,
+    ) -> Float[Tensor, ""]:
+        """LPIPS-VGG between the decoded views that count and the true images, in one random crop of each set."""
+        repeats, side = self.weights.noise_draws, self.weights.perceptual_crop
+        detail = rendering.rgb.repeat_interleave(repeats, dim=0) if self.denoiser.render_prior else None
+        decoded = decode_with_detail(self.codec, denoised, detail)
+        truth = views.images.repeat_interleave(repeats, dim=0)
+        height, width = truth.shape[-2:]
+        pairs = []
+        for i, (across, down) in enumerate(draws.uniform(repeats, 2).flatten(0, 1).tolist()):
+            top, left = int(down * (height - side + 1)), int(across * (width - side + 1))
+            crop = (counted[i], slice(None), slice(top, top + side), slice(left, left + side))
+            pairs.append((decoded[i][crop], truth[i][crop]))
+        predicted, true = (torch.cat(images) for images in zip(*pairs, strict=True))
+        return self.perceptual_distance.loss(predicted, true)
 
     def _denoised(
         self,

@@ -5,11 +5,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mvgenvs.data.opencars.build import Recipe, build
-from mvgenvs.data.opencars.categories import CATEGORIES
-from mvgenvs.data.sheet import write_credits, write_sheet
-from mvgenvs.data.srn_writer import FORMATS
 from mvgenvs.errors import OneSentenceParser, run_script, whole_number
+
+CATEGORIES, FORMATS = ("cars", "chairs"), ("png", "webp")  # repeated: --help imports nothing heavy
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
 
     add = parse.add
     add("--output", "folder of the data set", type=Path, required=True, metavar="DIR")
-    add("--category", "which objects", choices=tuple(CATEGORIES), default="cars")
+    add("--category", "which objects", choices=CATEGORIES, default="cars")
     add("--packages", "folder of the .deb files, fetched if absent; OUTPUT/packages unless given", type=Path)
     add("--size", "pixels along each side of an image", type=whole_number(1), default=128, metavar="N")
     add("--views", "views of each train object; val and test objects have SRN's 251", type=whole_number(1), default=50)
@@ -36,6 +34,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
+
+    from mvgenvs.data.opencars.build import Recipe, build
+    from mvgenvs.data.sheet import write_credits, write_sheet
+
     recipe = Recipe(args.category, args.size, args.views, args.format, args.sphere, args.repaint, args.seed)
     jobs = args.jobs or os.cpu_count() or 1
     rendered = build(args.output, args.packages or args.output / "packages", recipe, args.only, jobs)

@@ -21,7 +21,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-import mvgenvs  # noqa: F401  (mends torchvision beside a CPU torch, before lpips imports it)
 from mvgenvs.errors import UserError
 
 NETS = ("alex", "vgg")
@@ -72,6 +71,10 @@ class PerceptualDistance:
     ) -> Float[Tensor, " view"]:
         pairs = zip(predicted.split(VIEWS_AT_ONCE), truth.split(VIEWS_AT_ONCE), strict=True)
         return torch.cat([self.model(a, b, normalize=True).flatten() for a, b in pairs]).cpu()
+
+    def loss(self, predicted: Float[Tensor, "view 3 h w"], truth: Float[Tensor, "view 3 h w"]) -> Float[Tensor, ""]:
+        """The mean over the views, differentiable, on the device of the images."""
+        return self.model.to(predicted.device)(predicted, truth, normalize=True).mean()
 
 
 def find_trunk(net: str, folder: Path | None = None, download: bool = True) -> Trunk:

@@ -1,0 +1,42 @@
+"""One denoising step of four new views whose anchors' keys and values are recalled, against computing them anew.
+
+Anchors can be recalled where they attend to anchors only; the weights are the bundled model's, trained to attend
+jointly, which changes what comes out and not how long it takes.
+"""
+
+import copy
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from attention import AnchorCache
+from eval.benchmarks.denoiser import random_inputs
+from eval.benchmarks.stage import Setup, Stage
+from mvgenvs.diffusion.denoiser import Conditions, JointDenoiser
+
+NEW = 4
+ANCHORS = (1, 4, 8)
+
+
+def stages(setup: Setup) -> Iterator[Stage]:
+    denoiser = copy.deepcopy(setup.pipeline.denoiser)
+    denoiser.set_attention("block-causal")
+    for anchors in ANCHORS:
+        inputs = random_inputs(denoiser, NEW + anchors)
+        cache = AnchorCache()
+        step(denoiser, *inputs, anchors=anchors, cache=cache)  # so that there is something to recall
+        yield Stage(
+            f"anchor_cache/{anchors}-anchors",
+            partial(step, denoiser, *inputs, anchors=anchors, cache=cache),
+            partial(step, denoiser, *inputs, anchors=anchors, cache=None),
+        )
+
+
+@torch.no_grad()
+def step(
+    denoiser: JointDenoiser, xt: Tensor, sigma: Tensor, conditions: Conditions, anchors: int, cache: AnchorCache | None
+) -> Tensor:
+    """The denoised new views."""
+    return denoiser(xt, sigma, conditions, num_anchors=anchors, cache=cache)[:, :NEW]

@@ -1,0 +1,40 @@
+"""What is measured: a stage of the system, beside its plain reference and the ceiling that it could reach."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One piece of work, which `run` does once on inputs that are already made.
+
+    Where `run` and `reference` return tensors, they are compared. Work that is bound by memory names the bytes that
+    it must read and write; its ceiling is then the copy rate.
+    """
+
+    name: str  # "<family>/<what>"
+    run: Callable[[], Any]
+    reference: Callable[[], Any] | None = None  # the same result, computed the plain way
+    flops: int | None = None  # of one run; counted by `measure.count_flops` unless given
+    moved_bytes: int | None = None
+    ceiling: str = "matmul-fp32"  # a key of `ceilings.ceilings`
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """What the stages of all families share."""
+
+    device: torch.device
+
+    @cached_property
+    def pipeline(self) -> Any:
+        """The bundled pipeline on the device."""
+        from mvgenvs.pipeline import MultiViewPipeline
+
+        pipeline = MultiViewPipeline.from_pretrained("bundled").to(self.device)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline

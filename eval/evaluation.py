@@ -1,0 +1,135 @@
+"""An evaluation, from checkpoint and data to the report. What it leaves is described in `eval.records`."""
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from tqdm import tqdm
+
+from eval.instruments import Instruments, load_instruments
+from eval.methods import SamplesViews
+from eval.objects import evaluate_object
+from eval.provenance import all_versions, checkpoint_sha256
+from eval.records import RunFolder, Settings
+from eval.report import write_report
+from mvgenvs.data.scenes import open_scenes
+from mvgenvs.data.stored import CachedScenes
+from mvgenvs.errors import UserError
+from mvgenvs.parts import resolve_checkpoint
+from mvgenvs.runtime import explained_failures
+
+LONGEST_WAIT = timedelta(days=30)  # of a process that has finished its objects for the others
+BAR = "{desc}: {percentage:3.0f}% |{bar}| {elapsed} so far, {remaining} left{postfix}"
+
+
+def run(args: argparse.Namespace, words: Sequence[str]) -> None:
+    """The whole story; `args` are of `eval.cli`, read from `words`. Raises `UserError`."""
+    processes = start_processes(args.device)
+    folder = resolve_checkpoint(args.checkpoint)
+    pipeline = load_pipeline(folder, processes.device)
+    scenes = open_scenes(args.data, args.split, pipeline.size)
+    names = [item.name for item in scenes.objects[: args.num_objects]]
+    instruments = load_instruments(args, processes.device)
+    settings = make_settings(args, pipeline, checkpoint_sha256(folder), instruments, processes.device)
+    output = RunFolder(args.output)
+    output.claim(settings)
+    check_views(scenes, len(names), settings.protocol)
+    mine = range(len(names))[processes.process_index :: processes.num_processes]
+    with explained_failures(args.output):
+        evaluate(pipeline, scenes, mine, settings, instruments, output, quiet=not processes.is_main_process)
+    processes.wait_for_everyone()
+    if processes.is_main_process:
+        context = {
+            "command": shlex.join(["python", "-m", "eval.run", *words]),
+            "checkpoint": args.checkpoint,
+            "versions": all_versions(),
+            "weights": instruments.sources(),
+            "settings": asdict(settings),
+        }
+        print(write_report(output, [output.read(name) for name in names], instruments, context))
+
+
+def evaluate(
+    pipeline: SamplesViews,
+    scenes: CachedScenes,
+    indices: Sequence[int],
+    settings: Settings,
+    instruments: Instruments,
+    output: RunFolder,
+    quiet: bool = False,
+) -> None:
+    """Evaluates those of the objects at `indices` that `output` does not hold yet."""
+    todo = [index for index in indices if not output.has(scenes.objects[index].name)]
+    rows = len(settings.methods)
+    with tqdm(total=len(todo) * rows, desc="evaluating", bar_format=BAR, smoothing=0, disable=quiet) as progress:
+        for number, index in enumerate(todo):
+            item = scenes.objects[index]
+            progress.set_postfix_str(f"{item.name}, {number + 1} of {len(todo)}")
+            views = scenes.read(index).view_set()  # not kept, as each object is wanted once
+            evaluate_object(pipeline, item, views, settings, instruments, output, progress.update)
+
+
+def check_views(scenes: CachedScenes, num_objects: int, protocol: str) -> None:
+    """Raises `UserError` where an object lacks views that others have: the srn protocol asks for all of each object."""
+    if protocol != "srn":
+        return
+    items = scenes.objects[:num_objects]
+    complete = max(items, key=lambda item: len(item.view_ids))
+    for item in items:
+        missing = sorted(set(complete.view_ids) - set(item.view_ids))
+        if missing:
+            raise UserError(
+                f"{item.folder} lacks view {missing[0]:06d}, which {complete.name} has: the srn protocol takes the "
+                "same views of every object, so get the data anew"
+            )
+
+
+def start_processes(device: str) -> PartialState:
+    """One process, or what `accelerate launch` has started. Raises `UserError` where the GPU asked for is not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("there is no usable GPU here: leave out --device cuda")
+    return PartialState(cpu=device == "cpu", timeout=LONGEST_WAIT)
+
+
+def load_pipeline(folder: Path, device: torch.device) -> Any:
+    from mvgenvs.pipeline import MultiViewPipeline
+
+    pipeline = MultiViewPipeline.from_pretrained(folder).to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def make_settings(
+    args: argparse.Namespace, pipeline: Any, checkpoint: str, instruments: Instruments, device: torch.device
+) -> Settings:
+    return Settings(
+        data=str(args.data.resolve()),
+        split=args.split,
+        protocol=args.protocol,
+        num_inputs=args.inputs,
+        methods=args.methods,
+        metrics=instruments.metrics,
+        sampling={
+            "plan": args.plan,
+            "block": args.block,
+            "anchors": args.anchors,
+            "anchor_level": args.anchor_level,
+            "renoise": args.renoise,
+            "sampler": args.sampler,
+            "num_inference_steps": args.steps or pipeline.config.default_steps,
+            "churn": args.churn,
+            "guidance_scale": pipeline.config.default_guidance if args.guidance is None else args.guidance,
+        },
+        num_samples=args.samples,
+        seed=args.seed,
+        image_size=pipeline.size,
+        checkpoint_sha256=checkpoint,
+        weights_sha256=instruments.hashes(),
+        device=device.type,
+    )

@@ -1,0 +1,1 @@
+"""Studies of how sequences are sampled: `python -m eval.study --help`."""

@@ -1,0 +1,170 @@
+"""Several ways of sampling the same views of the same objects from the same noise: what studies of a model compare.
+
+OUTPUT/<trial>/settings.json         all that its figures depend on
+OUTPUT/<trial>/objects/NAME.json     its figures on one object, a `Record`; an object that has one is done
+OUTPUT/<trial>/objects/NAME.png      its views side by side
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from eval.columns import Column
+from eval.instruments import Instruments
+from eval.methods import JOINT, NERF, TRUTH, predictions
+from eval.metrics import rounded_to_8_bits
+from eval.objects import angles_to_nearest, sample_seed
+from eval.protocols import orbit
+from eval.provenance import truth_sha256
+from eval.records import Figures, Record, RunFolder, Settings
+from eval.studies.renders import clock, rendered_once
+from eval.summary import curve
+from mvgenvs.data.stored import CachedScenes
+from mvgenvs.errors import UserError
+from mvgenvs.media import read_png, tile, write_png
+from mvgenvs.pipeline import MultiViewPipeline
+from mvgenvs.views import ViewSet
+
+SECONDS = Column("seconds", "s/view", "object", "low", 2, "seconds per view with its rendering; on a CPU, of one core")
+BAR = "{desc}: {percentage:3.0f}% |{bar}| {elapsed} so far, {remaining} left{postfix}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way of sampling."""
+
+    name: str
+    sampling: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the pipeline, where not the usual
+    levels: dict[str, float] = field(default_factory=dict)  # of the noise: sigma_max, rho
+    method: str = JOINT  # of `eval.methods`
+
+    @property
+    def folder(self) -> str:
+        """The name, fit for a file system."""
+        return re.sub(r"[^\w.=+-]+", "_", self.name)
+
+
+REFERENCES = (Trial("truth", method=TRUTH), Trial("NeRF alone", method=NERF))
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """What all trials share."""
+
+    output: Path
+    pipeline: MultiViewPipeline
+    scenes: CachedScenes
+    num_objects: int
+    instruments: Instruments
+    settings: Settings  # of a trial that changes nothing
+    choose: Callable[[int], Sequence[int]]  # which targets of the orbit are made of the object of this number
+    closed: bool  # they end where they begin
+
+    @property
+    def names(self) -> list[str]:
+        return [item.name for item in self.scenes.objects[: self.num_objects]]
+
+    def folder(self, trial: Trial) -> RunFolder:
+        return RunFolder(self.output / trial.folder)
+
+    def figures(self, trial: Trial) -> dict[str, float | None]:
+        """Means within each object, then over the objects that have a figure."""
+        records = [self.folder(trial).read(name) for name in self.names]
+        return {
+            metric: _mean([r.mean(trial.name, metric) for r in records]) for metric in records[0].figures[trial.name]
+        }
+
+    def curve(self, trial: Trial, metric: str) -> list[float | None]:
+        """The mean over objects of each figure along the sequence."""
+        return curve([self.folder(trial).read(name) for name in self.names], trial.name, metric)
+
+    def images(self, trial: Trial, name: str) -> Float[Tensor, "view 3 h w"]:
+        """The views that a trial has made of an object."""
+        pixels = np.ascontiguousarray(read_png(self.folder(trial).sheet(name)))
+        strip = torch.from_numpy(pixels).movedim(-1, 0).float() / 255
+        return torch.stack(strip.split(strip.shape[1], dim=2))
+
+
+def run_trials(study: Study, trials: Sequence[Trial]) -> None:
+    """Makes and measures what is missing, with a progress bar. Raises `UserError` where a folder is another trial's."""
+    for trial in trials:
+        sampling = study.settings.sampling | trial.sampling | trial.levels
+        study.folder(trial).claim(replace(study.settings, sampling=sampling, methods=(trial.method,)))
+    todo = [[trial for trial in trials if not study.folder(trial).has(name)] for name in study.names]
+    with tqdm(total=sum(map(len, todo)), desc="sampling", bar_format=BAR, smoothing=0) as progress:
+        for number, missing in enumerate(todo):
+            if missing:
+                _run_object(study, number, missing, progress)
+
+
+def _run_object(study: Study, number: int, trials: Sequence[Trial], progress: tqdm) -> None:
+    item, pipeline = study.scenes.objects[number], study.pipeline
+    views = study.scenes.read(number).view_set()
+    try:
+        task = orbit(item.view_ids, views.cameras)
+    except UserError as error:
+        raise UserError(f"{item.folder}: {error}") from error
+    chosen = [task.targets[position] for position in study.choose(number)]
+    known, targets = views.select(task.inputs), views.select(chosen)
+    seed, now = sample_seed(study.settings.seed, item.name, 0), clock(pipeline.device)
+    on_device = known.to(pipeline.device)
+    with rendered_once(pipeline.nerf, on_device.images[None]) as recalled:
+        for trial in trials:
+            progress.set_postfix_str(f"{item.name}, {trial.name}")
+            started, spared = now(), recalled.seconds
+            if trial.method == TRUTH:
+                images = targets.images
+            else:
+                sampling = study.settings.sampling | trial.sampling
+                with _noise_levels(pipeline, trial.levels):
+                    cameras = targets.cameras.to(pipeline.device)
+                    ((_, samples),) = predictions(pipeline, on_device, cameras, [trial.method], sampling, [seed])
+                images = rounded_to_8_bits(samples[0])
+            seconds = now() - started + recalled.seconds - spared
+            record = Record(
+                object=item.name,
+                family=item.family,
+                input_view_ids=[item.view_ids[i] for i in task.inputs],
+                target_view_ids=[item.view_ids[i] for i in chosen],
+                angles=angles_to_nearest(known.cameras, targets.cameras),
+                truth_sha256=truth_sha256(views.select([*task.inputs, *chosen])),
+                figures={trial.name: _figures(study, trial, images, targets, seconds / len(chosen))},
+            )
+            folder = study.folder(trial)
+            write_png(folder.sheet(item.name), tile(images, columns=len(images)))
+            folder.write(record, {})
+            progress.update()
+
+
+def _figures(
+    study: Study, trial: Trial, images: Float[Tensor, "view 3 h w"], truth: ViewSet, seconds: float
+) -> Figures:
+    consistency = study.instruments.consistency(images, truth, study.closed)
+    if trial.method == TRUTH:
+        return consistency
+    return study.instruments.quality(images[None], truth.images) | consistency | {SECONDS.key: [seconds]}
+
+
+@contextmanager
+def _noise_levels(pipeline: MultiViewPipeline, levels: dict[str, float]) -> Iterator[None]:
+    """The pipeline with other noise levels than the checkpoint's, set the way diffusers sets them."""
+    usual = pipeline.scheduler
+    pipeline.scheduler = type(usual).from_config(usual.config, **levels)
+    try:
+        yield
+    finally:
+        pipeline.scheduler = usual
+
+
+def _mean(figures: Sequence[float | None]) -> float | None:
+    there = [figure for figure in figures if figure is not None]
+    return sum(there) / len(there) if there else None

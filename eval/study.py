@@ -1,0 +1,93 @@
+"""Studies of how sequences are sampled: `python -m eval.study --help`."""
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from eval.evaluation import load_pipeline
+from eval.instruments import CONSISTENCY, load_instruments
+from eval.protocols import ORBIT_TARGETS
+from eval.provenance import checkpoint_sha256
+from eval.records import Settings
+from eval.studies import conditional, plans, steps
+from eval.studies.trials import BAR, Study
+from mvgenvs.data.scenes import open_scenes
+from mvgenvs.errors import OneSentenceParser, run_script, whole_number
+from mvgenvs.parts import resolve_checkpoint
+from mvgenvs.perceptual import NETS
+from mvgenvs.runtime import explained_failures, resolve_device
+
+STUDIES = {
+    "conditional": "how far from the truth re-noised anchors lead new views, with an ideal denoiser and no weights",
+    "steps": "quality against network evaluations per new view",
+    "plans": "every plan on the same views; joint attention and anchors on and off",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    with explained_failures(args.output):
+        if args.study == "conditional":
+            with tqdm(total=conditional.num_cases(), desc="sampling", bar_format=BAR, smoothing=0) as progress:
+                print(conditional.study(args.output, progress.update))
+        else:
+            print({"steps": steps, "plans": plans}[args.study].study(make_study(args)))
+
+
+def parser() -> OneSentenceParser:
+    parse = OneSentenceParser("python -m eval.study", description=__doc__)
+    studies = parse.add_subparsers(dest="study", required=True, metavar="|".join(STUDIES))
+    for name, text in STUDIES.items():
+        add = studies.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.").add
+        if name != "conditional":
+            add("--checkpoint", "pipeline folder", default="bundled", metavar="bundled|DIR")
+            add("--data", "data set", type=Path, required=True, metavar="DIR")
+            add("--split", "which objects", choices=("test", "val"), default="val")
+            add("--num-objects", "only the first N objects", type=whole_number(1), metavar="N")
+            add("--lpips-trunks", "folder with torchvision's AlexNet weights", type=Path, metavar="DIR")
+            add("--seed", "start of the random numbers", type=int, default=0)
+            add("--device", "where to compute", choices=("auto", "cpu", "cuda"), default="auto")
+        text = "folder of the results" + ("" if name == "conditional" else "; resumes what is there")
+        add("--output", text, type=Path, required=True, metavar="DIR")
+    return parse
+
+
+def make_study(args: argparse.Namespace) -> Study:
+    """The model, the data and the instruments of a study. Raises `UserError` where one of them is not to be had."""
+    device, folder = resolve_device(args.device), resolve_checkpoint(args.checkpoint)
+    pipeline = load_pipeline(folder, device)
+    scenes = open_scenes(args.data, args.split, pipeline.size)
+    num_objects = min(args.num_objects or len(scenes), len(scenes))
+    wanted = {"lpips_nets": NETS[:1], "lpips_trunks": args.lpips_trunks, "metrics": (CONSISTENCY,)}
+    instruments = load_instruments(argparse.Namespace(**wanted, inception_weights=None), device)
+    settings = Settings(
+        data=str(args.data.resolve()),
+        split=args.split,
+        protocol="orbit",
+        num_inputs=1,
+        methods=(),
+        metrics=instruments.metrics,
+        sampling={
+            "plan": "sliding",
+            "block": plans.BLOCK,
+            "sampler": "euler",
+            "num_inference_steps": pipeline.config.default_steps,
+            "guidance_scale": pipeline.config.default_guidance,
+        },
+        num_samples=1,
+        seed=args.seed,
+        image_size=pipeline.size,
+        checkpoint_sha256=checkpoint_sha256(folder),
+        weights_sha256=instruments.hashes(),
+        device=device.type,
+    )
+    few = args.study == "steps"
+    choose = partial(steps.chosen_views, num_objects=num_objects) if few else lambda _: range(ORBIT_TARGETS)
+    return Study(args.output, pipeline, scenes, num_objects, instruments, settings, choose, closed=not few)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,71 @@
+"""What every joint denoiser shares: which attention its layers have, and which views pass through its network."""
+
+from diffusers import ModelMixin
+from diffusers.configuration_utils import ConfigMixin
+from jaxtyping import Float
+from torch import Tensor
+
+from attention import PROCESSORS, AnchorCache, AnchorState, AttentionBackend, install_joint_attention
+from mvgenvs.errors import UserError
+
+
+class JointModel(ModelMixin, ConfigMixin):
+    """A diffusers model of all views of a set at once. Its configuration holds `attention`.
+
+    Subclasses have `conditions` and `forward`, as `JointDenoiser` documents them, and set the two attributes below.
+    """
+
+    attention_backend = AttentionBackend.SDPA
+    render_prior: bool
+    """whether the denoised latents are a correction of the encoded rendering, whose detail may then be kept"""
+    sees_render_latents: bool
+    """whether `conditions` looks at the encoded rendering at all"""
+
+    def set_attention(self, attention: str) -> None:
+        """joint: all views of a set see one another. block-causal: anchors see anchors only, new views see all.
+
+        The weights stay, but want training under the attention that they are used with. Raises `UserError`.
+        """
+        if attention not in PROCESSORS:
+            raise UserError(f"setting 'denoiser.attention' must be {' or '.join(PROCESSORS)}, not '{attention}'")
+        self.register_to_config(attention=attention)
+        install_joint_attention(self, self.attention_backend, attention)
+
+    def set_attention_backend(self, backend: AttentionBackend) -> None:
+        """(Re)installs the attention on the given kernels; the weights stay."""
+        self.attention_backend = backend
+        install_joint_attention(self, backend, self.config.attention)
+
+    def attend(
+        self, views: tuple[Tensor, ...], joint: bool, num_anchors: int | None, cache: AnchorCache | None
+    ) -> Float[Tensor, "batch shown c h w"]:
+        """The network's output of `views`, its inputs, each (batch, view, ...); see `forward` for the rest."""
+        num_views = views[0].shape[1] if joint else 1
+        if self.config.attention == "joint":
+            if cache is not None:
+                raise ValueError("the anchors of joint attention see the new views and cannot be cached")
+            return self._network(views, num_views=num_views)
+        if num_anchors is None:
+            raise TypeError("block-causal attention needs num_anchors: how many of the last views are anchors")
+        if cache is None or not joint:
+            return self._network(views, num_views=num_views, num_anchors=num_anchors if joint else 0)
+        return self._network_of_new_views(views, num_anchors, cache)
+
+    def _network(self, views: tuple[Tensor, ...], **attention: int | AnchorState) -> Float[Tensor, "batch view c h w"]:
+        """The network's output of these views; `attention` is what its attention processors want to be told."""
+        raise NotImplementedError
+
+    def _network_of_new_views(
+        self, views: tuple[Tensor, ...], num_anchors: int, cache: AnchorCache
+    ) -> Float[Tensor, "batch new c h w"]:
+        """That of the new views; the anchors pass through the network only where the cache does not know them."""
+        num_new = views[0].shape[1] - num_anchors
+        new, anchors = tuple(x[:, :num_new] for x in views), tuple(x[:, num_new:] for x in views)
+        if not num_anchors:
+            return self._network(new, num_views=num_new, num_anchors=0)
+        if (state := cache.find(anchors)) is not None:
+            return self._network(new, num_views=num_new, num_anchors=0, anchor_state=state)
+        state = AnchorState(tuple(x.clone() for x in anchors))
+        out = self._network(views, num_views=num_new + num_anchors, num_anchors=num_anchors, anchor_state=state)
+        cache.add(state)
+        return out[:, :num_new]

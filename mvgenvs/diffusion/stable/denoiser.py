@@ -1,0 +1,140 @@
+"""The joint denoiser around a Stable Diffusion UNet, and the conditioners that show it the NeRF's renderings."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attention import AnchorCache, AnchorState
+from mvgenvs.cameras import Cameras
+from mvgenvs.diffusion.codec import SIGMA_DATA
+from mvgenvs.diffusion.denoiser import Conditions
+from mvgenvs.diffusion.joint_model import JointModel
+from mvgenvs.diffusion.stable.conditioners import CONDITIONERS, HINT_SCALES, make_adapter, make_controlnet
+from mvgenvs.diffusion.stable.noise import DiscreteNoise
+from mvgenvs.errors import UserError
+from mvgenvs.nerf.model import Rendering
+
+
+class StableDenoiser(JointModel):
+    """D(x_t; sigma, conditions) for the latents of all views of a set at once, by a checkpoint's UNet.
+
+    The UNet, and the ControlNet with it, has a class embedding: 0 for a view whose rendering is seen, 1 for one whose
+    rendering is dropped. It starts at zero, so that the UNet starts out as its checkpoint has it. The prompt is the
+    same for every view: its embedding is a buffer, and no text encoder is needed again.
+    """
+
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self,
+        unet_config: dict[str, Any],
+        scheduler_config: dict[str, Any],
+        prompt_shape: Sequence[int],
+        conditioner: str = "controlnet",
+        latent_size: int = 16,
+        features: int = 16,
+        condition_scale: int = 4,
+        attention: str = "joint",
+    ) -> None:
+        """Random weights, but for those that start at zero. `unet_config` and `scheduler_config` are the checkpoint's,
+        `prompt_shape` is the (tokens, channels) of its prompts; the rest is as in `JointDenoiser`.
+
+        controlnet and t2i-adapter see the NeRF's `features` at `condition_scale` times the latents' resolution,
+        concat sees its encoded RGB in further input channels. Raises `UserError` for another conditioner.
+        """
+        super().__init__()
+        if conditioner not in CONDITIONERS:
+            raise UserError(f"setting 'model.conditioner' must be {' or '.join(CONDITIONERS)}, not '{conditioner}'")
+        if condition_scale not in HINT_SCALES:
+            raise UserError(f"setting 'denoiser.condition_scale' must be one of {HINT_SCALES} here")
+        self.render_prior, self.sees_render_latents = False, conditioner == "concat"
+        self.noise = DiscreteNoise(scheduler_config)
+        channels = unet_config["out_channels"]
+        inputs = 2 * channels if conditioner == "concat" else channels
+        self.unet = UNet2DConditionModel.from_config(unet_config, in_channels=inputs, num_class_embeds=2)
+        nn.init.zeros_(self.unet.class_embedding.weight)
+        self.controlnet: ControlNetModel | None = None
+        self.adapter: T2IAdapter | None = None
+        if conditioner == "controlnet":
+            self.controlnet = make_controlnet(self.unet, features, condition_scale)
+        elif conditioner == "t2i-adapter":
+            self.adapter = make_adapter(self.unet, features, condition_scale)
+        self.register_buffer("prompt_embedding", torch.zeros(1, *prompt_shape))
+        self.set_attention(attention)
+
+    @property
+    def conditioner(self) -> nn.Module:
+        """The layers through which the rendering is seen."""
+        return self.controlnet or self.adapter or self.unet.conv_in
+
+    def conditions(
+        self,
+        rendering: Rendering,
+        render_latents: Float[Tensor, "batch view l h w"],
+        cameras: Cameras,
+        dropped: Bool[Tensor, "batch view"] | None = None,
+    ) -> Conditions:
+        """The maps are what the conditioner sees, zero for a dropped view, and a last channel that is 1 for it.
+
+        Feature maps are pooled to `condition_scale` times the latents' side, and their pixels folded into channels.
+        """
+        if dropped is None:
+            dropped = torch.zeros(render_latents.shape[:2], dtype=torch.bool, device=render_latents.device)
+        keep = (~dropped).to(render_latents.dtype)[..., None, None, None]
+        if self.sees_render_latents:
+            seen = keep * render_latents / SIGMA_DATA
+        else:
+            scale = self.config.condition_scale
+            features = torch.cat([rendering.rgb * 2 - 1, rendering.features[:, :, 3:]], dim=2) * keep
+            pooled = F.avg_pool2d(features.flatten(0, 1), features.shape[-1] // (self.config.latent_size * scale))
+            seen = F.pixel_unshuffle(pooled, scale).unflatten(0, dropped.shape)
+        flag = (1 - keep).expand(*seen.shape[:2], 1, *seen.shape[-2:])
+        poses = cameras.c2w[..., :3, :].flatten(-2).to(seen.dtype)  # which this denoiser does not look at
+        std = torch.full_like(flag, SIGMA_DATA)
+        return Conditions(torch.cat([seen, flag], dim=2), poses, torch.zeros_like(render_latents), std)
+
+    def forward(
+        self,
+        xt: Float[Tensor, "batch view c h w"],
+        sigma: Float[Tensor, "batch view"],
+        conditions: Conditions,
+        joint: bool = True,
+        num_anchors: int | None = None,
+        cache: AnchorCache | None = None,
+    ) -> Float[Tensor, "batch out c h w"]:
+        """The denoised latents x0; the arguments are those of `JointDenoiser.forward`."""
+        scale = self.noise.preconditioning(sigma)
+        c_skip, c_out, c_in = (x[..., None, None, None] for x in (scale.c_skip, scale.c_out, scale.c_in))
+        maps, flag = conditions.maps[:, :, :-1], conditions.maps[:, :, -1, 0, 0]
+        network = self.attend((c_in * xt, scale.c_noise, maps, flag), joint, num_anchors, cache)
+        shown = network.shape[1]
+        return (c_skip * xt)[:, :shown] + c_out[:, :shown] * network
+
+    def _network(self, views: tuple[Tensor, ...], **attention: int | AnchorState) -> Float[Tensor, "batch view c h w"]:
+        """F, the checkpoint's prediction; `views` holds inputs, timesteps, what the conditioner sees, and flags."""
+        inputs, timesteps, seen, flags = (x.flatten(0, 1) for x in views)
+        given: dict[str, Any] = {
+            "encoder_hidden_states": self.prompt_embedding.expand(len(inputs), -1, -1),
+            "class_labels": flags.round().long(),
+            "cross_attention_kwargs": attention,
+        }
+        residuals: dict[str, Any] = {}
+        if self.controlnet is not None:
+            hint = F.pixel_shuffle(seen, self.config.condition_scale)
+            down, mid = self.controlnet(inputs, timesteps, controlnet_cond=hint, return_dict=False, **given)
+            if self.unet.mid_block is None:  # diffusers takes the others for an adapter's where there is none
+                mid = torch.zeros_like(mid)
+            residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+        elif self.adapter is not None:
+            hint = F.pixel_shuffle(seen, self.config.condition_scale)
+            residuals = {"down_intrablock_additional_residuals": self.adapter(hint)}
+        else:
+            inputs = torch.cat([inputs, seen], dim=1)
+        return self.unet(inputs, timesteps, **given, **residuals).sample.unflatten(0, views[0].shape[:2])

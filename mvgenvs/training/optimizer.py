@@ -1,0 +1,38 @@
+"""The optimiser: AdamW, in the form that suits the device and the memory."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from mvgenvs.config import OptimConfig
+from mvgenvs.errors import UserError
+
+STATE_BYTES = {"adamw": 8, "adamw8bit": 2}  # per trained number: its gradient's mean and square
+
+
+def check_optimizer(config: OptimConfig) -> None:
+    """Raises `UserError` for a kind that there is not, or for betas that are none."""
+    if config.kind not in STATE_BYTES:
+        raise UserError(f"setting 'optim.kind' must be {' or '.join(STATE_BYTES)}, not '{config.kind}'")
+    if len(config.betas) != 2 or not all(0 <= beta < 1 for beta in config.betas):
+        raise UserError(f"setting 'optim.betas' must be two numbers in [0, 1), not {list(config.betas)}")
+
+
+def make_optimizer(parameters: Sequence[nn.Parameter], config: OptimConfig, device: torch.device) -> Optimizer:
+    """AdamW over the parameters, which will be on `device` when they are trained.
+
+    torch's fused kernel does the step on a GPU; on a CPU it rounds otherwise than the plain one, and is not used.
+    Raises `UserError` for settings that `check_optimizer` refuses, or where bitsandbytes is missing.
+    """
+    check_optimizer(config)
+    betas = (config.betas[0], config.betas[1])
+    if config.kind == "adamw":
+        fused = device.type == "cuda"
+        return torch.optim.AdamW(parameters, config.lr, betas, weight_decay=config.weight_decay, fused=fused)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise UserError("optim.kind adamw8bit needs bitsandbytes: pip install bitsandbytes, or take adamw") from error
+    return AdamW8bit(parameters, config.lr, betas, weight_decay=config.weight_decay)

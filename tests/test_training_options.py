@@ -1,0 +1,301 @@
+"""The trainer's options: which weights learn, LoRA, gradient checkpointing, the optimiser, flags, waiting for data."""
+
+import dataclasses
+import json
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from test_training import assert_equal, tiny, weights
+from tiny import tiny_config, tiny_parts
+from torch import nn
+
+import train_multiview
+from attention import attention_layers
+from mvgenvs.config import OptimConfig, TrainConfig, load_config
+from mvgenvs.errors import UserError
+from mvgenvs.parts import checkpoints, load_parts
+from mvgenvs.pipeline import MultiViewPipeline
+from mvgenvs.training.loop import StepReport, prefetched
+from mvgenvs.training.memory import blank_batch
+from mvgenvs.training.objective import Objective
+from mvgenvs.training.optimizer import make_optimizer
+from mvgenvs.training.trainable import choose_trainable, lora_merged, self_attention
+
+CPU = torch.device("cpu")
+
+
+def denoiser_config(**denoiser: object) -> TrainConfig:
+    """A tiny stage that trains the denoiser alone."""
+    config = tiny_config()
+    return dataclasses.replace(
+        config,
+        denoiser=dataclasses.replace(config.denoiser, **denoiser),
+        loss=dataclasses.replace(config.loss, denoise=1.0),
+        run=dataclasses.replace(config.run, train=("denoiser",)),
+    )
+
+
+def learning(model: nn.Module) -> set[str]:
+    return {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+def in_joint_attention(model: nn.Module) -> set[str]:
+    return {f"{name}.{key}" for name, layer in self_attention(model).items() for key in layer.state_dict()}
+
+
+def with_random_updates(denoiser: nn.Module) -> nn.Module:
+    """Gives LoRA's B matrices, which start at zero, something to say."""
+    for name, p in denoiser.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(p, std=0.3)
+    return denoiser
+
+
+def gradients(objective: Objective) -> dict[str, torch.Tensor]:
+    objective.zero_grad()
+    objective.total(objective(blank_batch(2, 3, 1, 32), 0.0)).backward()
+    return {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}
+
+
+# Which weights learn
+
+
+def test_attention_alone_learns() -> None:
+    denoiser = tiny_parts().denoiser
+    choose_trainable(denoiser, "attention", 0)
+    assert learning(denoiser) == in_joint_attention(denoiser)
+    names = {name for name, layer in attention_layers(denoiser).items() if not layer.is_cross_attention}
+    assert names == set(self_attention(denoiser)) != set()
+    assert all("attn1" in name for name in names)
+
+
+def test_lora_is_on_the_four_projections_of_every_joint_layer() -> None:
+    denoiser = tiny_parts().denoiser
+    layers = self_attention(denoiser)
+    choose_trainable(denoiser, "lora", 3)
+    expected = {
+        f"{layer}.{projection}.lora_{matrix}.default.weight"
+        for layer in layers
+        for projection in ("to_q", "to_k", "to_v", "to_out.0")
+        for matrix in "AB"
+    }
+    assert learning(denoiser) == expected
+    assert {min(p.shape) for p in denoiser.parameters() if p.requires_grad} == {3}
+
+
+def test_a_conditioner_learns_under_every_choice() -> None:
+    for choice in ("all", "conditioner", "attention", "lora"):
+        denoiser = tiny_parts().denoiser
+        denoiser.conditioner = tiny_parts(seed=1).denoiser.unet  # any module, with attention layers of its own
+        own = {f"conditioner.{name}" for name, _ in denoiser.conditioner.named_parameters()}
+        choose_trainable(denoiser, choice, 2)
+        found = learning(denoiser)
+        assert own == {name for name in found if name.startswith("conditioner.")}
+        rest = {name for name in found if not name.startswith("conditioner.")}
+        assert bool(rest) == (choice != "conditioner")
+        assert not any("lora" in name for name in own)
+
+
+def test_saved_lora_is_plain_and_gives_the_same_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = denoiser_config(trainable="lora", lora_rank=3)
+    parts = tiny_parts(config)
+    names = set(parts.denoiser.state_dict())
+    plain = gradients(Objective(tiny_parts(config), denoiser_config()))
+    objective = Objective(parts, config)
+    assert set(gradients(objective)).isdisjoint(plain)
+    with_random_updates(parts.denoiser).eval()
+    batch = blank_batch(2, 3, 1, 32)
+    with torch.no_grad():
+        before = {key: value.clone() for key, value in parts.denoiser.state_dict().items()}
+        expected = objective(batch, 0.0)["denoise"]
+        with lora_merged(parts.denoiser):
+            assert set(parts.denoiser.state_dict()) == names
+            merged = objective(batch, 0.0)["denoise"]
+            parts.denoiser.save_pretrained(tmp_path)
+        assert_equal(parts.denoiser.state_dict(), before)
+        monkeypatch.setitem(sys.modules, "peft", None)  # no import of it succeeds
+        fresh = type(parts.denoiser).from_pretrained(tmp_path)
+        reloaded = Objective(dataclasses.replace(parts, denoiser=fresh), denoiser_config()).eval()
+        assert torch.equal(reloaded(batch, 0.0)["denoise"], merged)
+    torch.testing.assert_close(merged, expected, rtol=1e-5, atol=1e-6)
+    untrained = Objective(tiny_parts(config), denoiser_config()).eval()
+    assert not torch.allclose(untrained(batch, 0.0)["denoise"], expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("trainable", ["attention", "lora"])
+def test_only_the_chosen_weights_change_and_resume_is_exact(tmp_path: Path, trainable: str) -> None:
+    changes = {"denoiser__trainable": trainable, "run__train": "[denoiser]", "loss__rgb": "0.0"}
+    changes |= {"optim__steps": "3", "optim__batch": "2", "run__checkpoint_every": "1", "run__keep": "9"}
+    changes |= {"optim__weight_decay": "0.0", "run__init_from": str(tmp_path / "start")}
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    MultiViewPipeline.from_parts(tiny_parts(tiny(whole))).save_pretrained(tmp_path / "start")
+    train_multiview.train(tiny(whole, **changes), resume=False)
+    first, last = (load_parts(checkpoints(whole)[i] / "pipeline").denoiser for i in (0, -1))
+    a, b = first.state_dict(), last.state_dict()
+    changed = {name for name in a if not torch.equal(a[name], b[name])}
+    assert changed
+    assert changed <= in_joint_attention(first)
+    if trainable == "lora":
+        assert all(name.endswith("weight") and ".to_" in name for name in changed)
+
+    halved.mkdir()
+    (halved / checkpoints(whole)[1].name).symlink_to(checkpoints(whole)[1])
+    torch.manual_seed(5)
+    train_multiview.train(tiny(halved, **changes), resume=True)
+    assert [p.name for p in checkpoints(halved)] == ["checkpoint-000002", "checkpoint-000003"]
+    assert_equal(weights(halved), weights(whole))
+
+
+@pytest.mark.parametrize(
+    ("choice", "rank", "says"),
+    [("some", 8, "must be one of all, conditioner"), ("conditioner", 8, "has none"), ("lora", 0, "1 or more")],
+)
+def test_choices_that_do_not_fit_are_one_sentence(choice: str, rank: int, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        choose_trainable(tiny_parts().denoiser, choice, rank)
+
+
+def test_updates_of_untrained_weights_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"run\.init_from"):
+        train_multiview.train(tiny(tmp_path / "run", denoiser__trainable="lora"), resume=False)
+
+
+def test_lora_without_peft_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UserError, match="needs peft"):
+        choose_trainable(tiny_parts().denoiser, "lora", 8)
+
+
+# Gradient checkpointing
+
+
+@pytest.mark.parametrize("attention", ["joint", "block-causal"])
+def test_gradient_checkpointing_changes_no_gradient(attention: str) -> None:
+    config = denoiser_config(attention=attention)
+    saving = dataclasses.replace(config, run=dataclasses.replace(config.run, gradient_checkpointing=True))
+    plain, saved = Objective(tiny_parts(config), config), Objective(tiny_parts(config), saving)
+    assert_equal(gradients(saved.train()), gradients(plain.train()), tolerance=1e-6)
+    blocks = [m for m in saved.denoiser.modules() if hasattr(m, "gradient_checkpointing")]
+    assert blocks
+    assert all(block.gradient_checkpointing for block in blocks)
+    # and the views of a set do see one another: joint attention's arguments get through
+    alone = Objective(tiny_parts(config), saving).train()
+    alone.denoiser.forward = lambda *a, forward=alone.denoiser.forward, **k: forward(*a, joint=False, **k)
+    assert max((gradients(alone)[k] - g).abs().max() for k, g in gradients(plain).items()) > 1e-4
+
+
+# Losses
+
+
+def test_offset_noise_and_min_snr_reach_the_loss() -> None:
+    batch, found = blank_batch(2, 3, 1, 32), []
+    for loss in ({}, {"offset_noise": 0.5}, {"min_snr": 5.0}):
+        config = denoiser_config()
+        config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, **loss))
+        found.append(Objective(tiny_parts(config), config).eval()(batch, 0.0)["denoise"].item())
+    assert len(set(found)) == 3
+
+
+# The optimiser
+
+
+def test_adamw_takes_its_settings() -> None:
+    optimizer = make_optimizer([nn.Parameter(torch.ones(2))], OptimConfig(betas=(0.8, 0.95), lr=0.25), CPU)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert optimizer.defaults["betas"] == (0.8, 0.95)
+    assert optimizer.defaults["lr"] == 0.25
+    assert not optimizer.defaults["fused"], "the fused kernel of a CPU rounds otherwise"
+    assert make_optimizer([nn.Parameter(torch.ones(2))], OptimConfig(), torch.device("cuda")).defaults["fused"]
+
+
+def test_adamw8bit_is_that_of_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fake(torch.optim.AdamW):
+        pass
+
+    module = types.ModuleType("bitsandbytes.optim")
+    module.AdamW8bit = Fake
+    monkeypatch.setitem(sys.modules, "bitsandbytes", types.ModuleType("bitsandbytes"))
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", module)
+    made = make_optimizer([nn.Parameter(torch.ones(2))], OptimConfig(kind="adamw8bit", lr=0.5), CPU)
+    assert isinstance(made, Fake)
+    assert (made.defaults["lr"], made.defaults["betas"], made.defaults["weight_decay"]) == (0.5, (0.9, 0.99), 0.01)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"kind": "sgd"}, "must be adamw or adamw8bit"),
+        ({"kind": "adamw8bit"}, "needs bitsandbytes"),
+        ({"betas": (0.9,)}, "two numbers"),
+        ({"betas": (0.9, 1.0)}, "two numbers"),
+    ],
+)
+def test_mistaken_optimisers_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], says: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(UserError, match=says):
+        make_optimizer([nn.Parameter(torch.ones(2))], OptimConfig(**changes), CPU)
+
+
+# Flags
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--run.init-from", "a-b"], ["--run.init-from=a-b"], ["--run.init_from", "a-b"], ["--run.init_from=a-b"]],
+)
+def test_flags_take_hyphens_for_underscores(arguments: list[str]) -> None:
+    options = vars(train_multiview.parse(arguments))
+    assert options["run.init_from"] == "a-b", "the value keeps its hyphens"
+    given = {key: value for key, value in options.items() if "." in key and value is not None}
+    assert load_config(None, given).run.init_from == "a-b"
+
+
+def test_help_shows_one_form(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train_multiview.parse(["--help"])
+    text = capsys.readouterr().out
+    assert "--run.init_from" in text
+    assert "init-from" not in text
+
+
+# Waiting for data
+
+
+def test_prefetching_keeps_items_and_order_and_passes_errors_on() -> None:
+    def items():
+        yield from range(5)
+        raise UserError("damaged")
+
+    assert list(prefetched(iter(range(7)))) == list(range(7))
+    assert list(prefetched(iter(()))) == []
+    stream = prefetched(items())
+    assert [next(stream) for _ in range(5)] == list(range(5))
+    with pytest.raises(UserError, match="damaged"):
+        next(stream)
+
+
+def test_an_item_is_prepared_while_the_one_before_is_in_use() -> None:
+    prepared = []
+
+    def items():
+        for i in range(3):
+            prepared.append(i)
+            yield i
+
+    stream = prefetched(items())
+    assert next(stream) == 0
+    while prepared != [0, 1]:  # pytest's time limit is what fails here
+        time.sleep(0.001)
+    stream.close()
+
+
+def test_reports_tell_the_share_of_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert StepReport(1, {}, 0.0, 0.0, 0, seconds=4.0, waited=1.0).wait == 0.25
+    train_multiview.train(tiny(tmp_path / "run", optim__steps="1", optim__batch="1", run__log_every="1"), resume=False)
+    assert 0 < json.loads((tmp_path / "run/log.jsonl").read_text())["wait"] < 1
