@@ -11,7 +11,7 @@ orbit: $(VENV)/.installed
 		--trajectory orbit --num-views 24 --output outputs/orbit
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
