@@ -61,7 +61,13 @@ class PlainProcessor:
     """Attention by its definition: joint over the views of a set, and to a view's own context."""
 
     def __call__(
-        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *, num_views: int
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: None = None,  # which diffusers always passes
+        *,
+        num_views: int,
     ) -> Tensor:
         if encoder_hidden_states is not None:
             out = attend(*project_in(attn, hidden_states, encoder_hidden_states), AttentionBackend.SDPA)
