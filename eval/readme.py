@@ -18,7 +18,7 @@ from mvgenvs.errors import OneSentenceParser, UserError, run_script
 
 FILES = (Path("README.md"), Path("mvgenvs/pretrained/README.md"))
 MARKED = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
-LEADING_ZERO = re.compile(r"(?<![\w.])0\.(?=\d)")
+LEADING_ZERO = re.compile(r"(?<![\w.])0\.(?=\d)(?!\d+e)")
 
 
 def runs_table(runs: Sequence[Run], among: Sequence[Column]) -> str:
