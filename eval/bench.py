@@ -16,7 +16,7 @@ from eval.benchmarks.measure import Measurement, measure
 from eval.benchmarks.stage import Setup, Stage
 from eval.columns import markdown_table
 from eval.provenance import all_versions
-from eval.records import write_json
+from eval.records import write_json, write_text
 from mvgenvs.errors import OneSentenceParser, UserError, run_script, whole_number
 from mvgenvs.runtime import explained_failures, resolve_device
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with explained_failures(args.output):
             args.output.mkdir(parents=True, exist_ok=True)
             write_json(args.output / "bench.json", report)
-            (args.output / "bench.md").write_text(text + "\n", encoding="utf-8")
+            write_text(args.output / "bench.md", text + "\n")
 
 
 def parser() -> argparse.ArgumentParser:

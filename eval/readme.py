@@ -6,13 +6,12 @@ of eval.run that are given, one split after another; every other table is the fi
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 from eval.columns import CONSISTENCY, QUALITY, Column, markdown_table
 from eval.compare import Run, read_run
 from eval.methods import JOINT
-from eval.records import atomically
+from eval.records import write_text
 from eval.summary import columns_of
 from mvgenvs.errors import OneSentenceParser, UserError, run_script
 
@@ -76,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             before = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read {path}: run this in the repository's folder, or give --files") from error
-        atomically(path, partial(Path.write_text, data=fill(before, tables), encoding="utf-8"))
+        write_text(path, fill(before, tables))
         marked = {match[2] for match in MARKED.finditer(before)}
         print(f"{path}: {', '.join(sorted(marked & tables.keys())) or 'no table of these'}")
 

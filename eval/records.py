@@ -128,10 +128,14 @@ def atomically(path: Path, write: Callable[[Path], Any]) -> None:
     partial.replace(path)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes atomically."""
+    atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes atomically; NaN and infinity are refused, as JSON has no such numbers."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

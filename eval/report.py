@@ -13,7 +13,7 @@ from eval.columns import COLUMNS, CONSISTENCY, QUALITY, SAMPLES, Column, markdow
 from eval.distributions import distributions
 from eval.instruments import Instruments
 from eval.methods import DESCRIPTIONS, TRUTH
-from eval.records import Record, RunFolder, write_json
+from eval.records import Record, RunFolder, write_json, write_text
 from eval.summary import AngleBin, Table, columns_of, make_table, psnr_by_angle, ranked, rows_of
 
 
@@ -40,7 +40,7 @@ def write_report(
     }
     write_json(output.path / "metrics.json", summary)
     text = "\n\n".join(_sections(output, records, table, summary))
-    (output.path / "report.md").write_text(text + "\n", encoding="utf-8")
+    write_text(output.path / "report.md", text + "\n")
     return format_table(table, (*QUALITY, *CONSISTENCY))
 
 

@@ -39,7 +39,7 @@ def make_table(records: Sequence[Record], distributions: Table) -> Table:
     """Means within each object, then over the objects that have a figure; and what `distributions` adds per row."""
     return {
         row: {
-            metric: _mean([record.mean(row, metric) for record in records])
+            metric: mean_of_present([record.mean(row, metric) for record in records])
             for metric in COLUMNS
             if any(metric in record.figures[row] for record in records)
         }
@@ -54,7 +54,7 @@ def psnr_by_angle(records: Sequence[Record]) -> list[AngleBin]:
     for low in range(0, 180, ANGLE_BIN):
         inside = [[low <= min(angle, 179.9) < low + ANGLE_BIN for angle in record.angles] for record in records]
         if any(map(any, inside)):
-            psnr = {row: _mean(_means_inside(records, row, inside)) for row in rows_of(records)}
+            psnr = {row: mean_of_present(_means_inside(records, row, inside)) for row in rows_of(records)}
             there = {row: figure for row, figure in psnr.items() if figure is not None}
             bins.append(AngleBin(low, low + ANGLE_BIN, sum(map(sum, inside)), there))
     return bins
@@ -63,13 +63,13 @@ def psnr_by_angle(records: Sequence[Record]) -> list[AngleBin]:
 def _means_inside(records: Sequence[Record], row: str, inside: Sequence[Sequence[bool]]) -> list[float | None]:
     """The mean PSNR of each object's views that are `inside`; the truth has none."""
     figures = [record.figures[row].get("psnr", []) for record in records]
-    return [_mean(list(compress(views, which))) for views, which in zip(figures, inside, strict=True)]
+    return [mean_of_present(list(compress(views, which))) for views, which in zip(figures, inside, strict=True)]
 
 
 def curve(records: Sequence[Record], row: str, metric: str) -> list[float | None]:
     """The mean over objects of each figure along the sequence, such as each pair of neighbours."""
     along = [record.figures[row].get(metric, []) for record in records]
-    return [_mean(figures) for figures in zip_longest(*along)]
+    return [mean_of_present(figures) for figures in zip_longest(*along)]
 
 
 def ranked(records: Sequence[Record]) -> tuple[list[Record], str, str]:
@@ -80,6 +80,7 @@ def ranked(records: Sequence[Record]) -> tuple[list[Record], str, str]:
     return sorted(records, key=lambda record: sign * (record.mean(row, metric) or 0.0)), metric, row
 
 
-def _mean(figures: Sequence[float | None]) -> float | None:
+def mean_of_present(figures: Sequence[float | None]) -> float | None:
+    """None where no figure is there."""
     there = [figure for figure in figures if figure is not None]
     return float(np.mean(there)) if there else None

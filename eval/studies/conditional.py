@@ -18,7 +18,7 @@ from torch import Tensor
 
 from eval import plots
 from eval.columns import markdown_table
-from eval.records import write_json
+from eval.records import write_json, write_text
 from eval.studies.gaussian import GaussianViews, bures, equally_correlated
 from mvgenvs.diffusion.codec import SIGMA_DATA
 from mvgenvs.diffusion.renoising import CLEAN_SIGMA, SamplerOptions, sample
@@ -91,7 +91,7 @@ def study(output: Path, on_case: Callable[[], object] = lambda: None) -> str:
     output.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join(_sections(found))
     write_json(output / "conditional.json", {"new": NEW, "anchors": ANCHORS, "pixels": PIXELS, "cases": found})
-    (output / "conditional.md").write_text(text + "\n", encoding="utf-8")
+    write_text(output / "conditional.md", text + "\n")
     if plots.can_plot():
         _plot(output / "conditional.png", found)
     return text

@@ -7,7 +7,7 @@ import torch
 from eval.columns import COLUMNS, Column
 from eval.methods import INDEPENDENT
 from eval.protocols import ORBIT_TARGETS, orbit
-from eval.records import write_json
+from eval.records import write_json, write_text
 from eval.report import format_table
 from eval.studies.trials import REFERENCES, SECONDS, Study, Trial, run_trials
 from eval.summary import Table
@@ -47,7 +47,7 @@ def study(common: Study) -> str:
         table[trial.name][SEAM.key] = seam(common.curve(trial, "flicker"))
     text = format_table(table, TABLE)
     write_json(common.output / "plans.json", {"table": table, "objects": common.names})
-    (common.output / "plans.md").write_text(text + "\n", encoding="utf-8")
+    write_text(common.output / "plans.md", text + "\n")
     for number, name in enumerate(common.names):
         _draw(common, number, name)
     return text

@@ -6,7 +6,7 @@ from typing import Any
 from eval import plots
 from eval.columns import COLUMNS, Column
 from eval.protocols import ORBIT_TARGETS
-from eval.records import write_json
+from eval.records import write_json, write_text
 from eval.report import format_table
 from eval.studies.trials import REFERENCES, SECONDS, Study, Trial, run_trials
 from eval.summary import Table
@@ -65,7 +65,7 @@ def study(common: Study) -> str:
         table[trial.name][EVALUATIONS.key] = float(evaluations(common.settings.sampling | trial.sampling))
     text = "\n\n".join([format_table(table, TABLE), *verdicts(table)])
     write_json(common.output / "steps.json", {"table": table, "objects": common.names})
-    (common.output / "steps.md").write_text(text + "\n", encoding="utf-8")
+    write_text(common.output / "steps.md", text + "\n")
     if plots.can_plot():
         _plot(common.output / "steps.png", table)
     return text

@@ -27,7 +27,7 @@ from eval.protocols import orbit
 from eval.provenance import truth_sha256
 from eval.records import Figures, Record, RunFolder, Settings
 from eval.studies.renders import clock, rendered_once
-from eval.summary import curve
+from eval.summary import curve, mean_of_present
 from mvgenvs.data.stored import CachedScenes
 from mvgenvs.errors import UserError
 from mvgenvs.media import read_png, tile, write_png
@@ -80,7 +80,8 @@ class Study:
         """Means within each object, then over the objects that have a figure."""
         records = [self.folder(trial).read(name) for name in self.names]
         return {
-            metric: _mean([r.mean(trial.name, metric) for r in records]) for metric in records[0].figures[trial.name]
+            metric: mean_of_present([r.mean(trial.name, metric) for r in records])
+            for metric in records[0].figures[trial.name]
         }
 
     def curve(self, trial: Trial, metric: str) -> list[float | None]:
@@ -163,8 +164,3 @@ def _noise_levels(pipeline: MultiViewPipeline, levels: dict[str, float]) -> Iter
         yield
     finally:
         pipeline.scheduler = usual
-
-
-def _mean(figures: Sequence[float | None]) -> float | None:
-    there = [figure for figure in figures if figure is not None]
-    return sum(there) / len(there) if there else None
