@@ -63,6 +63,7 @@ def generate(options: argparse.Namespace) -> int:
         pipe.to(dtype=getattr(torch, options.dtype))
     options.steps = pipe.config.default_steps if options.steps is None else options.steps
     options.guidance = pipe.config.default_guidance if options.guidance is None else options.guidance
+    options.sigma_max = pipe.scheduler.config.sigma_max if options.sigma_max is None else options.sigma_max
     loaded = time.perf_counter()
 
     photos = [frame_photo(view.image, pipe.size, reframe=not view.camera_given) for view in known]
@@ -89,6 +90,8 @@ def generate(options: argparse.Namespace) -> int:
                 sampler=options.sampler,
                 num_inference_steps=options.steps,
                 churn=options.churn,
+                start=options.start,
+                sigma_max=options.sigma_max,
                 guidance_scale=options.guidance,
                 generator=torch.Generator().manual_seed(options.seed),
                 unconditional=options.unconditional,
@@ -154,6 +157,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--sampler", choices=samplers, default="euler", help="solver of the diffusion ODE (default: %(default)s)")
     add("--steps", type=whole, metavar="N", help="sampler steps (default: what suits the checkpoint, usually 20)")
     add("--churn", type=positive, default=0.0, metavar="X", help="stochasticity, EDM's S_churn (default: %(default)s)")
+    starts = ["noise", "render"]
+    add("--start", choices=starts, default="noise", help="noise alone, or on the NeRF's views (default: %(default)s)")
+    add("--sigma-max", type=positive, metavar="X", help="noise level to start from (default: the checkpoint's)")
     add("--guidance", type=positive, metavar="X", help="guidance weight, 1 is none (default: likewise, usually 1.5)")
     add("--seed", type=_number(int, 0, 2**63 - 1), default=0, metavar="N", help="seed of all noise (default: 0)")
     add("--save-progress", action="store_true", help="also progress.png and progress.mp4: the views at each step")
@@ -173,6 +179,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(
             "--unconditional takes no --image" if options.known else "name an --image, or ask for --unconditional"
         )
+    if options.unconditional and options.start == "render":
+        parser.error("--start render needs a rendering, and without an --image there is none")
     return options
 
 

@@ -2,6 +2,7 @@
 
 python train_multiview.py --config configs/opencars128_field.yaml [--optim.lr 1e-4] [--resume auto]
 python train_multiview.py export RUN --output DIR
+python train_multiview.py refine RUN --data DIR --output DIR
 python train_multiview.py estimate --config configs/opencars128_field.yaml [--optim.batch 16]
 """
 
@@ -12,13 +13,15 @@ import sys
 from pathlib import Path
 
 from mvgenvs.config import TrainConfig, fields_help, load_config
-from mvgenvs.errors import OneSentenceParser, UserError, run_script
+from mvgenvs.errors import OneSentenceParser, UserError, run_script, whole_number
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] == ["export"]:
         return export(arguments[1:])
+    if arguments[:1] == ["refine"]:
+        return refine(arguments[1:])
     if arguments[:1] == ["estimate"]:
         return estimate(configuration(parse(arguments[1:])))
     options = parse(arguments)
@@ -140,19 +143,35 @@ def export(arguments: list[str]) -> int:
     parser.add_argument("--guidance", type=float, default=1.5, help="guidance that suits the model (default: 1.5)")
     options = parser.parse_args(arguments)
 
-    import torch
-
     from mvgenvs.parts import find_pipeline, load_parts
     from mvgenvs.pipeline import MultiViewPipeline
+    from mvgenvs.training.checkpoint import save_fp16
 
     parts = load_parts(find_pipeline(options.run))
     pipeline = MultiViewPipeline.from_parts(parts, default_steps=options.steps, default_guidance=options.guidance)
-    pipeline.to(dtype=torch.float16)
-    pipeline.save_pretrained(options.output, safe_serialization=True)
-    for path in options.output.glob("*/config.json"):  # diffusers writes down from which folder of ours a part came
-        config = {key: value for key, value in json.loads(path.read_text()).items() if key != "_name_or_path"}
-        path.write_text(json.dumps(config, indent=2) + "\n")
+    save_fp16(pipeline, options.output)
     print(f"wrote {options.output}")
+    return 0
+
+
+def refine(arguments: list[str]) -> int:
+    """`refine RUN --data DIR --output DIR`: trains the codec's refiner on what RUN makes of training objects.
+
+    OUTPUT/views/ keeps the views, so that a command that was stopped goes on; OUTPUT/pipeline/ is the new pipeline.
+    """
+    parser = OneSentenceParser(prog="train_multiview.py refine", description=refine.__doc__)
+    parser.add_argument("run", help="run, checkpoint or pipeline folder, or bundled")
+    parser.add("--data", "data set", type=Path, required=True, metavar="DIR")
+    parser.add("--output", "folder for the views and the new pipeline", type=Path, required=True, metavar="DIR")
+    parser.add("--sets", "training sets to make six views of", type=whole_number(1), default=120, metavar="N")
+    parser.add("--steps", "optimisation steps", type=whole_number(1), default=600, metavar="N")
+    parser.add("--seed", "start of the random numbers", type=int, default=0)
+    options = parser.parse_args(arguments)
+
+    from mvgenvs.training.refining import refine_checkpoint
+
+    refine_checkpoint(options.run, options.data, options.output, options.sets, options.steps, options.seed)
+    print(f"wrote {options.output / 'pipeline'}")
     return 0
 
 
@@ -172,7 +191,7 @@ def estimate(config: TrainConfig) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    usage = "%(prog)s --config FILE [--section.field VALUE ...] [--resume auto] | export RUN --output DIR | estimate …"
+    usage = "%(prog)s --config FILE [--section.field VALUE ...] [--resume auto] | export … | refine … | estimate …"
     parser = OneSentenceParser(usage=usage, description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, help="YAML file with what differs from the defaults below")
     parser.add_argument("--resume", choices=["auto"], help="continue exactly from the run's newest checkpoint")

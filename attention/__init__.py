@@ -5,6 +5,7 @@ from attention.backends import AttentionBackend, resolve_backend
 from attention.processor import (
     PROCESSORS,
     BlockCausalAttnProcessor,
+    IndependentViewAttnProcessor,
     JointViewAttnProcessor,
     add_qk_norm,
     attention_layers,
@@ -18,6 +19,7 @@ __all__ = [
     "AnchorState",
     "AttentionBackend",
     "BlockCausalAttnProcessor",
+    "IndependentViewAttnProcessor",
     "JointViewAttnProcessor",
     "add_qk_norm",
     "attention_layers",

@@ -58,6 +58,21 @@ class JointViewAttnProcessor(_ViewsProcessor):
         return self.process(attn, hidden_states, encoder_hidden_states, attention_mask, num_views, whole_set)
 
 
+class IndependentViewAttnProcessor(JointViewAttnProcessor):
+    """No view sees another, whatever set it is in: joint attention over sets of one view. An ablation."""
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Float[Tensor, "batch_view n c"],
+        encoder_hidden_states: Float[Tensor, "batch_view m e"] | None = None,
+        attention_mask: None = None,
+        *,
+        num_views: int,
+    ) -> Float[Tensor, "batch_view n c"]:
+        return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, num_views=1)
+
+
 class BlockCausalAttnProcessor(_ViewsProcessor):
     """Joint attention in which the new views of a set see all its views, but its anchors see anchors only.
 
@@ -95,7 +110,11 @@ class BlockCausalAttnProcessor(_ViewsProcessor):
         return self.process(attn, hidden_states, encoder_hidden_states, attention_mask, num_views, attend_set)
 
 
-PROCESSORS = {"joint": JointViewAttnProcessor, "block-causal": BlockCausalAttnProcessor}
+PROCESSORS = {
+    "joint": JointViewAttnProcessor,
+    "block-causal": BlockCausalAttnProcessor,
+    "independent": IndependentViewAttnProcessor,
+}
 
 
 def install_joint_attention(

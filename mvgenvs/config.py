@@ -65,8 +65,10 @@ class CodecConfig:
     """pixels per latent, along each side"""
     channels: int = 16
     """latent channels"""
-    refiner_channels: tuple[int, ...] = (64, 96)
-    """widths of the decoder that refines the linear reconstruction, finest first"""
+    refiner_width: int = 48
+    """channels of the network that refines the linear reconstruction"""
+    refiner_blocks: int = 6
+    """its residual blocks"""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class DenoiserConfig:
     qk_norm: bool = True
     """normalise queries and keys of the joint attention"""
     attention: str = "joint"
-    """joint: all views of a set see one another; block-causal: known views and anchors see no new views"""
+    """joint: views of a set see one another; block-causal: known ones see no new ones; independent: each sees itself"""
     trainable: str = "all"
     """all; conditioner: its ControlNet or adapter alone; attention, lora: also the joint attention, or LoRA on it"""
     lora_rank: int = 8
@@ -209,6 +211,8 @@ class RunConfig:
     """no, bf16 or fp16 (bf16 is slow on most CPUs)"""
     gradient_checkpointing: bool = False
     """compute the denoiser's activations twice instead of keeping them: less memory, same gradients"""
+    compile: bool = False
+    """compile the denoiser's UNet with torch.compile, which takes minutes at the first step and a C++ compiler"""
     threads: int = 0
     """CPU threads; 0 leaves torch's choice"""
     max_nonfinite: int = 20

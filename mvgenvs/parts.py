@@ -76,7 +76,8 @@ def build_codec(config: TrainConfig) -> Codec:
     if config.codec.kind == "identity":
         return IdentityCodec()
     if config.codec.kind == "patch":
-        return PatchCodec(config.codec.patch, config.codec.channels, config.codec.refiner_channels)
+        shape = config.codec
+        return PatchCodec(shape.patch, shape.channels, shape.refiner_width, shape.refiner_blocks)
     raise UserError(f"setting 'codec.kind' must be patch or identity, not '{config.codec.kind}'")
 
 
@@ -127,9 +128,13 @@ def load_parts(folder: Path) -> Parts:
     for name in PARTS:
         try:
             class_name = json.loads((folder / name / "config.json").read_text())["_class_name"]
-            loaded[name] = CLASSES[class_name].from_pretrained(folder / name, low_cpu_mem_usage=False)
+            loaded[name], report = CLASSES[class_name].from_pretrained(
+                folder / name, low_cpu_mem_usage=False, output_loading_info=True
+            )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise UserError(
                 f"{folder} is not an mvgenvs pipeline: cannot read its '{name}' ({type(error).__name__})"
             ) from error
+        if report["missing_keys"]:  # which diffusers leaves at whatever the memory holds
+            raise UserError(f"the '{name}' of {folder} lacks weights, {report['missing_keys'][0]} first: train it anew")
     return Parts(**loaded)

@@ -27,6 +27,7 @@ from mvgenvs.nerf.model import Rendering, ViewNeRF
 from mvgenvs.parts import Parts, load_parts, resolve_checkpoint
 
 SIGMA_MAX = 8.0  # 10 x the latents' deviation from the rendering
+STARTS = ("noise", "render")
 
 
 @dataclass
@@ -68,6 +69,7 @@ class _View:
     depth: Float[Tensor, "batch 1 1 h w"]  # 0 where nothing is hit
     conditions: Conditions
     dropped: Conditions | None  # the same without the rendering, where guidance needs it
+    latents: Float[Tensor, "batch 1 c lh lw"] | None  # of the rendering, where sampling starts from it
 
 
 class MultiViewPipeline(DiffusionPipeline):
@@ -155,10 +157,13 @@ class MultiViewPipeline(DiffusionPipeline):
         anchors: int | None = None,
         close_loop: bool = False,
         renoise: str = "fresh",
-        anchor_level: str = "matched",
+        anchor_level: str | float | tuple[str | float, ...] = "matched",
         sampler: str = "euler",
         num_inference_steps: int | None = None,
         churn: float = 0.0,
+        start: str = "noise",
+        sigma_max: float | None = None,
+        rho: float | None = None,
         guidance_scale: float | None = None,
         joint: bool = True,
         unconditional: bool = False,
@@ -171,11 +176,13 @@ class MultiViewPipeline(DiffusionPipeline):
         `plan` is a name, which goes to `make_plan` with `block`, `anchors` and `close_loop`, or your own blocks.
         Memory does not grow with the number of views, but under plan "joint". `joint=False` denoises every view alone,
         from the known views alone: a baseline. `unconditional=True` takes no known views.
+        `sigma_max` and `rho` stand in for the checkpoint's noise levels; `start="render"` adds the first noise to the
+        encoded rendering of each view, so that a `sigma_max` too low for a start from noise alone can be used.
         Raises `UserError` for options that do not go together.
         """
         steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
         guidance = self.config.default_guidance if guidance_scale is None else guidance_scale
-        options = SamplerOptions(sampler, steps, churn, renoise, anchor_level)
+        options = SamplerOptions(sampler, steps, churn, renoise, anchor_level, sigma_max, rho)
         images, latents, cameras = self._known(images, cameras, target_cameras, unconditional)
         num_known, num_targets = images.shape[1], target_cameras.num_views
         if isinstance(plan, str):
@@ -189,6 +196,7 @@ class MultiViewPipeline(DiffusionPipeline):
             check_plan(blocks, num_known, num_targets)
         if not joint:
             blocks = independent(blocks, num_known)
+        _check_start(start, blocks)
 
         # What is kept of the views that some later block needs: a bounded number under every plan but "joint".
         last_use = last_uses(blocks)
@@ -207,10 +215,11 @@ class MultiViewPipeline(DiffusionPipeline):
             members = [*current.new, *current.anchors]
             for v in members:
                 if v in current.new or v not in kept_views:  # an anchor is seen as it was when it was made
-                    kept_views[v] = self._look(scene, cameras.select([v]), guided=guidance != 1)
+                    kept_views[v] = self._look(scene, cameras.select([v]), guidance != 1, start == "render")
             views = [kept_views[v] for v in members]
             new = views[: len(current.new)]
             dropped = [view.dropped for view in views if view.dropped is not None]
+            guesses = [view.latents for view in new if view.latents is not None]
             anchor_noise = None
             if renoise == "fixed" and current.anchors:
                 for v in [v for v in current.anchors if v not in kept_noise]:
@@ -233,6 +242,7 @@ class MultiViewPipeline(DiffusionPipeline):
                 torch.cat([latents[:, :0], *(kept_latents[v] for v in current.anchors)], dim=1),
                 generator,
                 anchor_noise,
+                torch.cat(guesses, dim=1) if guesses else None,
             )
             renders = torch.cat([view.render for view in new], dim=1)
             detail = renders if scene is not None and self.denoiser.render_prior else None
@@ -280,7 +290,7 @@ class MultiViewPipeline(DiffusionPipeline):
         """The NeRF of these views; None of none."""
         return self.nerf.encode(torch.cat(images, dim=1), cameras) if images else None
 
-    def _look(self, scene: Scene | None, camera: Cameras, guided: bool) -> _View:
+    def _look(self, scene: Scene | None, camera: Cameras, guided: bool, start: bool) -> _View:
         """Renders one view, and makes the denoiser's conditions of it. Without a scene it sees nothing.
 
         It is rendered at the image size, finer than in training: the prior gains, and the maps are pooled.
@@ -291,7 +301,7 @@ class MultiViewPipeline(DiffusionPipeline):
             rendering = Rendering(features, depth=zeros, opacity=zeros)
         else:
             rendering = self.nerf.render(scene, camera)
-        needed = self.denoiser.sees_render_latents
+        needed = start or self.denoiser.sees_render_latents
         latents = encode_rendering(self.codec, rendering.rgb, self.denoiser.config.latent_size, needed)
         drop = torch.ones(rendering.opacity.shape[:2], dtype=torch.bool, device=self.device)
         conditions = self.denoiser.conditions(rendering, latents, camera, drop if scene is None else None)
@@ -303,6 +313,7 @@ class MultiViewPipeline(DiffusionPipeline):
             depth=rendering.depth * (rendering.opacity > 0.5),
             conditions=conditions,
             dropped=dropped if guided else None,
+            latents=latents if start else None,
         )
 
     def _denoise(
@@ -331,3 +342,11 @@ class MultiViewPipeline(DiffusionPipeline):
         self, latents: Float[Tensor, "batch view c lh lw"], renders: Float[Tensor, "batch view 3 h w"] | None
     ) -> Float[Tensor, "batch view 3 h w"]:
         return decode_with_detail(self.codec, latents, renders).clamp(0, 1)
+
+
+def _check_start(start: str, blocks: Sequence[Block]) -> None:
+    """Raises `UserError` where there is no such start, or nothing to start from."""
+    if start not in STARTS:
+        raise UserError(f"there is no start '{start}': choose one of {', '.join(STARTS)}")
+    if start == "render" and not all(block.known for block in blocks):
+        raise UserError("start 'render' needs a rendering of every view, and without an input there is none: use noise")

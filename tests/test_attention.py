@@ -11,8 +11,10 @@ from torch import nn
 
 import attention.backends
 from attention import (
+    AnchorCache,
     AttentionBackend,
     BlockCausalAttnProcessor,
+    IndependentViewAttnProcessor,
     JointViewAttnProcessor,
     add_qk_norm,
     attention_layers,
@@ -25,6 +27,7 @@ from mvgenvs.errors import UserError
 from mvgenvs.nerf.model import Rendering
 from mvgenvs.parts import Parts
 from mvgenvs.pipeline import MultiViewPipeline
+from mvgenvs.training.memory import blank_batch
 from mvgenvs.training.objective import Objective
 
 CHANNELS, HEADS, TOKENS = 24, 3, 5
@@ -184,6 +187,18 @@ def test_block_causal_calls_must_say_how_many_anchors_there_are():
         )
 
 
+# Independent attention
+
+
+@torch.no_grad()
+def test_independent_views_are_sets_of_one_view():
+    layer, x = make_layer(qk_norm=True, attention="independent"), tokens(views=3)
+    assert torch.equal(layer(x, num_views=3), make_layer(qk_norm=True)(x, num_views=1))
+    assert not torch.allclose(layer(x, num_views=3), make_layer(qk_norm=True)(x, num_views=3), atol=1e-2)
+    with pytest.raises(TypeError, match="num_views"):
+        layer(x)
+
+
 # The UNet of the denoiser
 
 
@@ -260,9 +275,41 @@ def test_training_and_inference_run_identical_processors(tmp_path):
     assert not torch.allclose(in_inference(*inputs), in_inference(*inputs, joint=False), atol=1e-4)
 
 
-def causal_config() -> TrainConfig:
+def config_of(attention: str) -> TrainConfig:
     config = tiny_config()
-    return replace(config, denoiser=replace(config.denoiser, attention="block-causal"))
+    return replace(config, denoiser=replace(config.denoiser, attention=attention))
+
+
+@torch.no_grad()
+def test_an_independent_model_is_the_joint_one_that_denoises_every_view_alone(tmp_path):
+    """Bit for bit, on the same weights, in training and in inference; anchors do nothing and cannot be cached."""
+    parts = tiny_parts()
+    inputs = random_denoiser_inputs(parts)
+    alone = parts.denoiser(*inputs, joint=False)
+    assert not torch.allclose(parts.denoiser(*inputs), alone, atol=1e-4)
+    in_training = Objective(parts, config_of("independent")).train().denoiser
+    MultiViewPipeline.from_parts(parts).save_pretrained(tmp_path)
+    in_inference = MultiViewPipeline.from_pretrained(tmp_path).denoiser
+    for denoiser in (in_training, in_inference):
+        assert set(processors(denoiser).values()) == {(IndependentViewAttnProcessor, AttentionBackend.SDPA)}
+        assert torch.equal(denoiser(*inputs), alone)
+        assert torch.equal(denoiser(*inputs, num_anchors=1), alone)
+    with pytest.raises(ValueError, match="independent attention cannot be cached"):
+        in_inference(*inputs, num_anchors=1, cache=AnchorCache())
+
+
+def test_a_training_step_of_independent_views():
+    """The gradient of one view's error comes from that view alone, and reaches the attention."""
+    config = config_of("independent")
+    config = replace(config, loss=replace(config.loss, denoise=1.0), run=replace(config.run, train=("denoiser",)))
+    objective = Objective(tiny_parts(), config).train()
+    objective.total(objective(blank_batch(2, 3, 1, 32), 0.0)).backward()
+    layers = [layer for layer in attention_layers(objective.denoiser).values() if not layer.is_cross_attention]
+    assert all(layer.to_q.weight.grad.abs().max() > 0 for layer in layers)
+    xt, sigma, conditions = random_denoiser_inputs(Parts(objective.codec, objective.nerf, objective.denoiser))
+    xt.requires_grad_()
+    objective._denoised(xt, sigma, conditions, num_known=1)[0, 1].square().sum().backward()
+    assert (xt.grad.abs().amax(dim=(2, 3, 4)) > 0).tolist() == [[False, True, False], [False, False, False]]
 
 
 @torch.no_grad()
@@ -271,7 +318,7 @@ def test_block_causal_training_and_inference_run_identical_processors(tmp_path):
     parts = tiny_parts()
     inputs = random_denoiser_inputs(parts)
     as_joint = parts.denoiser(*inputs)
-    in_training = Objective(parts, causal_config()).train().denoiser
+    in_training = Objective(parts, config_of("block-causal")).train().denoiser
     MultiViewPipeline.from_parts(parts).save_pretrained(tmp_path)
     in_inference = MultiViewPipeline.from_pretrained(tmp_path).denoiser
     assert processors(in_training) == processors(in_inference)
@@ -286,7 +333,7 @@ def test_block_causal_training_and_inference_run_identical_processors(tmp_path):
 
 @torch.no_grad()
 def test_in_training_the_known_views_are_the_anchors():
-    objective = Objective(tiny_parts(), causal_config())
+    objective = Objective(tiny_parts(), config_of("block-causal"))
     xt, sigma, conditions = random_denoiser_inputs(Parts(objective.codec, objective.nerf, objective.denoiser), views=4)
     before = objective._denoised(xt, sigma, conditions, num_known=2)
     for changed_view, hearers in ((3, [False, False, True, True]), (0, [True] * 4)):
@@ -299,14 +346,16 @@ def test_in_training_the_known_views_are_the_anchors():
 
 
 def test_a_frozen_denoiser_keeps_its_attention():
-    config = causal_config()
+    config = config_of("block-causal")
     parts = tiny_parts()
     Objective(parts, replace(config, run=replace(config.run, train=("nerf",))))
     assert set(processors(parts.denoiser).values()) == {(JointViewAttnProcessor, AttentionBackend.SDPA)}
 
 
 def test_unknown_attention_is_one_sentence():
-    with pytest.raises(UserError, match=r"'denoiser\.attention' must be joint or block-causal, not 'causal'"):
+    with pytest.raises(
+        UserError, match=r"'denoiser\.attention' must be joint or block-causal or independent, not 'causal'"
+    ):
         tiny_parts().denoiser.set_attention("causal")
 
 

@@ -6,6 +6,7 @@ import torch
 from tiny import ray_cast, ring_cameras, toy_car
 
 from mvgenvs.diffusion.codec import IdentityCodec, PatchCodec
+from mvgenvs.diffusion.refiner import Refiner
 
 PATCH, CHANNELS = 4, 6
 
@@ -19,7 +20,7 @@ def images() -> torch.Tensor:
 
 @pytest.fixture
 def codec(images) -> PatchCodec:
-    codec = PatchCodec(PATCH, CHANNELS, (16, 16)).eval()
+    codec = PatchCodec(PATCH, CHANNELS, 16, 1).eval()
     codec.fit(images)
     return codec
 
@@ -66,8 +67,8 @@ def test_latents_survive_decoding_and_encoding(codec):
 @torch.no_grad()
 def test_untrained_decoder_is_linear_and_a_trained_one_is_not(codec, images):
     latents = codec.encode(images)
-    assert torch.equal(codec.decode(latents), codec.decode_linear(latents))
-    torch.nn.init.normal_(codec.refiner.conv_out.weight, std=0.1)
+    assert torch.equal(codec.decode(latents), codec.decode_linear(latents).clamp(0, 1))
+    torch.nn.init.normal_(codec.refiner.leave.weight, std=0.1)
     assert not torch.allclose(codec.decode(latents), codec.decode_linear(latents), atol=1e-3)
 
 
@@ -75,7 +76,7 @@ def test_untrained_decoder_is_linear_and_a_trained_one_is_not(codec, images):
 def test_fitting_few_kinds_of_patches_stays_finite(seed):
     """Patches of one colour each span three dimensions: the other components have no variance at all."""
     flat = torch.rand(5, 3, 1, 1, generator=torch.Generator().manual_seed(seed)).expand(-1, -1, 32, 32)
-    codec = PatchCodec(PATCH, CHANNELS, (16, 16))
+    codec = PatchCodec(PATCH, CHANNELS, 16, 1)
     codec.fit(flat)
     latents = codec.encode(flat)
     assert latents.isfinite().all()
@@ -83,15 +84,29 @@ def test_fitting_few_kinds_of_patches_stays_finite(seed):
     torch.testing.assert_close(codec.decode_linear(latents), flat, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("channels", [(16,), (16, 16, 16)])
-def test_refiners_of_any_depth_fit_the_patch(channels):
-    codec = PatchCodec(PATCH, CHANNELS, channels)
-    assert codec.decode(torch.zeros(1, CHANNELS, 2, 2)).shape == (1, 3, 8, 8)
+@pytest.mark.parametrize("patch", [1, 2, 8])
+def test_refiners_fit_any_patch(patch):
+    codec = PatchCodec(patch, 3, 16, 1)
+    assert codec.decode(torch.zeros(1, 3, 2, 2)).shape == (1, 3, 2 * patch, 2 * patch)
+
+
+@torch.no_grad()
+def test_a_refiner_sees_its_neighbourhood_and_no_further():
+    """No statistics of the whole picture: a change in one corner stays there."""
+    refiner = Refiner(cell=2, width=8, blocks=1)
+    torch.nn.init.normal_(refiner.leave.weight)
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    changed = images.clone()
+    changed[..., :2, :2] = 1 - changed[..., :2, :2]  # one cell
+    difference = (refiner(changed) - refiner(images)).abs().amax(dim=(0, 1))
+    reach = 2 * (1 + 4)  # the cell itself, and one more for each of four convolutions
+    assert difference[:reach, :reach].max() > 0
+    assert difference[reach:].max() == 0 and difference[:, reach:].max() == 0
 
 
 @torch.no_grad()
 def test_saved_codec_is_the_same(codec, images, tmp_path):
-    torch.nn.init.normal_(codec.refiner.conv_out.weight, std=0.1)
+    torch.nn.init.normal_(codec.refiner.leave.weight, std=0.1)
     codec.save_pretrained(tmp_path)
     loaded = PatchCodec.from_pretrained(tmp_path, low_cpu_mem_usage=False)
     latents = codec.encode(images)

@@ -29,6 +29,7 @@ class RepeatingPipeline:
 
     size = 32
     config = SimpleNamespace(default_steps=20, default_guidance=1.5)
+    scheduler = SimpleNamespace(config=SimpleNamespace(sigma_max=8.0))
     calls: ClassVar[list[dict]] = []
 
     @classmethod
@@ -92,6 +93,21 @@ def test_arguments_reach_the_pipeline(tmp_path, pipeline):
     assert call["plan"] == make_plan("autoregressive", 1, 9, anchors=3, seed=5)
     settings = json.loads((tmp_path / "run.json").read_text())["settings"]
     assert (settings["plan"], settings["block"], settings["anchors"]) == ("autoregressive", 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("choices", "start", "sigma_max"),
+    [
+        ([], "noise", 8.0),
+        (["--start", "render"], "render", 8.0),
+        (["--start", "render", "--sigma-max", 0.5], "render", 0.5),
+    ],
+)
+def test_where_sampling_starts_is_passed_on_and_recorded(tmp_path, pipeline, choices, start, sigma_max):
+    infer("--image", CAR, "--output", tmp_path, "--num-views", 2, *choices)
+    settings = json.loads((tmp_path / "run.json").read_text())["settings"]
+    for found in (pipeline.calls[0], settings):
+        assert (found["start"], found["sigma_max"]) == (start, sigma_max)
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -181,6 +197,9 @@ MALFORMED = {
     "words for a number": (["--image", CAR, "--num-views", "many"], "--num-views"),
     "no steps": (["--image", CAR, "--steps", "0"], "--steps"),
     "negative churn": (["--image", CAR, "--churn", "-1"], "--churn"),
+    "unknown start": (["--image", CAR, "--start", "zeros"], "--start"),
+    "no rendering to start from": (["--unconditional", "--start", "render"], "--start render"),
+    "negative noise": (["--image", CAR, "--sigma-max", "-1"], "--sigma-max"),
     "guidance is not a number": (["--image", CAR, "--guidance", "nan"], "--guidance"),
     "elevation below the floor": (["--image", CAR, "--elevation", "-91"], "--elevation"),
     "negative seed": (["--image", CAR, "--seed", "-1"], "--seed"),

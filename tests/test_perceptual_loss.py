@@ -64,20 +64,39 @@ def test_views_that_are_anchors_do_not_count(objective, batch, monkeypatch):
     assert objective(batch, 0.0)["perceptual"] > 1e-3
 
 
+def test_a_frozen_denoiser_leaves_the_decoder_to_learn(batch, monkeypatch):
+    monkeypatch.setattr(module, "PerceptualDistance", SquaredError)
+    monkeypatch.setattr(module, "find_trunk", lambda net: None)
+    config = tiny_config()
+    config = replace(
+        config,
+        loss=LossConfig(denoise=1.0, perceptual=1.0, perceptual_crop=16),
+        run=replace(config.run, train=("codec",)),
+    )
+    objective = Objective(tiny_parts(config), config)
+    losses = objective(batch, 0.0)
+    assert losses["perceptual"] > 0
+    objective.total(losses).backward()
+    assert objective.codec.refiner.enter.weight.grad.abs().max() > 0
+    assert all(p.grad is None for p in objective.denoiser.parameters())
+
+
 def test_gradients_reach_the_denoiser(objective, batch):
     objective(batch, 0.0)["perceptual"].backward()
     assert objective.denoiser.unet.conv_out.weight.grad.abs().max() > 0
 
 
-def test_what_the_codec_cannot_carry_leaves_latents_alone(generator):
-    codec = PatchCodec(patch=8, channels=8, refiner_channels=(16, 16))
+def test_what_a_rendering_lends_leaves_latents_alone(generator):
+    codec = PatchCodec(patch=8, channels=8, refiner_width=16, refiner_blocks=1)
     codec.fit(torch.rand(8, 3, 32, 32, generator=generator))
-    images, others = torch.rand(2, 3, 3, 32, 32, generator=generator)
-    assert torch.allclose(codec.encode(images + codec.residual(others)), codec.encode(images), atol=1e-5)
+    latents, rendering = torch.randn(3, 8, 4, 4, generator=generator), torch.rand(3, 3, 32, 32, generator=generator)
+    images = codec.unrefined(latents, rendering)
+    assert torch.allclose(codec.encode(images), latents, atol=1e-5)
+    assert not torch.allclose(images, codec.unrefined(latents), atol=1e-2)
 
 
 def test_an_untouched_rendering_decodes_to_itself(generator):
-    codec = PatchCodec(patch=8, channels=8, refiner_channels=(16, 16))
+    codec = PatchCodec(patch=8, channels=8, refiner_width=16, refiner_blocks=1)
     codec.fit(torch.rand(8, 3, 32, 32, generator=generator))
     renders = torch.rand(1, 3, 3, 32, 32, generator=generator)
     latents = codec.encode(renders[0])[None]

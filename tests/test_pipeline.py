@@ -2,16 +2,20 @@
 
 import gc
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-from tiny import ray_cast, ring_cameras, stacked, tiny_parts, tiny_pipeline, toy_car
+from safetensors.torch import load_file, save_file
+from tiny import ray_cast, ring_cameras, stacked, tiny_config, tiny_parts, tiny_pipeline, toy_car
 
 import mvgenvs.diffusion.plans
 import mvgenvs.pipeline
 from mvgenvs.cameras import Cameras
+from mvgenvs.diffusion.codec import encode_rendering
 from mvgenvs.diffusion.plans import PLANS, Block, make_plan
 from mvgenvs.errors import UserError
 from mvgenvs.nerf.model import Rendering
@@ -147,6 +151,55 @@ def test_each_step_can_be_watched(pipeline):
     assert [s.sigma for s in states[:2]] == pytest.approx([mvgenvs.pipeline.SIGMA_MAX, 0.02], rel=1e-4)
     assert states[0].denoised().shape == (1, 2, 3, 32, 32)
     assert states[-1].denoised().shape == (1, 1, 3, 32, 32)
+
+
+# Starting from the renderings
+
+
+@pytest.mark.parametrize("render_prior", [True, False])
+def test_sampling_starts_from_the_noised_renderings(monkeypatch, render_prior):
+    config = tiny_config()
+    config = replace(config, denoiser=replace(config.denoiser, render_prior=render_prior))
+    pipe, asked = MultiViewPipeline.from_parts(tiny_parts(config)), []
+    forward = pipe.denoiser.forward
+
+    def watched(xt, sigma, conditions, **named):
+        asked.append((xt, sigma, conditions))
+        return forward(xt, sigma, conditions, **named)
+
+    monkeypatch.setattr(pipe.denoiser, "forward", watched)
+    common = {"block": 2, "guidance_scale": 1.0, "sigma_max": 0.7, "num_inference_steps": 1}
+    pipe(**inputs(4), **options(**common))
+    out = pipe(**inputs(4), **options(**common, start="render"))
+    (noise, sigma, noise_conditions), (later_noise, _, _), (xt, _, conditions), (later_xt, _, _) = asked
+    assert sigma[0].tolist() == pytest.approx([0.7] * 3)
+    assert noise[:, :2].std() == pytest.approx(0.7, rel=0.1)
+    latents = encode_rendering(pipe.codec, out.renders, pipe.denoiser.config.latent_size)
+    torch.testing.assert_close(xt[:, :2], latents[:, :2] + noise[:, :2], atol=1e-5, rtol=0)
+    assert latents.abs().max() > 0.1
+    for name in ("maps", "mean", "std"):
+        assert torch.equal(getattr(conditions, name), getattr(noise_conditions, name)), "the denoiser sees no more"
+    torch.testing.assert_close(later_xt[:, :2], latents[:, 2:] + later_noise[:, :2], atol=1e-5, rtol=0)
+
+
+def test_with_hardly_any_noise_the_renderings_come_back(quick):
+    faint = {"sigma_max": 0.021, "guidance_scale": 1.0}
+    made, lost = (quick(**inputs(4), **options(start=start, **faint)) for start in ("render", "noise"))
+    expected = quick._decode(encode_rendering(quick.codec, made.renders, 4), made.renders)
+    near, far = ((out.images - expected).square().mean().sqrt() for out in (made, lost))
+    assert near < 0.3 * far
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_every_plan_can_start_from_renderings_or_says_why_not(quick, plan):
+    choices = {"plan": plan, "block": 2, "start": "render", "sigma_max": 1.0}
+    if plan == "unconditional":
+        with pytest.raises(UserError, match="needs a rendering of every view"):
+            quick(**given(plan, 5), **options(**choices))
+    else:
+        images = quick(**given(plan, 5), **options(**choices)).images
+        assert images.isfinite().all()
+        assert not torch.equal(images, quick(**given(plan, 5), **options(**choices | {"start": "noise"})).images)
 
 
 # Plans
@@ -329,7 +382,13 @@ def test_wrong_images_are_user_errors(pipeline):
         pipeline(given["images"], None, given["target_cameras"])
 
 
-@pytest.mark.parametrize("wrong", [{"plan": "zigzag"}, {"sampler": "ddim"}, {"num_inference_steps": 0}, {"block": 0}])
+WRONG = [
+    {"plan": "zigzag"}, {"sampler": "ddim"}, {"num_inference_steps": 0}, {"block": 0}, {"start": "zeros"},
+    {"sigma_max": 0.01}, {"rho": -1.0}, {"start": "render", "plan": [Block((1, 2, 3), (0,), ())]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_wrong_options_are_user_errors(pipeline, wrong):
     with pytest.raises(UserError):
         pipeline(**inputs(), **(options() | wrong))
@@ -367,3 +426,12 @@ def test_incomplete_folders_are_user_errors(saved, tmp_path, missing):
 def test_a_backend_that_does_not_exist_is_a_user_error(saved):
     with pytest.raises(UserError, match="flash9"):
         MultiViewPipeline.from_pretrained(saved, attention_backend="flash9")
+
+
+def test_a_part_that_lacks_weights_is_refused(saved, tmp_path):
+    """Otherwise whatever lies in memory would take their place."""
+    shutil.copytree(saved, tmp_path / "old")
+    weights = tmp_path / "old" / "codec" / "diffusion_pytorch_model.safetensors"
+    save_file({key: value for key, value in load_file(weights).items() if "leave" not in key}, weights)
+    with pytest.raises(UserError, match=r"the 'codec' of .*old lacks weights, refiner\.leave"):
+        MultiViewPipeline.from_pretrained(tmp_path / "old")

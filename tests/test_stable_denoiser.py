@@ -156,6 +156,15 @@ def test_every_self_attention_layer_is_joint(folders: dict[str, Path]) -> None:
     assert len(layers) == len(attention_layers(denoiser.unet)) + len(attention_layers(denoiser.controlnet))
 
 
+def test_independent_views_are_denoised_alone_by_unet_and_controlnet(folders: dict[str, Path]) -> None:
+    denoiser = awake(load(folders["sd15"])[1])
+    given = conditions(denoiser)
+    joint, alone = denoiser(XT, SIGMA, given), denoiser(XT, SIGMA, given, joint=False)
+    denoiser.set_attention("independent")
+    assert torch.equal(denoiser(XT, SIGMA, given), alone)
+    assert (joint - alone).abs().max() > 1e-4
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_a_call_joins_every_self_attention_layer(training: bool, folders: dict[str, Path]) -> None:
     """Each self-attention layer's queries come from the tokens of all views; each cross-attention layer's from one."""

@@ -46,8 +46,7 @@ def calls(monkeypatch) -> list[dict]:
     call = MultiViewPipeline.__call__
 
     def recorded(self, *args, **options):
-        levels = {name: self.scheduler.config[name] for name in ("sigma_max", "rho")}
-        asked.append({**options, **levels, "first": options["generator"].initial_seed(), "views": args[2].num_views})
+        asked.append({**options, "first": options["generator"].initial_seed(), "views": args[2].num_views})
         return call(self, *args, **options)
 
     monkeypatch.setattr(MultiViewPipeline, "__call__", recorded)
@@ -89,7 +88,7 @@ def test_renderings_are_made_once_and_are_the_same(checkpoint, monkeypatch):
 
 
 def test_few_steps(words, calls, monkeypatch, tmp_path, capsys):
-    grid = {"euler": ((1, 5), {}), "heun": ((2,), {"sampler": "heun"}), "narrow": ((1,), {"sigma_max": 3.0})}
+    grid = {"euler": ((1, 5), {}), "heun": ((2,), {"sampler": "heun"}), "near": ((1,), {"start": "render"})}
     monkeypatch.setattr(steps, "GRID", grid)
     monkeypatch.setattr(steps, "REFERENCE", "euler, 5 steps")
     study.main(words("steps"))
@@ -97,13 +96,13 @@ def test_few_steps(words, calls, monkeypatch, tmp_path, capsys):
     assert len(calls) == 10, "the NeRF alone and four trials, of two objects"
     assert [c["num_inference_steps"] for c in sampled] == [1, 5, 2, 1]
     assert [c["sampler"] for c in sampled] == ["euler", "euler", "heun", "euler"]
-    assert [c["sigma_max"] for c in sampled] == [8, 8, 8, 3]
+    assert [c.get("start") for c in sampled] == [None, None, None, "render"]
     assert {c["views"] for c in calls} == {steps.VIEWS}
     assert {c["first"] for c in calls[:5]} != {c["first"] for c in calls[5:]}
     assert all(len({c["first"] for c in part}) == 1 for part in (calls[:5], calls[5:])), "one noise per object"
     found = json.loads((tmp_path / "steps" / "steps.json").read_text())["table"]
     assert [found[name]["evaluations"] for name in ("euler, 1 steps", "euler, 5 steps", "heun, 2 steps")] == [1, 5, 3]
-    assert found["euler, 1 steps"]["psnr"] != found["narrow, 1 steps"]["psnr"]
+    assert found["euler, 1 steps"]["psnr"] != found["near, 1 steps"]["psnr"]
     assert all(found[trial.name]["seconds"] > 0 for trial in steps.trials())
     text = (tmp_path / "steps" / "steps.md").read_text()
     assert text in capsys.readouterr().out
@@ -119,6 +118,13 @@ def test_few_steps(words, calls, monkeypatch, tmp_path, capsys):
     assert json.loads((tmp_path / "steps" / "steps.json").read_text())["table"]["heun, 2 steps"]["psnr"] == before
     with pytest.raises(UserError, match="other settings"):
         study.main(words("steps", "--seed", "1"))
+
+
+def test_every_row_can_be_sampled(checkpoint):
+    assert len({trial.folder for trial in steps.trials()}) == len(steps.trials())
+    pipe, camera = MultiViewPipeline.from_pretrained(checkpoint), ring_cameras(1).batched()
+    for _, changes in steps.GRID.values():
+        assert pipe(torch.rand(1, 1, 3, 32, 32), camera, camera, **changes).images.isfinite().all()
 
 
 def test_plans(words, calls, tmp_path):

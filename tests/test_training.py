@@ -25,7 +25,7 @@ TINY = {
     "data.root": str(DATA),
     "data.size": "32",
     "codec.channels": "8",
-    "codec.refiner_channels": "[16, 16]",
+    "codec.refiner_width": "16",
     "nerf.encoder_widths": "[16, 16, 16]",
     "nerf.volume_depth": "4",
     "nerf.num_coarse": "4",

@@ -5,7 +5,9 @@ import json
 import sys
 import time
 import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -168,6 +170,26 @@ def test_lora_without_peft_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(UserError, match="needs peft"):
         choose_trainable(tiny_parts().denoiser, "lora", 8)
+
+
+# Compilation
+
+
+def test_a_compiled_unet_has_the_same_gradients_under_the_same_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[torch.nn.Module] = []
+    compile_for_real = torch.compile
+
+    def compile_without_a_compiler(call: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        compiled.append(call.__self__)
+        return compile_for_real(call, backend="eager", **options)
+
+    monkeypatch.setattr(torch, "compile", compile_without_a_compiler)
+    config = denoiser_config()
+    compiling = dataclasses.replace(config, run=dataclasses.replace(config.run, compile=True))
+    plain, fast = Objective(tiny_parts(config), config), Objective(tiny_parts(config), compiling)
+    assert compiled == [fast.denoiser.unet]
+    assert fast.state_dict().keys() == plain.state_dict().keys()
+    assert_equal(gradients(fast.train()), gradients(plain.train()), tolerance=1e-6)
 
 
 # Gradient checkpointing

@@ -23,7 +23,7 @@ def tiny_config(root: Path | str = "no-such-folder", output: Path | str = "no-su
     """A configuration whose model runs a step in milliseconds; `dataclasses.replace` its sections as needed."""
     return TrainConfig(
         data=DataConfig(root=str(root), size=SIZE, num_views=3, max_known=2),
-        codec=CodecConfig(patch=8, channels=8, refiner_channels=(16, 16)),
+        codec=CodecConfig(patch=8, channels=8, refiner_width=16, refiner_blocks=1),
         nerf=NerfConfig(encoder_widths=(16, 16, 16), volume_depth=4, num_coarse=4, num_fine=4),
         denoiser=DenoiserConfig(render_size=8, block_out_channels=(16, 32)),
         optim=OptimConfig(steps=2, batch=2, warmup=1),
@@ -35,7 +35,7 @@ def tiny_parts(config: TrainConfig | None = None, seed: int = 0) -> Parts:
     """Random parts, the layers that start at zero included: a model that does nothing would hide every mistake."""
     torch.manual_seed(seed)
     parts = build_parts(tiny_config() if config is None else config)
-    for last in (parts.denoiser.unet.conv_out, *([parts.codec.refiner.conv_out] if parts.codec.downscale > 1 else [])):
+    for last in (parts.denoiser.unet.conv_out, *([parts.codec.refiner.leave] if parts.codec.downscale > 1 else [])):
         nn.init.normal_(last.weight, std=0.1)
         nn.init.normal_(last.bias, std=0.1)
     for part in parts.modules().values():

@@ -24,8 +24,10 @@ GRID: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "clean anchors": ((2, 4), {"anchor_level": "clean"}),
     "anchors up to 0.5": ((4,), {"anchor_level": 0.5}),
     "fixed noise": ((4,), {"renoise": "fixed"}),
+    "from the rendering, sigma_max 3": ((2,), {"start": "render", "sigma_max": 3.0}),
+    "from the rendering, sigma_max 1": ((2,), {"start": "render", "sigma_max": 1.0}),
+    "from the rendering, sigma_max 0.3": ((1, 2), {"start": "render", "sigma_max": 0.3}),
 }
-LEVELS = ("sigma_max", "rho")
 REFERENCE = "euler, 50 steps"
 FEW = 10  # evaluations per new view
 VIEWS = 8  # of each object: two blocks, in turn, beginning elsewhere on each object
@@ -35,12 +37,11 @@ PLOTTED = ("lpips-alex", "warp-lpips", "psnr", "warp-psnr")
 
 
 def trials() -> list[Trial]:
-    made = []
-    for label, (steps, changes) in GRID.items():
-        levels = {key: value for key, value in changes.items() if key in LEVELS}
-        sampling = {key: value for key, value in changes.items() if key not in LEVELS}
-        made += [Trial(f"{label}, {n} steps", sampling | {"num_inference_steps": n}, levels) for n in steps]
-    return made
+    return [
+        Trial(f"{label}, {n} steps", changes | {"num_inference_steps": n})
+        for label, (steps, changes) in GRID.items()
+        for n in steps
+    ]
 
 
 def evaluations(sampling: dict[str, Any]) -> int:
@@ -93,12 +94,11 @@ def _plot(path: Path, table: Table) -> None:
     columns = [COLUMNS[key] for key in PLOTTED if any(row.get(key) is not None for row in table.values())]
     with plots.panel_picture(path, len(columns), (3.6, 3.2)) as panels:
         for column, axes in zip(columns, panels, strict=True):
-            for label, (steps, _) in GRID.items():
+            for label, (steps, changes) in GRID.items():
                 rows = [table[f"{label}, {n} steps"] for n in steps]
                 points = [(row[EVALUATIONS.key], row[column.key]) for row in rows]
-                axes.plot(
-                    *zip(*points, strict=True), marker="o", label=label, color=None if label != "euler" else "black"
-                )
+                color, marker = "black" if label == "euler" else None, "s" if "start" in changes else "o"
+                axes.plot(*zip(*points, strict=True), marker=marker, label=label, color=color)
             for trial, dashes in zip(REFERENCES, ("--", ":"), strict=True):
                 level = table[trial.name].get(column.key)
                 if level is not None:

@@ -6,8 +6,7 @@ OUTPUT/<trial>/objects/NAME.png      its views side by side
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,6 @@ class Trial:
 
     name: str
     sampling: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the pipeline, where not the usual
-    levels: dict[str, float] = field(default_factory=dict)  # of the noise: sigma_max, rho
     method: str = JOINT  # of `eval.methods`
 
     @property
@@ -98,7 +96,7 @@ class Study:
 def run_trials(study: Study, trials: Sequence[Trial]) -> None:
     """Makes and measures what is missing, with a progress bar. Raises `UserError` where a folder is another trial's."""
     for trial in trials:
-        sampling = study.settings.sampling | trial.sampling | trial.levels
+        sampling = study.settings.sampling | trial.sampling
         study.folder(trial).claim(replace(study.settings, sampling=sampling, methods=(trial.method,)))
     todo = [[trial for trial in trials if not study.folder(trial).has(name)] for name in study.names]
     with tqdm(total=sum(map(len, todo)), desc="sampling", bar_format=BAR, smoothing=0) as progress:
@@ -126,9 +124,8 @@ def _run_object(study: Study, number: int, trials: Sequence[Trial], progress: tq
                 images = targets.images
             else:
                 sampling = study.settings.sampling | trial.sampling
-                with _noise_levels(pipeline, trial.levels):
-                    cameras = targets.cameras.to(pipeline.device)
-                    ((_, samples),) = predictions(pipeline, on_device, cameras, [trial.method], sampling, [seed])
+                cameras = targets.cameras.to(pipeline.device)
+                ((_, samples),) = predictions(pipeline, on_device, cameras, [trial.method], sampling, [seed])
                 images = rounded_to_8_bits(samples[0])
             seconds = now() - started + recalled.seconds - spared
             record = Record(
@@ -153,14 +150,3 @@ def _figures(
     if trial.method == TRUTH:
         return consistency
     return study.instruments.quality(images[None], truth.images) | consistency | {SECONDS.key: [seconds]}
-
-
-@contextmanager
-def _noise_levels(pipeline: MultiViewPipeline, levels: dict[str, float]) -> Iterator[None]:
-    """The pipeline with other noise levels than the checkpoint's, set the way diffusers sets them."""
-    usual = pipeline.scheduler
-    pipeline.scheduler = type(usual).from_config(usual.config, **levels)
-    try:
-        yield
-    finally:
-        pipeline.scheduler = usual

@@ -3,15 +3,14 @@
 The codecs are diffusers models with the same names, those of `Codec`.
 """
 
-from collections.abc import Sequence
-
 import torch
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.autoencoders.vae import Decoder
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from mvgenvs.diffusion.refiner import Refiner
 
 SIGMA_DATA = 0.5
 
@@ -30,13 +29,14 @@ class Codec(ModelMixin, ConfigMixin):
         """Latents of images in [0, 1]."""
         raise NotImplementedError
 
-    def decode(self, latents: Float[Tensor, "n c lh lw"]) -> Float[Tensor, "n 3 h w"]:
-        """Images, nominally in [0, 1], not clamped."""
-        raise NotImplementedError
+    def decode(
+        self, latents: Float[Tensor, "n c lh lw"], rendering: Float[Tensor, "n 3 h w"] | None = None
+    ) -> Float[Tensor, "n 3 h w"]:
+        """Images, nominally in [0, 1], not clamped: with a rendering of them, what latents cannot carry of it is kept.
 
-    def residual(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-        """What latents cannot carry of images."""
-        return images - self.decode(self.encode(images))
+        Latents that correct a rendering leave that alone, and it would be lost for nothing.
+        """
+        raise NotImplementedError
 
 
 def encode_rendering(
@@ -55,17 +55,10 @@ def decode_with_detail(
     latents: Float[Tensor, "batch view c h w"],
     rgb: Float[Tensor, "batch view 3 rh rw"] | None,
 ) -> Float[Tensor, "batch view 3 ih iw"]:
-    """Images, not clamped: the decoded latents, plus what they cannot carry of the renderings `rgb`, if given.
-
-    Latents that correct a rendering leave that alone, and it would be lost for nothing.
-    """
-    images = codec.decode(latents.flatten(0, 1))
-    if rgb is not None:
-        renders = rgb.flatten(0, 1)
-        if renders.shape[-2:] != images.shape[-2:]:
-            renders = nn.functional.interpolate(renders, images.shape[-2:], mode="bicubic")
-        images = images + codec.residual(renders)
-    return images.unflatten(0, latents.shape[:2])
+    """Images, not clamped, of latents that correct the renderings `rgb`, of any size, if there are any."""
+    side = latents.shape[-1] * codec.downscale
+    renders = None if rgb is None else nn.functional.interpolate(rgb.flatten(0, 1), (side, side), mode="bicubic")
+    return codec.decode(latents.flatten(0, 1), renders).unflatten(0, latents.shape[:2])
 
 
 class IdentityCodec(Codec):
@@ -75,7 +68,8 @@ class IdentityCodec(Codec):
     def __init__(self, mean: float = 0.79, rms: float = 0.51) -> None:
         """Defaults: OpenCars on white (mean .79, standard deviation .51 on the [-1, 1] scale)."""
         super().__init__()
-        self.shift, self.scale = mean, SIGMA_DATA / rms
+        self.register_buffer("shift", torch.tensor(mean))  # buffers, as diffusers saves no model without weights
+        self.register_buffer("scale", torch.tensor(SIGMA_DATA / rms))
         self.downscale = 1  # image side over latent side
 
     def latent_shape(self, hw: tuple[int, int]) -> tuple[int, int, int]:
@@ -85,12 +79,11 @@ class IdentityCodec(Codec):
     def encode(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
         return (images * 2 - 1 - self.shift) * self.scale
 
-    def decode(self, latents: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+    def decode(
+        self, latents: Float[Tensor, "n 3 h w"], rendering: Float[Tensor, "n 3 h w"] | None = None
+    ) -> Float[Tensor, "n 3 h w"]:
+        """Images, nominally in [0, 1], not clamped. Latents carry everything: a rendering has nothing to add."""
         return (latents / self.scale + self.shift + 1) / 2
-
-    def residual(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-        """What latents cannot carry of images: nothing."""
-        return torch.zeros_like(images)
 
 
 class PatchCodec(Codec):
@@ -98,8 +91,8 @@ class PatchCodec(Codec):
 
     The encoder projects every patch on the leading principal components of the training patches: no training, known
     statistics, and nothing that a later stage must wait for. Component i is divided by sd_i^0.7, which leaves the
-    strong components larger than the weak ones. The decoder adds to the transposed projection what a small diffusers
-    `Decoder` has learned; its last layer starts at zero, so that an untrained codec is exactly the linear one.
+    strong components larger than the weak ones. The decoder is the transposed projection, and a `Refiner` of the
+    pictures that this makes: an untrained codec is exactly the linear one.
     """
 
     @register_to_config
@@ -107,7 +100,8 @@ class PatchCodec(Codec):
         self,
         patch: int = 8,
         channels: int = 16,
-        refiner_channels: Sequence[int] = (64, 96),
+        refiner_width: int = 48,
+        refiner_blocks: int = 6,
         whitening: float = 0.7,
     ) -> None:
         super().__init__()
@@ -116,18 +110,7 @@ class PatchCodec(Codec):
         self.register_buffer("mean", torch.full((pixels,), 0.5))
         self.register_buffer("basis", torch.eye(channels, pixels))  # rows are orthonormal
         self.register_buffer("scale", torch.ones(channels))
-        self.refiner_upscale = 2 ** (len(refiner_channels) - 1)
-        self.refiner = Decoder(
-            in_channels=channels,
-            out_channels=3 * (patch // self.refiner_upscale) ** 2,
-            up_block_types=("UpDecoderBlock2D",) * len(refiner_channels),
-            block_out_channels=tuple(refiner_channels),
-            layers_per_block=1,
-            norm_num_groups=16,
-            mid_block_add_attention=False,
-        )
-        nn.init.zeros_(self.refiner.conv_out.weight)
-        nn.init.zeros_(self.refiner.conv_out.bias)
+        self.refiner = Refiner(max(1, patch // 4), refiner_width, refiner_blocks)
 
     def latent_shape(self, hw: tuple[int, int]) -> tuple[int, int, int]:
         """(channel, height, width) of the latents of an image of size `hw`."""
@@ -159,14 +142,21 @@ class PatchCodec(Codec):
         patches = torch.einsum("cp,nchw->nphw", self.basis / self.scale[:, None], latents) + self.mean[:, None, None]
         return nn.functional.pixel_shuffle(patches, self.config.patch)
 
-    def decode(self, latents: Float[Tensor, "n c lh lw"]) -> Float[Tensor, "n 3 h w"]:
-        """Images, nominally in [0, 1], not clamped."""
-        correction = nn.functional.pixel_shuffle(self.refiner(latents), self.config.patch // self.refiner_upscale)
-        return self.decode_linear(latents) + correction
+    def unrefined(
+        self, latents: Float[Tensor, "n c lh lw"], rendering: Float[Tensor, "n 3 h w"] | None = None
+    ) -> Float[Tensor, "n 3 h w"]:
+        """The closed form of `decode`, not clamped: a rendering lends the part orthogonal to the projection."""
+        images = self.decode_linear(latents)
+        if rendering is None:
+            return images
+        return images + rendering - self.decode_linear(self.encode(rendering))
 
-    def residual(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
-        """What latents cannot carry of images: the part orthogonal to the projection."""
-        return images - self.decode_linear(self.encode(images))
+    def decode(
+        self, latents: Float[Tensor, "n c lh lw"], rendering: Float[Tensor, "n 3 h w"] | None = None
+    ) -> Float[Tensor, "n 3 h w"]:
+        """Images, nominally in [0, 1]: the closed form, clamped, and what the refiner adds to it."""
+        images = self.unrefined(latents, rendering).clamp(0, 1)
+        return images + self.refiner(images)
 
     def _patches(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n p lh lw"]:
         return nn.functional.pixel_unshuffle(images, self.config.patch)

@@ -1,6 +1,6 @@
 """What every joint denoiser shares: which attention its layers have, and which views pass through its network."""
 
-from diffusers import ModelMixin
+from diffusers import ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import ConfigMixin
 from jaxtyping import Float
 from torch import Tensor
@@ -12,10 +12,11 @@ from mvgenvs.errors import UserError
 class JointModel(ModelMixin, ConfigMixin):
     """A diffusers model of all views of a set at once. Its configuration holds `attention`.
 
-    Subclasses have `conditions` and `forward`, as `JointDenoiser` documents them, and set the two attributes below.
+    Subclasses have `conditions` and `forward`, as `JointDenoiser` documents them, and set the attributes below.
     """
 
     attention_backend = AttentionBackend.SDPA
+    unet: UNet2DConditionModel
     render_prior: bool
     """whether the denoised latents are a correction of the encoded rendering, whose detail may then be kept"""
     sees_render_latents: bool
@@ -23,6 +24,7 @@ class JointModel(ModelMixin, ConfigMixin):
 
     def set_attention(self, attention: str) -> None:
         """joint: all views of a set see one another. block-causal: anchors see anchors only, new views see all.
+        independent: no view sees another, so that anchors do nothing.
 
         The weights stay, but want training under the attention that they are used with. Raises `UserError`.
         """
@@ -41,9 +43,9 @@ class JointModel(ModelMixin, ConfigMixin):
     ) -> Float[Tensor, "batch shown c h w"]:
         """The network's output of `views`, its inputs, each (batch, view, ...); see `forward` for the rest."""
         num_views = views[0].shape[1] if joint else 1
-        if self.config.attention == "joint":
+        if self.config.attention != "block-causal":
             if cache is not None:
-                raise ValueError("the anchors of joint attention see the new views and cannot be cached")
+                raise ValueError(f"anchors of {self.config.attention} attention cannot be cached: see block-causal")
             return self._network(views, num_views=num_views)
         if num_anchors is None:
             raise TypeError("block-causal attention needs num_anchors: how many of the last views are anchors")

@@ -42,6 +42,8 @@ class SamplerOptions:
     anchor_level: str | float | tuple[str | float, ...] = "matched"
     """anchors at the current noise level (matched), but never above nearly clean (clean) or a level of one's own; a
     tuple has one entry for each anchor"""
+    sigma_max: float | None = None  # the highest noise level, from which sampling starts; None: the scheduler's
+    rho: float | None = None  # how the levels are spaced [EDM, eq. 5]; None: the scheduler's
 
     def __post_init__(self) -> None:
         for name, value, known in (("sampler", self.sampler, SAMPLERS), ("renoise", self.renoise, RENOISE)):
@@ -51,6 +53,8 @@ class SamplerOptions:
             highest = ANCHOR_LEVELS.get(level) if isinstance(level, str) else level
             if highest is None or not highest > 0:
                 raise UserError(f"there is no anchor_level '{level}': choose matched, clean or a level above 0")
+        if self.rho is not None and not 0 < self.rho < math.inf:
+            raise UserError(f"rho must be above 0, but is {self.rho}")
         if self.churn < 0:
             raise UserError(f"churn must not be negative, but is {self.churn}")
         if self.num_steps < 1:
@@ -90,11 +94,16 @@ class RenoisingScheduler:
         generator: Generators | None,
         anchor_noise: Float[Tensor, "batch anchor c h w"] | None = None,
     ) -> None:
-        """`scheduler` lends its configuration (noise levels, rho); `anchors` are clean latents, possibly none.
+        """`scheduler` lends its configuration, but for what `options` name; `anchors` are clean latents, possibly none.
 
         `anchor_noise` is the fixed noise of the anchors; without it, it is drawn here, for this set alone.
         """
-        self.scheduler = SAMPLERS[options.sampler].from_config(scheduler.config)
+        own = {"sigma_max": options.sigma_max, "rho": options.rho}
+        config = {**scheduler.config, **{name: value for name, value in own.items() if value is not None}}
+        low, high = config["sigma_min"], config["sigma_max"]
+        if not low < high < math.inf:
+            raise UserError(f"sigma_max must be above this model's lowest noise level, {low}, but is {high}")
+        self.scheduler = SAMPLERS[options.sampler].from_config(config)
         self.scheduler.set_timesteps(options.num_steps, device=anchors.device)
         self.scheduler.set_begin_index(0)
         if isinstance(generator, Sequence) and len(generator) != anchors.shape[0]:
@@ -151,10 +160,13 @@ def sample(
     anchors: Float[Tensor, "batch anchor c h w"],
     generator: Generators | None = None,
     anchor_noise: Float[Tensor, "batch anchor c h w"] | None = None,
+    start: Float[Tensor, "batch new c h w"] | None = None,
 ) -> Iterator[SamplerState]:
     """Samples `num_new` views jointly with the anchors, new views first in the set; yields a state per step.
 
     What the denoiser makes of the anchors is thrown away. Pass anchors of shape (batch, 0, c, h, w) for none.
+    `start` are clean latents to which the first noise is added, a guess of the new views, from which a low sigma_max
+    does not lead away [SDEdit, Meng et al. 2022, arXiv 2108.01073]; without it sampling starts from noise alone.
     """
     run = RenoisingScheduler(scheduler, options, anchors, generator, anchor_noise)
 
@@ -166,6 +178,8 @@ def sample(
 
     batch, _, *shape = anchors.shape
     latents = run.sigma(0) * run.noise(anchors.new_empty(batch, num_new, *shape))
+    if start is not None:
+        latents = start + latents
     for step in range(options.num_steps):
         latents, sigma = run.churn(step, latents)
         denoised = denoise_at(latents, sigma)

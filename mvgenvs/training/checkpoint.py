@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 import yaml
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
@@ -67,3 +68,12 @@ def resume(accelerator: Accelerator, config: TrainConfig) -> tuple[int, int]:
     accelerator.load_state(str(found[-1] / "state"))
     progress = json.loads((found[-1] / "step.json").read_text())
     return progress["step"], progress["skipped"]
+
+
+def save_fp16(pipeline: MultiViewPipeline, folder: Path) -> None:
+    """Writes a pipeline folder for users: fp16 safetensors, and nothing of where its parts came from."""
+    pipeline.to(dtype=torch.float16)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    for path in folder.glob("*/config.json"):  # diffusers writes down from which folder of ours a part came
+        config = {key: value for key, value in json.loads(path.read_text()).items() if key != "_name_or_path"}
+        path.write_text(json.dumps(config, indent=2) + "\n")

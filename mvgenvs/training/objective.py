@@ -64,6 +64,8 @@ class Objective(nn.Module):
             choose_trainable(self.denoiser, config.denoiser.trainable, config.denoiser.lora_rank)
             if config.run.gradient_checkpointing:
                 self.denoiser.enable_gradient_checkpointing()
+            if config.run.compile:
+                self.denoiser.unet.compile(dynamic=False)  # in place: the same weights under the same names
 
     def train(self, mode: bool = True) -> "Objective":
         """Frozen parts stay in evaluation mode."""
@@ -250,7 +252,7 @@ class Objective(nn.Module):
         num_known: int,
     ) -> Float[Tensor, "set view c h w"]:
         """x0 of sets whose first views are the known ones, which block-causal attention wants last."""
-        if self.denoiser.config.attention == "joint":
+        if self.denoiser.config.attention != "block-causal":
             return self.denoiser(xt, sigma, conditions)
         order = torch.arange(xt.shape[1], device=xt.device).roll(-num_known)
         x0 = self.denoiser(xt[:, order], sigma[:, order], conditions.select(order), num_anchors=num_known)

@@ -37,6 +37,8 @@ class VaeCodec(Codec):
         """The mean of the posterior, not a sample of it, of images in [0, 1]."""
         return (self.vae.encode(images * 2 - 1).latent_dist.mean - self.shift) * self.scale
 
-    def decode(self, latents: Float[Tensor, "n c lh lw"]) -> Float[Tensor, "n 3 h w"]:
-        """Images, nominally in [0, 1], not clamped."""
+    def decode(
+        self, latents: Float[Tensor, "n c lh lw"], rendering: Float[Tensor, "n 3 h w"] | None = None
+    ) -> Float[Tensor, "n 3 h w"]:
+        """Images, nominally in [0, 1], not clamped. These latents correct no rendering, which is ignored."""
         return (self.vae.decode(latents / self.scale + self.shift).sample + 1) / 2
