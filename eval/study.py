@@ -1,4 +1,4 @@
-"""Studies of how sequences are sampled: `python -m eval.study --help`."""
+"""Studies of the denoiser and of how sequences are sampled: `python -m eval.study --help`."""
 
 import argparse
 from collections.abc import Sequence
@@ -12,19 +12,23 @@ from eval.instruments import CONSISTENCY, load_instruments
 from eval.protocols import ORBIT_TARGETS
 from eval.provenance import checkpoint_sha256
 from eval.records import Settings
-from eval.studies import conditional, plans, steps
+from eval.studies import conditional, levels, plans, steps
 from eval.studies.trials import BAR, Study
 from mvgenvs.data.scenes import open_scenes
+from mvgenvs.data.stored import CachedScenes
 from mvgenvs.errors import OneSentenceParser, run_script, whole_number
 from mvgenvs.parts import resolve_checkpoint
 from mvgenvs.perceptual import NETS
+from mvgenvs.pipeline import MultiViewPipeline
 from mvgenvs.runtime import explained_failures, resolve_device
 
 STUDIES = {
     "conditional": "how far from the truth re-noised anchors lead new views, with an ideal denoiser and no weights",
+    "levels": "the denoiser's error on true views at each noise level: alone, joint, with anchors, without renderings",
     "steps": "quality against network evaluations per new view",
     "plans": "every plan on the same views; joint attention and anchors on and off",
 }
+INSTRUMENTED = {"steps": steps, "plans": plans}  # they sample pictures and measure them
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -33,8 +37,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.study == "conditional":
             with tqdm(total=conditional.num_cases(), desc="sampling", bar_format=BAR, smoothing=0) as progress:
                 print(conditional.study(args.output, progress.update))
+        elif args.study == "levels":
+            print(levels.study(args.output, *open_model(args), args.seed))
         else:
-            print({"steps": steps, "plans": plans}[args.study].study(make_study(args)))
+            print(INSTRUMENTED[args.study].study(make_study(args)))
 
 
 def parser() -> OneSentenceParser:
@@ -47,22 +53,27 @@ def parser() -> OneSentenceParser:
             add("--data", "data set", type=Path, required=True, metavar="DIR")
             add("--split", "which objects", choices=("test", "val"), default="val")
             add("--num-objects", "only the first N objects", type=whole_number(1), metavar="N")
-            add("--lpips-trunks", "folder with torchvision's AlexNet weights", type=Path, metavar="DIR")
             add("--seed", "start of the random numbers", type=int, default=0)
             add("--device", "where to compute", choices=("auto", "cpu", "cuda"), default="auto")
-        text = "folder of the results" + ("" if name == "conditional" else "; resumes what is there")
+        if name in INSTRUMENTED:
+            add("--lpips-trunks", "folder with torchvision's AlexNet weights", type=Path, metavar="DIR")
+        text = "folder of the results" + ("; resumes what is there" if name in INSTRUMENTED else "")
         add("--output", text, type=Path, required=True, metavar="DIR")
     return parse
 
 
+def open_model(args: argparse.Namespace) -> tuple[MultiViewPipeline, CachedScenes, int]:
+    """The model, the data, and the number of objects wanted. Raises `UserError` where one of them is not to be had."""
+    pipeline = load_pipeline(resolve_checkpoint(args.checkpoint), resolve_device(args.device))
+    scenes = open_scenes(args.data, args.split, pipeline.size)
+    return pipeline, scenes, min(args.num_objects or len(scenes), len(scenes))
+
+
 def make_study(args: argparse.Namespace) -> Study:
     """The model, the data and the instruments of a study. Raises `UserError` where one of them is not to be had."""
-    device, folder = resolve_device(args.device), resolve_checkpoint(args.checkpoint)
-    pipeline = load_pipeline(folder, device)
-    scenes = open_scenes(args.data, args.split, pipeline.size)
-    num_objects = min(args.num_objects or len(scenes), len(scenes))
+    pipeline, scenes, num_objects = open_model(args)
     wanted = {"lpips_nets": NETS[:1], "lpips_trunks": args.lpips_trunks, "metrics": (CONSISTENCY,)}
-    instruments = load_instruments(argparse.Namespace(**wanted, inception_weights=None), device)
+    instruments = load_instruments(argparse.Namespace(**wanted, inception_weights=None), pipeline.device)
     settings = Settings(
         data=str(args.data.resolve()),
         split=args.split,
@@ -80,9 +91,9 @@ def make_study(args: argparse.Namespace) -> Study:
         num_samples=1,
         seed=args.seed,
         image_size=pipeline.size,
-        checkpoint_sha256=checkpoint_sha256(folder),
+        checkpoint_sha256=checkpoint_sha256(resolve_checkpoint(args.checkpoint)),
         weights_sha256=instruments.hashes(),
-        device=device.type,
+        device=pipeline.device.type,
     )
     few = args.study == "steps"
     choose = partial(steps.chosen_views, num_objects=num_objects) if few else lambda _: range(ORBIT_TARGETS)
