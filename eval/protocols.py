@@ -38,23 +38,30 @@ def viewing_angles(cameras: Cameras) -> tuple[Float[Tensor, " view"], Float[Tens
 def orbit(view_ids: Sequence[int], cameras: Cameras, num_inputs: int = 1) -> Task:
     """A closed tour round the object: input from 3/4 front, 23 targets going round it from there.
 
+    A second input is the view that lies nearest to the other end of the car's diagonal and is no target: the targets
+    are those of one input.
+
     Of the views between 5 and 45 degrees of elevation, the input is the one nearest in direction to azimuth 45 and
     elevation 20. The targets are the distinct views that together lie nearest to an even spacing in azimuth and to
     that elevation (a linear assignment; a degree counts the same in both), in order of azimuth. Raises `UserError`
-    where there are too few views, or `num_inputs` is not 1.
+    where there are too few views, or `num_inputs` is neither 1 nor 2.
     """
-    if num_inputs != 1:
-        raise UserError("the orbit protocol takes one input view: leave out --inputs or choose --protocol srn")
+    if num_inputs not in (1, 2):
+        raise UserError(f"the orbit protocol takes 1 or 2 input views, not {num_inputs}")
     azimuth, elevation = (angle.double().numpy() for angle in viewing_angles(cameras))
     low, high = ORBIT_ELEVATIONS
     usable = np.flatnonzero((elevation >= low) & (elevation <= high))
-    if len(usable) < ORBIT_TARGETS + 1:
+    if len(usable) < ORBIT_TARGETS + num_inputs:
         raise UserError(
-            f"the orbit protocol needs {ORBIT_TARGETS + 1} views between {low:g} and {high:g} degrees of elevation, "
-            f"and this object has {len(usable)}"
+            f"the orbit protocol needs {ORBIT_TARGETS + num_inputs} views between {low:g} and {high:g} degrees of "
+            f"elevation, and this object has {len(usable)}"
         )
-    cos_angle = _directions(azimuth, elevation) @ _directions(ORBIT_AZIMUTH, ORBIT_ELEVATION)
-    start = usable[np.argmax(cos_angle[usable])]
+    directions = _directions(azimuth, elevation)
+
+    def nearest(among: np.ndarray, azimuth: float) -> int:
+        return int(among[np.argmax(directions[among] @ _directions(azimuth, ORBIT_ELEVATION))])
+
+    start = nearest(usable, ORBIT_AZIMUTH)
     rest = usable[usable != start]
     offset = (azimuth[rest] - azimuth[start]) % 360
     wanted = 360 * np.arange(1, ORBIT_TARGETS + 1) / (ORBIT_TARGETS + 1)
@@ -62,7 +69,10 @@ def orbit(view_ids: Sequence[int], cameras: Cameras, num_inputs: int = 1) -> Tas
     cost = np.minimum(gap, 360 - gap) + np.abs(elevation[rest] - ORBIT_ELEVATION)
     chosen = linear_sum_assignment(cost)[1]
     in_turn = chosen[np.argsort(offset[chosen], kind="stable")]
-    return Task((int(start),), tuple(int(rest[i]) for i in in_turn))
+    targets = tuple(int(rest[i]) for i in in_turn)
+    if num_inputs == 1:
+        return Task((start,), targets)
+    return Task((start, nearest(np.setdiff1d(rest, targets), ORBIT_AZIMUTH + 180)), targets)
 
 
 def srn(view_ids: Sequence[int], cameras: Cameras, num_inputs: int = 1) -> Task:

@@ -310,7 +310,7 @@ def fails_with(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--split", "val"], "no split 'val'"),
         (["--checkpoint", "nowhere"], "neither a folder nor a model"),
         (["--protocol", "srn"], "view 000064"),
-        (["--inputs", "2"], "one input view"),
+        (["--inputs", "3"], "1 or 2 input views"),
         (["--output", __file__], "choose another --output"),
         (["--inception-weights", __file__], "test_eval_run.py"),
     ],

@@ -48,9 +48,20 @@ def test_orbit_needs_24_views_in_its_band() -> None:
         orbit(range(30), spiral(30))
 
 
-def test_orbit_takes_one_input() -> None:
-    with pytest.raises(UserError, match="one input view"):
-        orbit(range(85), spiral(85), num_inputs=2)
+def test_a_second_input_of_the_orbit_lies_opposite_and_changes_no_target() -> None:
+    cameras = spiral(251)
+    one, two = orbit(range(251), cameras), orbit(range(251), cameras, num_inputs=2)
+    assert two.targets == one.targets
+    assert two.inputs[0] == one.inputs[0]
+    assert two.inputs[1] not in (*one.inputs, *one.targets)
+    azimuth, elevation = (angle[two.inputs[1]].item() for angle in viewing_angles(cameras))
+    assert abs(azimuth - 225) < 20
+    assert abs(elevation - 20) < 20
+
+
+def test_orbit_takes_no_three_inputs() -> None:
+    with pytest.raises(UserError, match="1 or 2 input views, not 3"):
+        orbit(range(85), spiral(85), num_inputs=3)
 
 
 def test_srn_takes_view_64_and_predicts_all_others() -> None:
