@@ -101,7 +101,6 @@ GROUPS = {
             Ablation("everything"),
             Ablation("no depth supervision", {"loss.depth": "0"}),
             Ablation("no world coordinates", {"nerf.world_coordinates": "false"}),
-            Ablation("no mirrored known view", {"nerf.mirror_known": "false"}),
         ),
     ),
 }

@@ -16,7 +16,7 @@ from eval.summary import columns_of
 from mvgenvs.errors import OneSentenceParser, UserError, run_script
 
 FILES = (Path("README.md"), Path("mvgenvs/pretrained/README.md"))
-MARKED = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 LEADING_ZERO = re.compile(r"(?<![\w.])0\.(?=\d)(?!\d+e)")
 
 
@@ -55,7 +55,7 @@ def fill(text: str, tables: Mapping[str, str]) -> str:
 
     def replaced(match: re.Match[str]) -> str:
         begin, name, end = match.groups()
-        return begin + LEADING_ZERO.sub(".", tables[name]) + end if name in tables else match[0]
+        return begin + LEADING_ZERO.sub(".", tables[name]) + "\n" + end if name in tables else match[0]
 
     return MARKED.sub(replaced, text)
 

@@ -1,6 +1,7 @@
 """The one exception for mistakes a user can mend; scripts print it as one sentence and exit with code 2."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -37,7 +38,11 @@ def run_script(main: Callable[[], int | None]) -> None:
     """Runs a script's `main` and exits: 0 or what it returns, and 2 with one sentence on `UserError`."""
     try:
         code = main()
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {str(error).rstrip('.')}.", file=sys.stderr)
         code = 2
+    except BrokenPipeError:  # whoever read our output, such as `| head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own last flush
+        code = 0
     sys.exit(code or 0)

@@ -27,6 +27,11 @@ def test_filling_twice_changes_nothing():
     assert fill(once, {"steps": "| 0.5 |"}) == once
 
 
+def test_an_empty_place_is_filled_and_nothing_after_it_is_lost():
+    empty = TEXT.replace("| old |\n", "")
+    assert fill(empty, {"steps": "| old |"}) == TEXT
+
+
 def test_leading_zeros_go_but_no_other_digits():
     filled = fill(TEXT, {"steps": "| 0.172 | -0.0326 | 10.5 | 20.061 | 1.0.2 |"})
     assert "| .172 | -.0326 | 10.5 | 20.061 | 1.0.2 |" in filled
