@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mvgenvs.precision import without_autocast
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Cameras:
@@ -61,6 +63,7 @@ class Cameras:
         K[..., 1, 2] -= (height - side) // 2
         return Cameras(self.c2w, K, (side, side))
 
+    @without_autocast
     def mirrored(self) -> "Cameras":
         """The cameras that see the world reflected in x when their images are flipped left to right: P' = M P M.
 
@@ -72,6 +75,7 @@ class Cameras:
         K[..., 0, 2] = self.hw[1] - K[..., 0, 2]
         return Cameras(mirror @ self.c2w @ mirror, K, self.hw)
 
+    @without_autocast
     def rays(self) -> tuple[Float[Tensor, "*batch view h w 3"], Float[Tensor, "*batch view h w 3"]]:
         """World-space origins and unit directions through the centre of every pixel."""
         height, width = self.hw
@@ -90,6 +94,7 @@ class Cameras:
         origins, directions = self.rays()
         return torch.cat([directions, torch.linalg.cross(origins, directions)], dim=-1).movedim(-1, -3)
 
+    @without_autocast
     def project(
         self, points: Float[Tensor, "*batch #view n 3"]
     ) -> tuple[Float[Tensor, "*batch view n 2"], Float[Tensor, "*batch view n"]]:
@@ -101,6 +106,7 @@ class Cameras:
         pixels = (local / safe[..., None]) @ self.K.transpose(-1, -2)
         return pixels[..., :2], depth
 
+    @without_autocast
     def unproject(
         self, pixels: Float[Tensor, "*batch view n 2"], depth: Float[Tensor, "*batch view n"]
     ) -> Float[Tensor, "*batch view n 3"]:

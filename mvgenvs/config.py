@@ -21,6 +21,16 @@ from mvgenvs.errors import UserError
 T = TypeVar("T")
 
 
+class ConfigLoader(yaml.SafeLoader):
+    """YAML in which only true and false are booleans, as in version 1.2: no is a word, and a kind of precision."""
+
+
+ConfigLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool" or first in "tTfF"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 @dataclass(frozen=True)
 class DataConfig:
     root: str = "data/opencars"
@@ -242,7 +252,7 @@ def load_config(path: Path | None, overrides: dict[str, str] | None = None) -> T
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            values = yaml.safe_load(Path(path).read_text()) or {}
+            values = yaml.load(Path(path).read_text(), ConfigLoader) or {}
         except OSError as error:
             raise UserError(f"cannot read the configuration {path}") from error
         except yaml.YAMLError as error:
@@ -253,7 +263,7 @@ def load_config(path: Path | None, overrides: dict[str, str] | None = None) -> T
         section, _, name = key.partition(".")
         if not isinstance(values.setdefault(section, {}), dict):
             raise UserError(f"section '{section}' of {path} must hold fields")
-        values[section][name] = yaml.safe_load(text)
+        values[section][name] = yaml.load(text, ConfigLoader)
     return build(TrainConfig, values)
 
 

@@ -31,6 +31,14 @@ def test_file_holds_only_differences_and_overrides_win(tmp_path: Path) -> None:
     assert config.optim.batch == TrainConfig().optim.batch
 
 
+def test_no_is_a_word_and_false_is_not(tmp_path: Path) -> None:
+    flags = {"run.mixed_precision": "no", "data.mirror": "false"}
+    path = tmp_path / "c.yaml"
+    path.write_text("run:\n  mixed_precision: no\ndata:\n  mirror: False\n")
+    for config in (load_config(None, flags), load_config(path)):
+        assert (config.run.mixed_precision, config.data.mirror) == ("no", False)
+
+
 def test_resolved_config_round_trips(tmp_path: Path) -> None:
     import yaml
 

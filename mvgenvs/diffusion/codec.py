@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mvgenvs.diffusion.refiner import Refiner
+from mvgenvs.precision import without_autocast
 
 SIGMA_DATA = 0.5
 
@@ -132,11 +133,13 @@ class PatchCodec(Codec):
         self.basis.copy_(components)
         self.scale.copy_(scale)
 
+    @without_autocast
     def encode(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c lh lw"]:
         """Latents of images in [0, 1]."""
         centred = self._patches(images) - self.mean[:, None, None]
         return torch.einsum("cp,nphw->nchw", self.basis * self.scale[:, None], centred)
 
+    @without_autocast
     def decode_linear(self, latents: Float[Tensor, "n c lh lw"]) -> Float[Tensor, "n 3 h w"]:
         """The transposed projection alone: the closed-form part of `decode`."""
         patches = torch.einsum("cp,nchw->nphw", self.basis / self.scale[:, None], latents) + self.mean[:, None, None]

@@ -15,6 +15,7 @@ from mvgenvs.cameras import Cameras, concatenate
 from mvgenvs.nerf.encoder import ImageEncoder
 from mvgenvs.nerf.field import Field, Scene
 from mvgenvs.nerf.renderer import RayRendering, background_features, render_rays, sphere_bounds
+from mvgenvs.precision import without_autocast
 
 KEPT_SAMPLES = 2**21  # whose intermediate results are kept for the backward pass: about 1 GB for two volumes
 
@@ -70,9 +71,10 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         """Lifts 1-3 known views, images in [0, 1]."""
         if self.config.mirror_known:
             images, cameras = torch.cat([images, images.flip(-1)], dim=1), concatenate([cameras, cameras.mirrored()])
-        volumes = self.encoder(rearrange(images, "b v c h w -> (b v) c h w"))
+        volumes = self.encoder(rearrange(images, "b v c h w -> (b v) c h w")).to(images.dtype)  # also under autocast
         return Scene(rearrange(volumes, "(b v) c d h w -> b v c d h w", b=images.shape[0]), images, cameras)
 
+    @without_autocast
     def render_rays(
         self,
         scene: Scene,

@@ -239,7 +239,7 @@ class Objective(nn.Module):
         pairs = []
         for i, (across, down) in enumerate(draws.uniform(repeats, 2).flatten(0, 1).tolist()):
             top, left = int(down * (height - side + 1)), int(across * (width - side + 1))
-            crop = (counted[i], slice(None), slice(top, top + side), slice(left, left + side))
+            crop = (counted[i].nonzero()[:, 0], slice(None), slice(top, top + side), slice(left, left + side))
             pairs.append((decoded[i][crop], truth[i][crop]))
         predicted, true = (torch.cat(images) for images in zip(*pairs, strict=True))
         return self.perceptual_distance.loss(predicted, true)
