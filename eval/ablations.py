@@ -205,7 +205,11 @@ def table(group: Group, output: Path) -> tuple[str, dict[str, dict[str, float | 
         means = {name: sum(losses[name]) / NUM_SETS for name in group.losses}
         cells = [model.name]
         for name in group.losses:
-            cells += [f"{means[name]:.4f}", difference(whole[name], losses[name]) if model != group.models[0] else "–"]
+            if "codec.kind" in model.changes:  # an error in other units
+                cells += ["–", "–"]
+            else:
+                first = model == group.models[0]
+                cells += [f"{means[name]:.4f}", "–" if first else difference(whole[name], losses[name])]
         rows.append([*cells, *(column.format(figures.get(column.key)) for column in columns)])
         report[model.name] = {f"val-{name}": mean for name, mean in means.items()} | figures
     header = [title for name in group.losses for title in (f"val {name} ↓", "against the first")]
