@@ -8,7 +8,6 @@ OUTPUT/<group>.md, .json            the table
 
 import argparse
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from eval.bootstrap import mean_interval
 from eval.columns import COLUMNS, markdown_table
 from eval.compare import read_run
 from eval.methods import JOINT, NERF
-from eval.records import read_json, write_json, write_text
+from eval.records import folder_name, read_json, write_json, write_text
 from mvgenvs.config import TrainConfig, load_config
 from mvgenvs.errors import OneSentenceParser, UserError, run_script, whole_number
 from mvgenvs.runtime import explained_failures
@@ -42,8 +41,7 @@ class Ablation:
 
     @property
     def folder(self) -> str:
-        """The name, fit for a file system."""
-        return re.sub(r"[^\w.=+-]+", "_", self.name)
+        return folder_name(self.name)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ OUTPUT/metrics.json, report.md, *.png     see `eval.report`
 
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,11 @@ from torch import Tensor
 from mvgenvs.errors import UserError
 
 Figures = dict[str, list[float | None]]  # metric -> its figures, None where there is none
+
+
+def folder_name(name: str) -> str:
+    """The name of a row of a table, fit for a file system."""
+    return re.sub(r"[^\w.=+-]+", "_", name)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ OUTPUT/<trial>/objects/NAME.json     its figures on one object, a `Record`; an o
 OUTPUT/<trial>/objects/NAME.png      its views side by side
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from eval.metrics import rounded_to_8_bits
 from eval.objects import angles_to_nearest, sample_seed
 from eval.protocols import orbit
 from eval.provenance import truth_sha256
-from eval.records import Figures, Record, RunFolder, Settings
+from eval.records import Figures, Record, RunFolder, Settings, folder_name
 from eval.studies.renders import clock, rendered_once
 from eval.summary import curve, mean_of_present
 from mvgenvs.data.stored import CachedScenes
@@ -47,8 +46,7 @@ class Trial:
 
     @property
     def folder(self) -> str:
-        """The name, fit for a file system."""
-        return re.sub(r"[^\w.=+-]+", "_", self.name)
+        return folder_name(self.name)
 
 
 REFERENCES = (Trial("truth", method=TRUTH), Trial("NeRF alone", method=NERF))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -86,7 +87,7 @@ def train_refiner(
     generator = torch.Generator().manual_seed(seed)
     parameters = list(refiner.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=LR, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps))
+    schedule = get_cosine_schedule_with_warmup(optimizer, WARMUP, steps)
     average = EMAModel(parameters, decay=EMA)
     refiner.train()
     for _ in range(steps):
@@ -102,11 +103,6 @@ def train_refiner(
         yield {name: value.item() for name, value in losses.items()}
     average.copy_to(parameters)
     refiner.eval()
-
-
-def learning_rate(step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine to zero, over the peak."""
-    return min(1.0, (step + 1) / WARMUP) * 0.5 * (1 + np.cos(np.pi * step / steps))
 
 
 def crops(
