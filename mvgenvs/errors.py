@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from mvgenvs.allocator import keep_freed_memory
+
 
 class UserError(ValueError):
     """Bad input. The message is one sentence that says what is wrong and what to do."""
@@ -36,6 +38,7 @@ def whole_number(low: int) -> Callable[[str], int]:
 
 def run_script(main: Callable[[], int | None]) -> None:
     """Runs a script's `main` and exits: 0 or what it returns, and 2 with one sentence on `UserError`."""
+    keep_freed_memory()
     try:
         code = main()
         sys.stdout.flush()

@@ -1,6 +1,7 @@
 """The frustum volume lies where the cameras say, and rays are rendered as the integral says."""
 
 import math
+from collections.abc import Iterator
 
 import naive_nerf
 import pytest
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from mvgenvs.cameras import Cameras
 from mvgenvs.nerf import model as model_module
+from mvgenvs.nerf.chunks import map_chunks
 from mvgenvs.nerf.field import Scene
 from mvgenvs.nerf.mlp import BLOCK, blockwise_mlp
 from mvgenvs.nerf.model import ViewNeRF
@@ -250,7 +252,7 @@ def random_points(count: int = 200) -> Tensor:
 def test_rendered_images_equal_their_rays(nerf):
     """Neither chunks nor skipped rays may show."""
     scene, cameras = known_scene(nerf, [0, 1]), ring_cameras(2, size=8)
-    rendering = nerf.render(scene, cameras.batched(), chunk=13)
+    rendering = nerf.render(scene, cameras.batched(), chunk=100)
     origins, directions = (x.reshape(1, -1, 3) for x in cameras.rays())
     rays = nerf.render_rays(scene, origins, directions)
     hit = sphere_bounds(origins, directions, RADIUS)[2].reshape(2, 8, 8) > 0
@@ -300,7 +302,7 @@ def test_the_gradients_are_the_naive_ones(kept, monkeypatch):
     nerf.double()
     known, target = (Cameras(c.c2w.double(), c.K.double(), c.hw) for c in (views.cameras, ring_cameras(1, size=16)))
     scene = Scene(views.volumes.detach().double().requires_grad_(), views.images.double(), known)
-    rendering = nerf.render(scene, target.batched(), chunk=50)
+    rendering = nerf.render(scene, target.batched(), chunk=300)
     ours, plain = rendering.features[0], naive_nerf.render(nerf, scene, target, 4, 4)[:, :16]
     weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     wanted = [scene.volumes, *nerf.field.parameters()]
@@ -382,3 +384,44 @@ def test_gradients_reach_the_encoder(nerf):
     for name, parameter in nerf.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
     nerf.zero_grad()
+
+
+# Chunks
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """PyTorch may use so many."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("num_kept", [0, 2, 5])
+def test_chunks_and_their_gradients_are_those_of_the_whole(threads, num_kept, generator):
+    weight, unused = torch.randn(4, 3, generator=generator, requires_grad=True), torch.ones(2, requires_grad=True)
+    x = torch.randn(17, 4, generator=generator)
+    chunks = [(part,) for part in x.split(4)]
+    outs = map_chunks(lambda part: (part @ weight, (part @ weight.detach()).sin()), chunks, [weight, unused], num_kept)
+    product, sine = (torch.cat(parts) for parts in zip(*outs, strict=True))
+    torch.testing.assert_close(product, x @ weight)
+    torch.testing.assert_close(sine, (x @ weight).sin())
+    gradient, of_unused = torch.autograd.grad(product.square().sum(), [weight, unused], allow_unused=True)
+    torch.testing.assert_close(gradient, torch.autograd.grad((x @ weight).square().sum(), weight)[0])
+    assert of_unused is None
+    assert torch.get_num_threads() == threads
+
+
+def test_each_thread_runs_its_operators_alone(threads):
+    chunks = [(torch.zeros(1),)] * 4
+    inside = [int(n) for (n,) in map_chunks(lambda _: (torch.tensor(torch.get_num_threads()),), chunks, [], 0)]
+    assert inside == [1] * 4
+
+
+def test_a_chunk_that_fails_is_heard_of():
+    def fail(part: Tensor) -> tuple[Tensor]:
+        raise MemoryError("no room for this chunk")
+
+    with pytest.raises(MemoryError, match="no room"):
+        map_chunks(fail, [(torch.zeros(1),), (torch.ones(1),)], [], 0)

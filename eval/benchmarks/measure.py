@@ -3,7 +3,8 @@
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -97,7 +98,7 @@ def count_flops(call: Callable[[], Any]) -> int:
     """Floating-point operations of one run: matrix products, convolutions, attention (a multiplication and an
     addition are two), and the interpolation of `grid_sample`; elementwise work is not counted.
     """
-    with FlopCounterMode(display=False, custom_mapping=_GRID_SAMPLE | _CPU_ATTENTION) as counter:
+    with one_thread(), FlopCounterMode(display=False, custom_mapping=_GRID_SAMPLE | _CPU_ATTENTION) as counter:
         call()
     return counter.get_total_flops()
 
@@ -105,7 +106,8 @@ def count_flops(call: Callable[[], Any]) -> int:
 def peak_bytes(call: Callable[[], Any], device: torch.device) -> tuple[Any, int]:
     """The result of one run and the most memory that its tensors held at any time, beyond what was held before.
 
-    On the CPU these are PyTorch's own allocations; scratch memory inside the matrix libraries is not seen.
+    On the CPU these are PyTorch's own allocations with one thread at work; scratch memory inside the matrix libraries
+    is not seen.
     """
     if device.type == "cuda":
         _wait(device)
@@ -115,7 +117,7 @@ def peak_bytes(call: Callable[[], Any], device: torch.device) -> tuple[Any, int]
         _wait(device)
         return result, torch.cuda.max_memory_allocated(device) - before
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler announces itself on stderr otherwise
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+    with one_thread(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         result = call()
     held = peak = 0
     events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -123,6 +125,17 @@ def peak_bytes(call: Callable[[], Any], device: torch.device) -> tuple[Any, int]
         held += event.nbytes()
         peak = max(peak, held)
     return result, peak
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """All work in the caller's thread, the only one that PyTorch's counters see."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _largest_difference(result: Any, expected: Any) -> float | None:

@@ -69,14 +69,12 @@ class Field(nn.Module):
         sampled = sample_volumes(scene.volumes, coordinates)  # (batch, view, n, channels + 1)
         values, logits = sampled[..., :-1], sampled[..., -1]
         weights = logits.softmax(dim=1) if self.fusion == "softmax" else torch.full_like(logits, 1 / logits.shape[1])
-        fused = (weights[..., None] * values).sum(dim=1)
+        fused = _weighted_sum(weights[..., None], values)
         rows = []  # (channels, batch, n)
         if self.world_coordinates:
-            position = points.permute(2, 0, 1).contiguous()
-            angles = (position[:, None] * self.frequencies[:, None, None]).flatten(0, 1)
-            rows += [position, angles.sin(), angles.cos()]
+            rows.append(self._encoded(points))
         if self.source_colour:
-            pixel = (weights[:, :, None] * sample_images(scene.images, coordinates)).sum(dim=1).transpose(0, 1)
+            pixel = _weighted_sum(weights[:, :, None], sample_images(scene.images, coordinates)).transpose(0, 1)
             rows.append(pixel)
         out = blockwise_mlp(self.mlp, fused.flatten(0, 1), torch.cat(rows).flatten(1))
         out = out.unflatten(1, points.shape[:2])
@@ -85,3 +83,26 @@ class Field(nn.Module):
         if self.source_colour:
             colour = torch.lerp(colour, pixel, out[-1].sigmoid())
         return density * 10, torch.cat([colour, out[4 : 1 + self.features]]).permute(1, 2, 0)
+
+    def _encoded(self, points: Float[Tensor, "batch n 3"]) -> Float[Tensor, "c batch n"]:
+        """Positions, sines and cosines of them times all frequencies; each octave's by doubling the angles before."""
+        position = points.permute(2, 0, 1)
+        octaves = len(self.frequencies)
+        out = torch.empty(3 + 6 * octaves, *position.shape[1:], dtype=points.dtype, device=points.device)
+        out[:3] = position
+        sine, cosine = out[3:].view(2, 3, octaves, *position.shape[1:]).unbind(dim=0)
+        angle = position * self.frequencies[0]
+        torch.sin(angle, out=sine[:, 0])
+        torch.cos(angle, out=cosine[:, 0])
+        for octave in range(1, octaves):
+            torch.mul(sine[:, octave - 1], cosine[:, octave - 1], out=sine[:, octave]).mul_(2)
+            torch.square(sine[:, octave - 1], out=cosine[:, octave]).mul_(-2).add_(1)
+        return out
+
+
+def _weighted_sum(weights: Float[Tensor, "batch view ..."], values: Float[Tensor, "batch view ..."]) -> Tensor:
+    """Over the views, one after the other: all products at once would be written to memory and read again."""
+    total = weights[:, 0] * values[:, 0]
+    for view in range(1, values.shape[1]):
+        total = torch.addcmul(total, weights[:, view], values[:, view])
+    return total

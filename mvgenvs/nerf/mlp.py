@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+threshold_backward = torch.ops.aten.threshold_backward  # the gradient of ReLU
+
 BLOCK = 2048  # points: the hidden layers of a block stay in the second-level cache of a core
 
 
@@ -45,9 +47,9 @@ class _BlockwiseMLP(torch.autograd.Function):
             for part, hidden1, hidden2 in _hidden_layers(columns, rows, parameters):
                 g_out = gradient[:, part]
                 g_w3.addmm_(g_out, hidden2)
-                g2 = (g_out.T @ w3).mul_(hidden2.sign())
+                g2 = threshold_backward(g_out.T @ w3, hidden2, 0)
                 g_w2.addmm_(g2.T, hidden1)
-                g1 = (g2 @ w2).mul_(hidden1.sign())
+                g1 = threshold_backward(g2 @ w2, hidden1, 0)
                 g_w1[:, :split].addmm_(g1.T, columns[part])
                 g_w1[:, split:].addmm_(g1.T, rows[:, part].T)
                 torch.mm(g1, w1[:, :split], out=g_columns[part])

@@ -1,5 +1,6 @@
 """The view-conditioned NeRF as one diffusers model: known views in, feature renderings of any camera out."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,9 +10,9 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from mvgenvs.cameras import Cameras, concatenate
+from mvgenvs.nerf.chunks import map_chunks
 from mvgenvs.nerf.encoder import ImageEncoder
 from mvgenvs.nerf.field import Field, Scene
 from mvgenvs.nerf.renderer import RayRendering, background_features, render_rays, sphere_bounds
@@ -90,12 +91,12 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         )  # fmt: skip
 
     def render(
-        self, scene: Scene, cameras: Cameras, jitter: Float[Tensor, "batch ray"] | None = None, chunk: int = 512
+        self, scene: Scene, cameras: Cameras, jitter: Float[Tensor, "batch ray"] | None = None, chunk: int = 2**17
     ) -> Rendering:
-        """Renders whole images of size `cameras.hw`, `chunk` rays of a scene at a time.
+        """Renders whole images of size `cameras.hw`, each thread some rays with about `chunk` samples in all at a time.
 
         That bounds the memory, whatever the number of rays: the backward pass renders those chunks again that lie
-        beyond `KEPT_SAMPLES`.
+        beyond `KEPT_SAMPLES`. Gradients flow to the volumes and the field's weights, not to cameras and images.
 
         Rays that miss the scene's sphere see the background and cost nothing. `jitter` has one entry per pixel.
         """
@@ -107,17 +108,21 @@ class ViewNeRF(ModelMixin, ConfigMixin):
             return x.gather(1, order[..., None].expand(-1, -1, x.shape[-1]))
 
         rays = [pick(origins), pick(directions), *([] if jitter is None else [pick(jitter[..., None])[..., 0]])]
-        parts, num_samples = [], 0
-        for part in zip(*(r.split(chunk, dim=1) for r in rays), strict=True):
-            num_samples += part[0][..., 0].numel() * (self.config.num_coarse + self.config.num_fine)
-            if torch.is_grad_enabled() and num_samples > KEPT_SAMPLES:
-                parts.append(checkpoint(self.render_rays, scene, *part, use_reentrant=False, preserve_rng_state=False))
-            else:
-                parts.append(self.render_rays(scene, *part))
+        num_samples = order.numel() * (self.config.num_coarse + self.config.num_fine)
+        threads = torch.get_num_threads()
+        num_chunks = max(1, threads * math.ceil(num_samples / (chunk * threads)))  # so that no thread waits at the end
+        chunks = list(zip(*(r.chunk(num_chunks, dim=1) for r in rays), strict=True))
+        num_kept = len(chunks) if num_samples <= KEPT_SAMPLES else num_chunks * KEPT_SAMPLES // num_samples
+
+        def render(*part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            out = self.render_rays(scene, *part)
+            return out.features, out.distance, out.opacity
+
+        parts = map_chunks(render, chunks, [scene.volumes, *self.field.parameters()], num_kept)
+        features, distance, opacity = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
         height, width = cameras.hw
 
-        def images(name: str, background: Tensor) -> Tensor:
-            seen = torch.cat([getattr(part, name) for part in parts], dim=1)
+        def images(seen: Tensor, background: Tensor) -> Tensor:
             seen = seen if seen.ndim == 3 else seen[..., None]
             full = background.to(seen).expand(*hits.shape, -1).clone()
             seen = torch.where(pick(hits[..., None]) > 0, seen, background.to(seen))  # rays that only fill up the batch
@@ -128,7 +133,7 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         forward = cameras.c2w[..., None, None, :3, 2]  # z-depth = distance x cosine to the optical axis
         cosine = (cameras.rays()[1] * forward).sum(dim=-1)[:, :, None]
         return Rendering(
-            images("features", background_features(self.config.features, hits)),
-            images("distance", far) * cosine,
-            images("opacity", torch.zeros(1)),
+            images(features, background_features(self.config.features, hits)),
+            images(distance, far) * cosine,
+            images(opacity, torch.zeros(1)),
         )

@@ -49,8 +49,8 @@ def render_rays(
     span = (far - near)[..., None]
 
     def evaluate(t: Float[Tensor, "batch ray s"]) -> tuple[Tensor, Tensor]:
-        points = origins[..., None, :] + t[..., None] * directions[..., None, :]
-        density, features = field(points.flatten(1, 2))
+        points = origins.mT[..., None] + t[:, None] * directions.mT[..., None]  # x of all samples, then y, then z
+        density, features = field(points.flatten(2).mT)
         return density.unflatten(1, t.shape[1:]) * hits[..., None], features.unflatten(1, t.shape[1:])
 
     strata = torch.arange(num_coarse, device=near.device, dtype=near.dtype)

@@ -1,5 +1,7 @@
 """Frustum-aligned feature volumes: where a world point lies in the volume of a known view."""
 
+import math
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -17,17 +19,17 @@ def frustum_coordinates(
 
     x and y are the projected pixel over the image's width and height, z is the z-depth mapped linearly from
     [near, far]. With `align_corners=False` voxel i of N covers ((i, i + 1) / N) of the range, as pixel i of an image
-    does. Each coordinate lies together in memory.
+    does. Points behind a camera are far outside. Each coordinate lies together in memory.
     """
     height, width = cameras.hw
-    to_camera = torch.linalg.inv(cameras.c2w)[..., :3, :]
-    unit_square = torch.tensor([2 / width, 2 / height, 1.0], dtype=points.dtype, device=points.device)
-    projection = unit_square[:, None] * (cameras.K @ to_camera)  # (batch, view, 3, 4)
-    homogeneous = F.pad(points, (0, 1), value=1.0).transpose(1, 2)
-    x, y, depth = (projection.flatten(1, 2) @ homogeneous).unflatten(1, (-1, 3)).unbind(dim=2)
-    safe = torch.where(depth.abs() < 1e-8, torch.full_like(depth, 1e-8), depth)
-    scaled = (depth - near) * (2 / (far - near))
-    return torch.stack([x / safe - 1, y / safe - 1, scaled - 1], dim=2).transpose(2, 3)
+    image = cameras.K @ torch.linalg.inv(cameras.c2w)[..., :3, :]  # (batch, view, xyz, 4), pixels times depth
+    depth = image[..., 2:, :]
+    xy = image[..., :2, :] * image.new_tensor([2 / width, 2 / height])[:, None] - depth
+    z = (2 * depth - F.pad(depth.new_tensor([near + far]), (3, 0))) / (far - near)
+    rows = torch.cat([xy, z, depth], dim=-2).flatten(1, 2)
+    projected = torch.baddbmm(rows[..., 3:], rows[..., :3], points.transpose(1, 2)).unflatten(1, (-1, 4))
+    projected[:, :, :2] /= projected[:, :, 3:].clamp(min=1e-6)
+    return projected[:, :, :3].transpose(2, 3)
 
 
 def sample_volumes(
@@ -37,20 +39,21 @@ def sample_volumes(
 
     Fast where the channels of a voxel lie together in memory, as the encoder makes them.
     """
-    batch, views, _, depth, height, width = volumes.shape
-    strides = (1, width, width * height)  # of x, y, z, in rows of the table
+    batch, views, _, *depth_height_width = volumes.shape
+    size = coordinates.new_tensor(depth_height_width).flip(0)[:, None]  # of x, y, z
+    width, height = depth_height_width[:0:-1]
+    place = torch.addcmul((size - 1) / 2, coordinates.transpose(2, 3), size / 2)
+    last = torch.nextafter(size - 1, torch.zeros_like(size))  # a sample there lies before the last voxel
+    fractions = torch.minimum(place.clamp_(min=0), last, out=place)
+    first = fractions.floor()
+    fractions -= first
+    x, y, z = first.unbind(dim=2)
     volume = torch.arange(batch * views, dtype=torch.int32, device=volumes.device).view(batch, views, 1)
-    first_row = volume * (width * height * depth)
-    fractions = []
-    for axis, (size, stride) in enumerate(zip((width, height, depth), strides, strict=True)):
-        place = (coordinates[..., axis] * (size / 2) + (size - 1) / 2).clamp(0, size - 1)
-        first = place.floor().clamp(max=max(size - 2, 0))  # the last voxel is the far neighbour of the one before
-        fractions.append((place - first).flatten())
-        first_row = first_row + first.to(torch.int32) * stride
-    steps = tuple(stride if size > 1 else 0 for size, stride in zip((width, height, depth), strides, strict=True))
+    first_row = (z * height).add_(y).mul_(width).add_(x).to(torch.int32) + volume * math.prod(depth_height_width)
+    strides = (1, width, width * height)  # of x, y, z, in rows of the table
+    steps = tuple(stride if n > 1 else 0 for n, stride in zip(depth_height_width[::-1], strides, strict=True))
     table = rearrange(volumes, "b v c d h w -> (b v d h w) c").to(coordinates.dtype)
-    sampled = interpolate(table, first_row.flatten(), torch.stack(fractions), steps)
-    return sampled.view(batch, views, -1, table.shape[-1])
+    return interpolate(table, first_row, fractions.unbind(dim=2), steps)
 
 
 def sample_images(
