@@ -33,8 +33,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     for stage in chosen_stages(Setup(device), args.only):
         print(f"measuring {stage.name} ...", file=sys.stderr, flush=True)
         rows.append(measure(stage, device, args.repetitions, rates))
+        write_report(args.output, device, rates, rows)  # the whole table takes a quarter of an hour
     before, rates = rates, best_of(rates, ceilings(device))  # a busy moment at the start would flatter every share
     rows = [replace(row, share=row.share * before[row.ceiling] / rates[row.ceiling]) for row in rows]
+    print(write_report(args.output, device, rates, rows))
+
+
+def write_report(
+    folder: Path | None, device: torch.device, rates: dict[str, float], rows: Sequence[Measurement]
+) -> str:
+    """Writes bench.json and bench.md of the rows so far where there is a folder for them; returns the latter's text."""
     report: dict[str, Any] = {
         "machine": machine(device),
         "versions": all_versions(),
@@ -42,12 +50,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         "stages": list(map(asdict, rows)),
     }
     text = as_markdown(report["machine"], rates, rows)
-    print(text)
-    if args.output:
-        with explained_failures(args.output):
-            args.output.mkdir(parents=True, exist_ok=True)
-            write_json(args.output / "bench.json", report)
-            write_text(args.output / "bench.md", text + "\n")
+    if folder:
+        with explained_failures(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "bench.json", report)
+            write_text(folder / "bench.md", text + "\n")
+    return text
 
 
 def parser() -> argparse.ArgumentParser:

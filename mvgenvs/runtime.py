@@ -36,6 +36,9 @@ def explained_failures(folder: Path) -> Iterator[None]:
         print(f"interrupted: what was finished so far is in {folder}.", file=sys.stderr)
         sys.exit(130)
     except (MemoryError, RuntimeError) as error:
+        if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(f"torch.compile failed, do without it: {reason}") from None
         starved = isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
         if not starved:
             raise

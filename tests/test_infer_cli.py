@@ -15,6 +15,7 @@ from typing import ClassVar
 import av
 import pytest
 import torch
+from torch._dynamo.exc import TorchDynamoException
 
 import infer_multiview
 from mvgenvs.diffusion.plans import PLANS, make_plan
@@ -63,6 +64,22 @@ def pipeline(monkeypatch):
 
 def infer(*arguments):
     return infer_multiview.main([str(a) for a in arguments])
+
+
+def test_compilation_is_asked_for_and_its_failure_is_one_sentence(tmp_path, pipeline, monkeypatch):
+    compiled = []
+    denoiser = SimpleNamespace(compile_unet=lambda: compiled.append(True))
+    monkeypatch.setattr(pipeline, "denoiser", denoiser, raising=False)
+    arguments = ["--image", CAR, "--camera", CAMERA, "--output", tmp_path / "out", "--num-views", 4]
+    assert infer(*arguments) == 0 and not compiled
+    assert infer(*arguments, "--compile") == 0 and compiled
+
+    def stream(*_, **__):
+        raise TorchDynamoException("no working compiler\nand a long story")
+
+    monkeypatch.setattr(pipeline, "stream", stream)
+    with pytest.raises(UserError, match=r"^torch\.compile failed, do without it: no working compiler$"):
+        infer(*arguments, "--compile")
 
 
 def test_results_and_record(tmp_path, pipeline, capsys):

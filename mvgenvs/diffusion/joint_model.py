@@ -38,6 +38,13 @@ class JointModel(ModelMixin, ConfigMixin):
         self.attention_backend = backend
         install_joint_attention(self, backend, self.config.attention)
 
+    def compile_unet(self) -> None:
+        """Compiles the UNet where it stands, at its next call: the same weights under the same names.
+
+        Shapes are static: each number of views that comes is compiled on its own, minutes on a CPU.
+        """
+        self.unet.compile(dynamic=False)
+
     def attend(
         self, views: tuple[Tensor, ...], joint: bool, num_anchors: int | None, cache: AnchorCache | None
     ) -> Float[Tensor, "batch shown c h w"]:

@@ -65,7 +65,7 @@ class Objective(nn.Module):
             if config.run.gradient_checkpointing:
                 self.denoiser.enable_gradient_checkpointing()
             if config.run.compile:
-                self.denoiser.unet.compile(dynamic=False)  # in place: the same weights under the same names
+                self.denoiser.compile_unet()
 
     def train(self, mode: bool = True) -> "Objective":
         """Frozen parts stay in evaluation mode."""
