@@ -13,10 +13,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-T = TypeVar("T")
 R = TypeVar("R")
 
 Chunk = tuple[Tensor, ...]
+
+
+def threads_on(device: torch.device) -> int:
+    """How many chunks are worked on at a time: as many as PyTorch has threads, and one on a GPU."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
 
 
 def map_chunks(
@@ -31,7 +35,7 @@ def map_chunks(
     """
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
     if not (wanted and torch.is_grad_enabled()):
-        return list(_in_threads(_without_gradient(function), chunks))
+        return list(_in_threads(_without_gradient(function), chunks, threads_on(chunks[0][0].device)))
     flat = _Chunks.apply(function, chunks, num_kept, *wanted)
     each = len(flat) // len(chunks)
     return [flat[start : start + each] for start in range(0, len(flat), each)]
@@ -49,8 +53,9 @@ class _Chunks(torch.autograd.Function):
         *parameters: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.function, ctx.chunks, ctx.parameters = function, chunks, parameters
-        ctx.kept = list(_in_threads(_with_gradient(function), chunks[:num_kept]))
-        others = _in_threads(_without_gradient(function), chunks[num_kept:])
+        ctx.threads = threads_on(chunks[0][0].device)
+        ctx.kept = list(_in_threads(_with_gradient(function), chunks[:num_kept], ctx.threads))
+        others = _in_threads(_without_gradient(function), chunks[num_kept:], ctx.threads)
         return tuple(out.detach() for outs in (*ctx.kept, *others) for out in outs)
 
     @staticmethod
@@ -65,7 +70,7 @@ class _Chunks(torch.autograd.Function):
             outs, of_outs = zip(*[(out, gradient) for out, gradient in pairs if out.requires_grad], strict=True)
             return torch.autograd.grad(outs, ctx.parameters, of_outs, allow_unused=True)
 
-        of_chunks = _in_threads(of_chunk, [(index,) for index in range(len(ctx.chunks))])
+        of_chunks = _in_threads(of_chunk, [(index,) for index in range(len(ctx.chunks))], ctx.threads)
         totals = reduce(lambda total, part: tuple(map(_add, total, part)), of_chunks)  # in the chunks' order
         return None, None, None, *totals
 
@@ -73,7 +78,7 @@ class _Chunks(torch.autograd.Function):
 def _add(total: Tensor | None, part: Tensor | None) -> Tensor | None:
     if total is None or part is None:
         return part if total is None else total
-    return total.add_(part)
+    return total + part
 
 
 def _with_gradient(function: Callable[..., R]) -> Callable[..., R]:
@@ -84,11 +89,9 @@ def _without_gradient(function: Callable[..., R]) -> Callable[..., R]:
     return torch.no_grad()(function)
 
 
-def _in_threads(function: Callable[..., R], arguments: Sequence[tuple[Any, ...]]) -> Iterator[R]:
-    """`function(*each)` in order, by as many threads as PyTorch may use; by the caller where that is one or CUDA's."""
-    threads = torch.get_num_threads()
-    on_cuda = any(isinstance(x, Tensor) and x.is_cuda for x in arguments[0]) if arguments else False
-    if threads == 1 or len(arguments) < 2 or on_cuda:
+def _in_threads(function: Callable[..., R], arguments: Sequence[tuple[Any, ...]], threads: int) -> Iterator[R]:
+    """`function(*each)` in order, by so many threads with an own chunk each; one is the caller."""
+    if threads == 1 or len(arguments) < 2:
         for each in arguments:
             yield function(*each)
         return

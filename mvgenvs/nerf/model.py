@@ -12,12 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvgenvs.cameras import Cameras, concatenate
-from mvgenvs.nerf.chunks import map_chunks
+from mvgenvs.nerf.chunks import map_chunks, threads_on
 from mvgenvs.nerf.encoder import ImageEncoder
 from mvgenvs.nerf.field import Field, Scene
 from mvgenvs.nerf.renderer import RayRendering, background_features, render_rays, sphere_bounds
 from mvgenvs.precision import without_autocast
 
+CHUNK, CHUNK_ON_GPU = 2**17, 2**20  # samples; what they need stays in the third-level cache of a CPU
 KEPT_SAMPLES = 2**21  # whose intermediate results are kept for the backward pass: about 1 GB for two volumes
 
 
@@ -75,28 +76,42 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         volumes = self.encoder(rearrange(images, "b v c h w -> (b v) c h w")).to(images.dtype)  # also under autocast
         return Scene(rearrange(volumes, "(b v) c d h w -> b v c d h w", b=images.shape[0]), images, cameras)
 
-    @without_autocast
     def render_rays(
         self,
         scene: Scene,
         origins: Float[Tensor, "batch ray 3"],
         directions: Float[Tensor, "batch ray 3"],
         jitter: Float[Tensor, "batch ray"] | None = None,
+        chunk: int | None = None,
     ) -> RayRendering:
-        """Renders any rays of the scenes; differentiable."""
-        config = self.config
-        return render_rays(
-            lambda points: self.field(scene, points),
-            origins, directions, config.scene_radius, config.num_coarse, config.num_fine, jitter,
-        )  # fmt: skip
-
-    def render(
-        self, scene: Scene, cameras: Cameras, jitter: Float[Tensor, "batch ray"] | None = None, chunk: int = 2**17
-    ) -> Rendering:
-        """Renders whole images of size `cameras.hw`, each thread some rays with about `chunk` samples in all at a time.
+        """Renders any rays of the scenes, each thread some with about `chunk` samples in all at a time.
 
         That bounds the memory, whatever the number of rays: the backward pass renders those chunks again that lie
-        beyond `KEPT_SAMPLES`. Gradients flow to the volumes and the field's weights, not to cameras and images.
+        beyond `KEPT_SAMPLES`. Gradients flow to the volumes and the field's weights, not to rays, cameras and images.
+        """
+        config, threads = self.config, threads_on(origins.device)
+        chunk = (CHUNK_ON_GPU if origins.is_cuda else CHUNK) if chunk is None else chunk
+        num_samples = origins[..., 0].numel() * (config.num_coarse + config.num_fine)
+        num_chunks = max(1, threads * math.ceil(num_samples / (chunk * threads)))  # so that no thread waits at the end
+        rays = [origins, directions, *([] if jitter is None else [jitter])]
+        chunks = list(zip(*(x.chunk(num_chunks, dim=1) for x in rays), strict=True))
+        num_kept = len(chunks) if num_samples <= KEPT_SAMPLES else len(chunks) * KEPT_SAMPLES // num_samples
+
+        @without_autocast
+        def render(origins: Tensor, directions: Tensor, jitter: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+            out = render_rays(
+                lambda points: self.field(scene, points),
+                origins, directions, config.scene_radius, config.num_coarse, config.num_fine, jitter,
+            )  # fmt: skip
+            return out.features, out.distance, out.opacity
+
+        parts = map_chunks(render, chunks, [scene.volumes, *self.field.parameters()], num_kept)
+        return RayRendering(*(torch.cat(each, dim=1) for each in zip(*parts, strict=True)))
+
+    def render(
+        self, scene: Scene, cameras: Cameras, jitter: Float[Tensor, "batch ray"] | None = None, chunk: int | None = None
+    ) -> Rendering:
+        """Renders whole images of size `cameras.hw`, `chunk` as in `render_rays`.
 
         Rays that miss the scene's sphere see the background and cost nothing. `jitter` has one entry per pixel.
         """
@@ -107,19 +122,8 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         def pick(x: Tensor) -> Tensor:
             return x.gather(1, order[..., None].expand(-1, -1, x.shape[-1]))
 
-        rays = [pick(origins), pick(directions), *([] if jitter is None else [pick(jitter[..., None])[..., 0]])]
-        num_samples = order.numel() * (self.config.num_coarse + self.config.num_fine)
-        threads = torch.get_num_threads()
-        num_chunks = max(1, threads * math.ceil(num_samples / (chunk * threads)))  # so that no thread waits at the end
-        chunks = list(zip(*(r.chunk(num_chunks, dim=1) for r in rays), strict=True))
-        num_kept = len(chunks) if num_samples <= KEPT_SAMPLES else num_chunks * KEPT_SAMPLES // num_samples
-
-        def render(*part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            out = self.render_rays(scene, *part)
-            return out.features, out.distance, out.opacity
-
-        parts = map_chunks(render, chunks, [scene.volumes, *self.field.parameters()], num_kept)
-        features, distance, opacity = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
+        of_rays = None if jitter is None else pick(jitter[..., None])[..., 0]
+        rays = self.render_rays(scene, pick(origins), pick(directions), of_rays, chunk)
         height, width = cameras.hw
 
         def images(seen: Tensor, background: Tensor) -> Tensor:
@@ -133,7 +137,7 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         forward = cameras.c2w[..., None, None, :3, 2]  # z-depth = distance x cosine to the optical axis
         cosine = (cameras.rays()[1] * forward).sum(dim=-1)[:, :, None]
         return Rendering(
-            images(features, background_features(self.config.features, hits)),
-            images(distance, far) * cosine,
-            images(opacity, torch.zeros(1)),
+            images(rays.features, background_features(self.config.features, hits)),
+            images(rays.distance, far) * cosine,
+            images(rays.opacity, torch.zeros(1)),
         )
