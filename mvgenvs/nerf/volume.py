@@ -1,7 +1,5 @@
 """Frustum-aligned feature volumes: where a world point lies in the volume of a known view."""
 
-import math
-
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -39,21 +37,23 @@ def sample_volumes(
 
     Fast where the channels of a voxel lie together in memory, as the encoder makes them.
     """
-    batch, views, _, *depth_height_width = volumes.shape
-    size = coordinates.new_tensor(depth_height_width).flip(0)[:, None]  # of x, y, z
-    width, height = depth_height_width[:0:-1]
-    place = torch.addcmul((size - 1) / 2, coordinates.transpose(2, 3), size / 2)
-    last = torch.nextafter(size - 1, torch.zeros_like(size))  # a sample there lies before the last voxel
-    fractions = torch.minimum(place.clamp_(min=0), last, out=place)
-    first = fractions.floor()
-    fractions -= first
+    batch, views, _, depth, height, width = volumes.shape
+    sizes, strides = (
+        (width, height, depth),
+        (1, width, width * height),
+    )  # along x, y and z; strides in rows of the table
+    size = coordinates.new_tensor(sizes)[:, None]
+    place = torch.addcmul((size - 1) / 2, coordinates.transpose(2, 3), size / 2).clamp_(min=0)
+    place = torch.minimum(
+        place, torch.nextafter(size - 1, torch.zeros_like(size))
+    )  # so that there is always a voxel beyond
+    first = place.floor()
     x, y, z = first.unbind(dim=2)
+    row = (z * height).add_(y).mul_(width).add_(x).to(torch.int32)  # exact in fp32 up to 256^3 voxels
     volume = torch.arange(batch * views, dtype=torch.int32, device=volumes.device).view(batch, views, 1)
-    first_row = (z * height).add_(y).mul_(width).add_(x).to(torch.int32) + volume * math.prod(depth_height_width)
-    strides = (1, width, width * height)  # of x, y, z, in rows of the table
-    steps = tuple(stride if n > 1 else 0 for n, stride in zip(depth_height_width[::-1], strides, strict=True))
+    steps = tuple(stride if n > 1 else 0 for n, stride in zip(sizes, strides, strict=True))
     table = rearrange(volumes, "b v c d h w -> (b v d h w) c").to(coordinates.dtype)
-    return interpolate(table, first_row, fractions.unbind(dim=2), steps)
+    return interpolate(table, row + volume * (width * height * depth), (place - first).unbind(dim=2), steps)
 
 
 def sample_images(
