@@ -164,7 +164,7 @@ def refine(arguments: list[str]) -> int:
     parser.add("--data", "data set", type=Path, required=True, metavar="DIR")
     parser.add("--output", "folder for the views and the new pipeline", type=Path, required=True, metavar="DIR")
     parser.add("--sets", "training sets to make six views of", type=whole_number(1), default=120, metavar="N")
-    parser.add("--steps", "optimisation steps", type=whole_number(1), default=600, metavar="N")
+    parser.add("--steps", "optimisation steps", type=whole_number(1), default=2000, metavar="N")
     parser.add("--seed", "start of the random numbers", type=int, default=0)
     options = parser.parse_args(arguments)
 

@@ -102,13 +102,12 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 def as_markdown(machine: dict[str, Any], rates: dict[str, float], rows: Sequence[Measurement]) -> str:
     where = machine["device"] if machine["device"] != "cpu" else f"{machine['cpu']}, {machine['threads']} threads"
-    ceilings_table = markdown_table(
-        ["ceiling", "rate"],
-        [[name, f"{rate:.0f} {'GB/s' if name == 'copy' else 'GFLOP/s'}"] for name, rate in rates.items()],
+    ceilings_line = ", ".join(
+        f"{name} {rate:.0f} {'GB/s' if name == 'copy' else 'GFLOP/s'}" for name, rate in rates.items()
     )
     header = ["stage", "ms (median)", "ms (min)", "GFLOP", "GFLOP/s", "share of ceiling", "peak MB",
               "reference ms", "times faster", "its peak MB", "difference"]  # fmt: skip
-    return "\n\n".join([where, ceilings_table, markdown_table(header, map(_cells, rows))])
+    return f"{where}: {ceilings_line}\n\n{markdown_table(header, map(_cells, rows))}"
 
 
 def _cells(row: Measurement) -> list[str]:
