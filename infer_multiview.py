@@ -171,7 +171,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     dtypes = ["float32", "float16", "bfloat16"]
     add("--dtype", choices=dtypes, default="float32", help="number format of the model (default: %(default)s)")
     add("--attention-backend", metavar="NAME", help="auto, sdpa, xformers or flex (default: PyTorch's own, sdpa)")
-
     add("--compile", action="store_true", help="compile the UNet: minutes on a CPU, which long sequences earn back")
 
     options = parser.parse_args(argv)

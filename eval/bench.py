@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for stage in chosen_stages(Setup(device), args.only):
         print(f"measuring {stage.name} ...", file=sys.stderr, flush=True)
         rows.append(measure(stage, device, args.repetitions, rates))
-        write_report(args.output, device, rates, rows)  # the whole table takes a quarter of an hour
+        write_report(args.output, device, rates, rows)  # the whole table takes minutes
     before, rates = rates, best_of(rates, ceilings(device))  # a busy moment at the start would flatter every share
     rows = [replace(row, share=row.share * before[row.ceiling] / rates[row.ceiling]) for row in rows]
     print(write_report(args.output, device, rates, rows))

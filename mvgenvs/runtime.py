@@ -51,6 +51,17 @@ def explained_failures(folder: Path) -> Iterator[None]:
         raise UserError(f"cannot write to {folder}: {error.strerror}.") from None
 
 
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """PyTorch computes in so many threads within."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def versions() -> dict[str, str | None]:
     """Versions of what decides a result, and the commit of this checkout, where it is one."""
     return {

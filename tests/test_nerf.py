@@ -18,6 +18,7 @@ from mvgenvs.nerf.mlp import BLOCK, blockwise_mlp
 from mvgenvs.nerf.model import ViewNeRF
 from mvgenvs.nerf.renderer import composite_weights, importance_samples, merged_ranks, render_rays, sphere_bounds
 from mvgenvs.nerf.volume import frustum_coordinates, sample_images, sample_volumes
+from mvgenvs.runtime import torch_threads
 
 NEAR, FAR, RADIUS = 0.8, 1.8, 0.52
 D, H, W = 20, 24, 28  # of a volume: three different sizes, so that no two axes can be confused
@@ -392,10 +393,8 @@ def test_gradients_reach_the_encoder(nerf):
 @pytest.fixture(params=[1, 3])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     """PyTorch may use so many."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
+    with torch_threads(request.param):
+        yield request.param
 
 
 @pytest.mark.parametrize("num_kept", [0, 2, 5])

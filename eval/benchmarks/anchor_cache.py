@@ -13,9 +13,9 @@ from torch import Tensor
 
 from attention import AnchorCache
 from eval.benchmarks.denoiser import random_inputs
-from eval.benchmarks.measure import one_thread
 from eval.benchmarks.stage import Setup, Stage
 from mvgenvs.diffusion.denoiser import Conditions, JointDenoiser
+from mvgenvs.runtime import torch_threads
 
 NEW = 4
 ANCHORS = (1, 4, 8)
@@ -27,7 +27,7 @@ def stages(setup: Setup) -> Iterator[Stage]:
     for anchors in ANCHORS:
         inputs = random_inputs(denoiser, NEW + anchors)
         cache = AnchorCache()
-        with one_thread():  # in which work is counted: the cache knows anchors by their bits
+        with torch_threads(1):  # in which work is counted: the cache knows anchors by their bits
             step(denoiser, *inputs, anchors=anchors, cache=cache)  # so that there is something to recall
         yield Stage(
             f"anchor_cache/{anchors}-anchors",

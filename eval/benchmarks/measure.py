@@ -3,8 +3,7 @@
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -15,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from eval.benchmarks.stage import Stage
+from mvgenvs.runtime import torch_threads
 
 BUDGET_S = 60.0  # repetitions end once a stage and its reference have taken this long together
 
@@ -96,9 +96,10 @@ def timed(call: Callable[[], Any], device: torch.device) -> float:
 
 def count_flops(call: Callable[[], Any]) -> int:
     """Floating-point operations of one run: matrix products, convolutions, attention (a multiplication and an
-    addition are two), and the interpolation of `grid_sample`; elementwise work is not counted.
+    addition are two), and the interpolation of `grid_sample`; elementwise work is not counted. One thread does all
+    of it: PyTorch's counters see the caller's alone.
     """
-    with one_thread(), FlopCounterMode(display=False, custom_mapping=_GRID_SAMPLE | _CPU_ATTENTION) as counter:
+    with torch_threads(1), FlopCounterMode(display=False, custom_mapping=_GRID_SAMPLE | _CPU_ATTENTION) as counter:
         call()
     return counter.get_total_flops()
 
@@ -117,7 +118,7 @@ def peak_bytes(call: Callable[[], Any], device: torch.device) -> tuple[Any, int]
         _wait(device)
         return result, torch.cuda.max_memory_allocated(device) - before
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler announces itself on stderr otherwise
-    with one_thread(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+    with torch_threads(1), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         result = call()
     held = peak = 0
     events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -125,17 +126,6 @@ def peak_bytes(call: Callable[[], Any], device: torch.device) -> tuple[Any, int]
         held += event.nbytes()
         peak = max(peak, held)
     return result, peak
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """All work in the caller's thread, the only one that PyTorch's counters see."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _largest_difference(result: Any, expected: Any) -> float | None:

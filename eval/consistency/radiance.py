@@ -7,8 +7,6 @@ beside that of the true images under the same `FitSettings`, never beside those 
 easier to explain than sharp ones.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -22,6 +20,7 @@ from eval.consistency.pairs import Distance
 from eval.metrics import psnr, rounded_to_8_bits, ssim
 from mvgenvs.cameras import Cameras
 from mvgenvs.nerf.renderer import RayRendering, render_rays, sphere_bounds
+from mvgenvs.runtime import torch_threads
 
 HELD_OUT_SHARE = 0.1
 RADIUS = 0.5  # world units: the sphere that holds any object whose bounding-box diagonal is 1; the grid is its cube
@@ -79,7 +78,8 @@ def consistency_3d(
     small = rounded_to_8_bits(F.interpolate(rounded_to_8_bits(images.float().cpu()), size=hw, mode="area"))
     held_out = held_out_views(count)
     rest = [i for i in range(count) if i not in held_out]
-    with torch.enable_grad(), _one_thread():
+    # In one thread sums come out the same whatever the number of cores; tensors this small gain nothing from more.
+    with torch.enable_grad(), torch_threads(1):
         field = fit(small[rest], cameras.select(rest), settings)
         renders, expected = field.render(cameras.select(held_out)), small[held_out]
     figures = psnr(renders, expected).tolist()
@@ -93,17 +93,6 @@ def consistency_3d(
         "lpips": perceptual,
         "mean_psnr": sum(figures) / len(figures),
     }
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums come out the same whatever the number of cores; tensors this small gain nothing from more threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def fit(images: Float[Tensor, "view 3 h w"], cameras: Cameras, settings: FitSettings) -> "VoxelField":

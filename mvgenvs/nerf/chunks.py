@@ -35,7 +35,7 @@ def map_chunks(
     """
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
     if not (wanted and torch.is_grad_enabled()):
-        return list(_in_threads(_without_gradient(function), chunks, threads_on(chunks[0][0].device)))
+        return list(_in_threads(torch.no_grad()(function), chunks, threads_on(chunks[0][0].device)))
     flat = _Chunks.apply(function, chunks, num_kept, *wanted)
     each = len(flat) // len(chunks)
     return [flat[start : start + each] for start in range(0, len(flat), each)]
@@ -54,8 +54,8 @@ class _Chunks(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.function, ctx.chunks, ctx.parameters = function, chunks, parameters
         ctx.threads = threads_on(chunks[0][0].device)
-        ctx.kept = list(_in_threads(_with_gradient(function), chunks[:num_kept], ctx.threads))
-        others = _in_threads(_without_gradient(function), chunks[num_kept:], ctx.threads)
+        ctx.kept = list(_in_threads(torch.enable_grad()(function), chunks[:num_kept], ctx.threads))
+        others = _in_threads(torch.no_grad()(function), chunks[num_kept:], ctx.threads)
         return tuple(out.detach() for outs in (*ctx.kept, *others) for out in outs)
 
     @staticmethod
@@ -65,7 +65,7 @@ class _Chunks(torch.autograd.Function):
 
         def of_chunk(index: int) -> tuple[Tensor | None, ...]:
             kept = index < len(ctx.kept)
-            outs = ctx.kept[index] if kept else _with_gradient(ctx.function)(*ctx.chunks[index])
+            outs = ctx.kept[index] if kept else torch.enable_grad()(ctx.function)(*ctx.chunks[index])
             pairs = zip(outs, gradients[index * each : (index + 1) * each], strict=True)
             outs, of_outs = zip(*[(out, gradient) for out, gradient in pairs if out.requires_grad], strict=True)
             return torch.autograd.grad(outs, ctx.parameters, of_outs, allow_unused=True)
@@ -79,14 +79,6 @@ def _add(total: Tensor | None, part: Tensor | None) -> Tensor | None:
     if total is None or part is None:
         return part if total is None else total
     return total + part
-
-
-def _with_gradient(function: Callable[..., R]) -> Callable[..., R]:
-    return torch.enable_grad()(function)
-
-
-def _without_gradient(function: Callable[..., R]) -> Callable[..., R]:
-    return torch.no_grad()(function)
 
 
 def _in_threads(function: Callable[..., R], arguments: Sequence[tuple[Any, ...]], threads: int) -> Iterator[R]:

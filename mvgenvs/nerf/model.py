@@ -95,7 +95,7 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         num_chunks = max(1, threads * math.ceil(num_samples / (chunk * threads)))  # so that no thread waits at the end
         rays = [origins, directions, *([] if jitter is None else [jitter])]
         chunks = list(zip(*(x.chunk(num_chunks, dim=1) for x in rays), strict=True))
-        num_kept = len(chunks) if num_samples <= KEPT_SAMPLES else len(chunks) * KEPT_SAMPLES // num_samples
+        num_kept = len(chunks) * KEPT_SAMPLES // max(num_samples, 1)
 
         @without_autocast
         def render(origins: Tensor, directions: Tensor, jitter: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:

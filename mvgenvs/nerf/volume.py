@@ -38,15 +38,11 @@ def sample_volumes(
     Fast where the channels of a voxel lie together in memory, as the encoder makes them.
     """
     batch, views, _, depth, height, width = volumes.shape
-    sizes, strides = (
-        (width, height, depth),
-        (1, width, width * height),
-    )  # along x, y and z; strides in rows of the table
+    sizes = (width, height, depth)  # along x, y and z
+    strides = (1, width, width * height)  # of x, y and z, in rows of the table
     size = coordinates.new_tensor(sizes)[:, None]
-    place = torch.addcmul((size - 1) / 2, coordinates.transpose(2, 3), size / 2).clamp_(min=0)
-    place = torch.minimum(
-        place, torch.nextafter(size - 1, torch.zeros_like(size))
-    )  # so that there is always a voxel beyond
+    last = torch.nextafter(size - 1, torch.zeros_like(size))  # just short of the last voxel: there is always one beyond
+    place = torch.addcmul((size - 1) / 2, coordinates.transpose(2, 3), size / 2).clamp_(min=0).minimum(last)
     first = place.floor()
     x, y, z = first.unbind(dim=2)
     row = (z * height).add_(y).mul_(width).add_(x).to(torch.int32)  # exact in fp32 up to 256^3 voxels
