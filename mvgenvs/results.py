@@ -2,7 +2,7 @@
 
 import json
 import os
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
@@ -14,74 +14,112 @@ from tqdm import tqdm
 
 from mvgenvs.cameras import Cameras
 from mvgenvs.errors import UserError
+from mvgenvs.folders import LIST, OwnFolder
 from mvgenvs.media import VideoWriter, color_depth, contact_sheet, read_png, tile, write_png
 from mvgenvs.transforms import write_cameras
 
 SHEET_VIEWS = 48  # the contact sheet of a longer trajectory shows this many, evenly spread
-_ARTEFACTS = ("frames", "orbit.mp4", "contact_sheet.png", "cameras.json", "run.json", "progress.png", "progress.mp4")
+_SUMMARIES = ("orbit.mp4", "contact_sheet.png", "cameras.json", "progress.png", "progress.mp4", "run.json")
+
+
+def frame_names(num_views: int) -> list[str]:
+    """Where each view is kept."""
+    digits = max(3, len(str(num_views - 1)))
+    return [f"frames/{index:0{digits}d}.png" for index in range(num_views)]
 
 
 class ResultsFolder:
     """Collects the results of one run in `partial/` and puts them in place when the run is complete.
 
-    Until then an earlier run's results stay as they are, and frames of two runs never mix. Frames are on disk as soon
-    as they are added; memory does not grow with the number of views.
+    Until then an earlier run's results stay as they are, and frames of two runs never mix. Views are on disk as soon
+    as they are added; memory does not grow with their number. Files of others are left alone, or the folder is refused.
+    A context manager: until its end no other run may write to the folder.
     """
 
-    def __init__(self, path: str | os.PathLike[str], num_views: int) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], num_views: int, inputs: Sequence[str | os.PathLike[str]] = ()
+    ) -> None:
+        """`inputs` are files that must not be replaced. Raises `UserError` where the folder can't be written to."""
         self.path = Path(path)
         self.partial = self.path / "partial"
-        digits = max(3, len(str(num_views - 1)))
-        self.names = [f"frames/{index:0{digits}d}.png" for index in range(num_views)]
+        self.names = frame_names(num_views)
         shown = min(num_views, SHEET_VIEWS)
-        self._shown = {round(i * (num_views - 1) / max(1, shown - 1)) for i in range(shown)}
-        self._thumbnails: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._shown = sorted({round(i * (num_views - 1) / max(1, shown - 1)) for i in range(shown)})
+        self._own = OwnFolder(path)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write to --output {self.path}: {error.strerror}.") from None
-        if not os.access(self.path, os.W_OK):
-            raise UserError(f"cannot write to --output {self.path}, check its permissions.")
+            self._own.add(_of_an_earlier_version(self.path))
+            self._own.check([*self.names, *_SUMMARIES, "partial"], inputs)
+        except UserError:
+            self._own.close()
+            raise
+
+    def __enter__(self) -> "ResultsFolder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._own.close()
 
     def begin(self) -> None:
         """Makes room for the views; what an unfinished run has left goes."""
-        shutil.rmtree(self.partial, ignore_errors=True)
-        (self.partial / "frames").mkdir(parents=True)
+        self._own.remove(self._own.below("partial"))
+        shown = [name for index in self._shown for name in self._thumbnails(index)]
+        self._own.add(f"partial/{name}" for name in [*self.names, *shown, *_SUMMARIES])
+        for folder in ("frames", "thumbnails"):
+            (self.partial / folder).mkdir(parents=True, exist_ok=True)
 
     def add(
         self, index: int, image: Float[Tensor, "3 h w"], render: Float[Tensor, "3 h w"], depth: Float[Tensor, "1 h w"]
     ) -> None:
-        """Writes a finished view, in place of an earlier one, and remembers those that the contact sheet shows."""
+        """Writes a finished view, in place of an earlier one, and what the contact sheet shows beside it."""
         write_png(self.partial / self.names[index], image)
         if index in self._shown:
-            # Copies: views of a block's tensors would keep whole blocks.
-            image, render = (x.to("cpu", torch.float32, copy=True) for x in (image, render))
-            self._thumbnails[index] = (image, render, color_depth(depth))
+            for name, picture in zip(self._thumbnails(index), (render, color_depth(depth)), strict=True):
+                write_png(self.partial / name, picture)
 
     def summarize(self, inputs: Float[Tensor, "known 3 h w"] | None, cameras: Cameras) -> None:
         """Writes the video, the contact sheet and the cameras of all views added."""
         with VideoWriter(self.partial / "orbit.mp4") as video:
             for name in self.names:
                 video.write(read_png(self.partial / name))
-        numbers = sorted(self._thumbnails)
-        samples, renders, depths = (torch.stack([self._thumbnails[n][part] for n in numbers]) for part in range(3))
+        views = [(self.names[index], *self._thumbnails(index)) for index in self._shown]
+        samples, renders, depths = (
+            torch.stack([_read_picture(self.partial / name) for name in names]) for names in zip(*views, strict=True)
+        )
         rows = [("input", inputs.float().cpu())] if inputs is not None else []
         rows += [("samples", samples), ("renders", renders), ("depth", depths)]
-        write_png(self.partial / "contact_sheet.png", contact_sheet(rows, numbers=numbers))
+        write_png(self.partial / "contact_sheet.png", contact_sheet(rows, numbers=self._shown))
         write_cameras(self.partial / "cameras.json", cameras, self.names)
 
     def publish(self, record: dict[str, Any]) -> None:
-        """Writes `run.json` and moves everything into place of an earlier run's results."""
+        """Writes `run.json` and moves everything into the place of an earlier run's results."""
         (self.partial / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        for name in _ARTEFACTS:
-            old, new = self.path / name, self.partial / name
-            if old.is_dir() and not old.is_symlink():
-                shutil.rmtree(old)
-            else:
-                old.unlink(missing_ok=True)
-            if new.exists():
-                new.replace(old)
-        shutil.rmtree(self.partial, ignore_errors=True)
+        new = [name for name in [*self.names, *_SUMMARIES] if (self.partial / name).exists()]
+        self._own.check(new)  # once more: it may have been a long run
+        self._own.remove({*self._own.below("frames"), *_SUMMARIES} - set(new))
+        for name in new:
+            self._own.replace(name, self.partial / name)
+        self._own.remove(self._own.below("partial"))
+
+    def _thumbnails(self, index: int) -> list[str]:
+        """Where a view's rendering and depth are kept for the contact sheet."""
+        return [f"thumbnails/{kind}-{Path(self.names[index]).name}" for kind in ("render", "depth")]
+
+
+def _of_an_earlier_version(folder: Path) -> list[str]:
+    """What a run wrote to a folder before what is ours was listed there: its run.json tells."""
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        names = [*frame_names(record["settings"]["num_views"]), *_SUMMARIES]
+        known = "mvgenvs" in record["versions"] and not (folder / LIST).stat().st_size
+    except (OSError, ValueError, TypeError, KeyError):
+        return []
+    return [name for name in names if (folder / name).exists()] if known else []
+
+
+def _read_picture(path: Path) -> Float[Tensor, "3 h w"]:
+    return torch.from_numpy(read_png(path).copy()).movedim(-1, 0).float() / 255
 
 
 @runtime_checkable

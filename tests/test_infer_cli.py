@@ -6,6 +6,7 @@ The model is a stand-in that repeats its input; tests with real models are elsew
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 
 import infer_multiview
+from mvgenvs import infer_options
 from mvgenvs.diffusion.plans import PLANS, make_plan
 from mvgenvs.errors import UserError
 
@@ -85,7 +87,7 @@ def test_compilation_is_asked_for_and_its_failure_is_one_sentence(tmp_path, pipe
 def test_results_and_record(tmp_path, pipeline, capsys):
     options = ["--output", tmp_path / "out", "--num-views", 5, "--steps", 2, "--seed", 7, "--save-progress"]
     assert infer("--image", CAR, "--camera", CAMERA, *options) == 0
-    names = {path.name for path in (tmp_path / "out").iterdir()}
+    names = {path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")}
     progress = {"progress.png", "progress.mp4"}
     assert names == {"frames", "orbit.mp4", "contact_sheet.png", "cameras.json", "run.json"} | progress
     assert len(list((tmp_path / "out/frames").iterdir())) == 5
@@ -140,7 +142,7 @@ def test_every_plan_leaves_all_frames_and_its_progress(tmp_path, pipeline, plan)
 
 
 def test_plans_that_can_be_asked_for_are_those_that_there_are():
-    assert tuple(PLANS) == infer_multiview.PLANS
+    assert tuple(PLANS) == infer_options.PLANS
 
 
 def test_keyframes_are_near_in_direction(tmp_path, pipeline):
@@ -153,8 +155,47 @@ def test_the_plan_is_shown_and_nothing_else_done(tmp_path, pipeline, capsys):
     assert infer(*shown) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["0", "1", "4", "i0", "i0"]
-    assert [path.name for path in tmp_path.iterdir()] == ["plan.png"]
+    assert {path.name for path in tmp_path.iterdir()} == {"plan.png", ".mvgenvs"}
     assert pipeline.calls == []
+    assert infer(*shown) == 0
+
+
+def test_a_plan_is_not_drawn_over_a_picture_of_others(tmp_path, pipeline):
+    (tmp_path / "plan.png").write_text("mine")
+    with pytest.raises(UserError, match=r"plan\.png was not written by this program"):
+        infer("--image", CAR, "--output", tmp_path, "--num-views", 6, "--show-plan")
+    assert (tmp_path / "plan.png").read_text() == "mine"
+
+
+def test_the_input_survives_in_the_output_folder(tmp_path, pipeline):
+    """`mkdir -p p/frames; cp car.png p/frames/0001.png` and --output p deleted the picture, exit 0."""
+    picture = Path(CAR).read_bytes()
+    (tmp_path / "p/frames").mkdir(parents=True)
+    for name in ("p/car.png", "p/frames/0001.png"):
+        (tmp_path / name).write_bytes(picture)
+    with pytest.raises(UserError, match="frames was not written by this program"):
+        infer("--image", tmp_path / "p/frames/0001.png", "--output", tmp_path / "p", "--num-views", 2)
+    assert pipeline.calls == []
+    assert (tmp_path / "p/frames/0001.png").read_bytes() == picture
+    shutil.rmtree(tmp_path / "p/frames")
+    assert infer("--image", tmp_path / "p/car.png", "--output", tmp_path / "p", "--num-views", 2) == 0
+    assert (tmp_path / "p/car.png").read_bytes() == picture
+    with pytest.raises(UserError, match="is where a result would be written"):
+        infer("--image", tmp_path / "p/frames/001.png", "--output", tmp_path / "p", "--num-views", 2)
+
+
+def test_a_second_run_into_the_same_folder_is_refused(tmp_path, pipeline, monkeypatch):
+    def stream(self, *arguments, **settings):
+        monkeypatch.undo()
+        with pytest.raises(UserError, match="another run is writing to --output"):
+            infer("--image", CAR, "--output", tmp_path, "--num-views", 2)
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(pipeline, "stream", stream)
+    with pytest.raises(SystemExit) as stopped:
+        infer("--image", CAR, "--output", tmp_path, "--num-views", 2)
+    assert stopped.value.code == 130
 
 
 def test_assumed_camera_is_said(tmp_path, pipeline, capsys):

@@ -1,0 +1,160 @@
+"""Folders that we write to, in which others may keep files: only what we wrote ourselves is ever replaced or deleted.
+
+FOLDER/.mvgenvs lists what is ours, one path a line. Whoever writes to the folder holds a lock on that file, which the
+system takes back from a process that dies.
+"""
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from mvgenvs.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nobody is kept from starting two runs
+    fcntl = None  # type: ignore[assignment]
+
+LIST = ".mvgenvs"
+
+
+class OwnFolder:
+    """A folder of results, locked until it is closed. A context manager.
+
+    `flag` is the option by which users choose the folder, for what they are told.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], flag: str = "--output") -> None:
+        """Makes the folder where there is none. Raises `UserError` where it can't be written, or another run writes."""
+        self.path, self.flag = Path(path), flag
+        self._made = not self.path.exists()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._file: IO[str] = (self.path / LIST).open("a+", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write to {flag} {self.path}: {error.strerror}") from None
+        if not (_lock(self._file) and _is_at(self._file, self.path / LIST)):
+            self._file.close()
+            raise UserError(f"another run is writing to {flag} {self.path}: wait for it, or choose another {flag}")
+        self._file.seek(0)
+        self._ours = set(self._file.read().splitlines())
+
+    def __enter__(self) -> "OwnFolder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets others write. A list of nothing goes, and a folder that was made for nothing goes with it."""
+        with contextlib.suppress(OSError):
+            if not self._ours:
+                (self.path / LIST).unlink()
+                if self._made:
+                    self.path.rmdir()
+        self._file.close()
+
+    def owns(self, name: str) -> bool:
+        """Whether `name`, a path within the folder, or something below it is listed as ours."""
+        return any(ours == name or ours.startswith(f"{name}/") for ours in self._ours)
+
+    def below(self, name: str) -> list[str]:
+        """What is listed below `name`."""
+        return sorted(ours for ours in self._ours if ours.startswith(f"{name}/"))
+
+    def check(self, names: Sequence[str], inputs: Sequence[str | os.PathLike[str]] = ()) -> None:
+        """Raises `UserError` where writing `names` would replace what is not ours, or one of the `inputs`."""
+        for name in sorted({name.split("/")[0] for name in names} | set(names)):
+            if os.path.lexists(self.path / name) and not self.owns(name):
+                raise UserError(
+                    f"{self.path / name} was not written by this program: move it away, or choose another {self.flag}"
+                )
+        for given in inputs:
+            place = Path(os.path.relpath(Path(given).resolve(), self.path.resolve())).as_posix()
+            if place in names or place in self._ours:
+                raise UserError(f"{given} is where a result would be written: choose another {self.flag}")
+
+    def add(self, names: Iterable[str]) -> None:
+        """Lists `names` as ours: before they are written, so that what a killed run leaves is known as well."""
+        new = [name for name in dict.fromkeys(names) if name not in self._ours]
+        self._ours.update(new)
+        self._file.write("".join(f"{name}\n" for name in new))
+        self._file.flush()
+
+    def claim(self, names: Sequence[str], inputs: Sequence[str | os.PathLike[str]] = ()) -> None:
+        """`check`, then `add`."""
+        self.check(names, inputs)
+        self.add(names)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Deletes those of `names` that are ours, what was left of their writing, and folders that this empties."""
+        gone = [name for name in names if name in self._ours]
+        for name in gone:
+            path = self.path / name
+            if path.is_file() or path.is_symlink():
+                path.unlink()
+            for unfinished in path.parent.glob(f".{path.name}.*"):
+                unfinished.unlink()
+        for folder in sorted({parent for name in gone for parent in Path(name).parents}, reverse=True)[:-1]:
+            with contextlib.suppress(OSError):
+                (self.path / folder).rmdir()
+        self._ours.difference_update(gone)
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.write("".join(f"{name}\n" for name in sorted(self._ours)))
+        self._file.flush()
+
+    def replace(self, name: str, new: Path) -> None:
+        """Moves `new` to `name`, in place of what is there of ours."""
+        self.add([name])
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        new.replace(target)
+
+
+def sweep(folder: Path, ours: Callable[[str], bool]) -> None:
+    """Deletes the files below `folder` whose relative paths are `ours`, and folders that this empties; the rest stays.
+
+    There need be no such folder.
+    """
+    for root, _, files in os.walk(folder, topdown=False):
+        for file in files:
+            path = Path(root, file)
+            if ours(path.relative_to(folder).as_posix()):
+                path.unlink()
+        with contextlib.suppress(OSError):
+            Path(root).rmdir()
+
+
+def foreign_file(folder: Path, ours: Callable[[str], bool]) -> Path | None:
+    """A file below `folder` that is not `ours`, if there is one."""
+    for root, _, files in os.walk(folder):
+        for file in sorted(files):
+            if not ours(Path(root, file).relative_to(folder).as_posix()):
+                return Path(root, file)
+    return None
+
+
+def _lock(file: IO[str]) -> bool:
+    """False where another process holds the file's lock, or another opening of it in this one."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)  # there are file systems without locks
+    return True
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    """False where another run has deleted the file since it was opened."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False

@@ -1,0 +1,127 @@
+"""The command line of `infer_multiview.py`. Imports nothing heavy: --help and mistakes answer at once."""
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+PLANS = ("joint", "sliding", "autoregressive", "keyframes", "unconditional")  # repeated from diffusion.plans
+DESCRIPTION = "From one picture of an object, or a few, to new views of it along a camera trajectory."
+EXAMPLE = "example: python infer_multiview.py --image assets/car.png --camera assets/car.json --output outputs/orbit"
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options, with `known` = [(image, camera or None), …]. A mistake ends the script with code 2."""
+    parser = _Parser(description=DESCRIPTION, epilog=EXAMPLE, allow_abbrev=False)
+    whole, positive, angle = _number(int, 1), _number(float, 0), _number(float, -360, 360)
+    file: dict[str, Any] = {"action": "append", "dest": "known", "metavar": "FILE"}
+
+    add = parser.add_argument_group("input").add_argument
+    add("--image", type=_part("image"), help="a picture; repeat it, with --camera, for more known views", **file)
+    add("--camera", type=_part("camera"), help="camera of the --image before it (default: 3/4 from the front)", **file)
+    add("--unconditional", action="store_true", help="no input: views of an object that the model makes up")
+    add("--checkpoint", default="bundled", metavar="NAME", help="bundled, a folder, or a hub id (default: %(default)s)")
+
+    add = parser.add_argument_group("views").add_argument
+    add("--output", default="outputs/run", metavar="DIR", help="folder for the results (default: %(default)s)")
+    add("--trajectory", default="orbit", metavar="NAME", help="orbit, spiral, circle or a camera file (default: orbit)")
+    add("--num-views", type=whole, metavar="N", help="views of a named trajectory (default: 24)")
+    add("--elevation", type=_number(float, -90, 90), metavar="DEG", help="angle up (default: 20; circle: the input's)")
+    add("--azimuth", type=angle, metavar="DEG", help="degrees from the front (default: 0; circle: the input's)")
+    add("--size", type=_multiple_of_8, metavar="PX", help="side of the views (default, and only choice: the model's)")
+
+    add = parser.add_argument_group("sequence: how views come to know each other").add_argument
+    add("--plan", choices=PLANS, default="sliding", help="which views are made together (default: %(default)s)")
+    add("--block", type=whole, metavar="N", help="views made at a time (default: 4, autoregressive 1, unconditional 2)")
+    add("--anchors", type=_number(int, 0), metavar="N", help="finished views shown to each block (default: the plan's)")
+    add("--close-loop", action="store_true", help="make the first views of an orbit again, to meet the last ones")
+    add("--show-plan", action="store_true", help="print the plan, draw it in OUTPUT/plan.png, and stop")
+    noise = ["fresh", "fixed"]
+    add("--renoise", choices=noise, default="fresh", help="anchors' noise: per step, or once (default: %(default)s)")
+    levels = ["matched", "clean"]
+    add("--anchor-level", choices=levels, default="matched", help="noise level of anchors (default: %(default)s)")
+
+    add = parser.add_argument_group("sampling").add_argument
+    samplers = ["euler", "heun", "dpmpp-2m"]
+    add("--sampler", choices=samplers, default="euler", help="solver of the diffusion ODE (default: %(default)s)")
+    add("--steps", type=whole, metavar="N", help="sampler steps (default: what suits the checkpoint, usually 20)")
+    add("--churn", type=positive, default=0.0, metavar="X", help="stochasticity, EDM's S_churn (default: %(default)s)")
+    starts = ["noise", "render"]
+    add("--start", choices=starts, default="noise", help="noise alone, or on the NeRF's views (default: %(default)s)")
+    add("--sigma-max", type=positive, metavar="X", help="noise level to start from (default: the checkpoint's)")
+    add("--guidance", type=positive, metavar="X", help="guidance weight, 1 is none (default: likewise, usually 1.5)")
+    add("--seed", type=_number(int, 0, 2**63 - 1), default=0, metavar="N", help="seed of all noise (default: 0)")
+    add("--save-progress", action="store_true", help="also progress.png and progress.mp4: the views at each step")
+
+    add = parser.add_argument_group("machine").add_argument
+    add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, … (default: %(default)s)")
+    dtypes = ["float32", "float16", "bfloat16"]
+    add("--dtype", choices=dtypes, default="float32", help="number format of the model (default: %(default)s)")
+    add("--attention-backend", metavar="NAME", help="auto, sdpa, xformers or flex (default: PyTorch's own, sdpa)")
+    add("--compile", action="store_true", help="compile the UNet: minutes on a CPU, which long sequences earn back")
+
+    options = parser.parse_args(argv)
+    try:
+        options.known = _pair(options.known or [])
+    except ValueError as error:
+        parser.error(str(error))
+    if options.unconditional == bool(options.known):
+        parser.error(
+            "--unconditional takes no --image" if options.known else "name an --image, or ask for --unconditional"
+        )
+    if options.unconditional and options.start == "render":
+        parser.error("--start render needs a rendering, and without an --image there is none")
+    return options
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a mistake in one sentence, without the usage lines."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see --help.\n")
+
+
+def _part(kind: str) -> Callable[[str], tuple[str, str]]:
+    return lambda path: (kind, path)
+
+
+def _pair(parts: list[tuple[str, str]]) -> list[tuple[str, str | None]]:
+    """Gives each image the camera that follows it. Only the first image can do without."""
+    if [kind for kind, _ in parts] == ["camera", "image"]:
+        parts = parts[::-1]
+    known: list[tuple[str, str | None]] = []
+    for kind, path in parts:
+        if kind == "image":
+            known.append((path, None))
+        elif not known or known[-1][1] is not None:
+            raise ValueError(f"--camera {path} must follow the --image that it belongs to")
+        else:
+            known[-1] = (known[-1][0], path)
+    for image, camera in known[1:]:
+        if camera is None:
+            raise ValueError(f"--image {image} needs a --camera, which can be assumed for the first image only")
+    return known
+
+
+def _number(kind: type[int] | type[float], low: int | float, high: int | float = math.inf) -> Callable[[str], Any]:
+    """An argparse type: a finite number from `low` to `high`."""
+    noun = "a whole number" if kind is int else "a number"
+    span = f"from {low} to {high}" if high < math.inf else f"of at least {low}"
+
+    def parse(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high or math.isinf(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {noun} {span}")
+        return value
+
+    return parse
+
+
+def _multiple_of_8(text: str) -> int:
+    size = _number(int, 8)(text)
+    if size % 8:
+        raise argparse.ArgumentTypeError(f"{size} is not divisible by 8")
+    return size
