@@ -155,4 +155,4 @@ if __name__ == "__main__":
 
     from mvgenvs.errors import run_script
 
-    run_script(lambda: generate(arguments))
+    run_script(lambda: generate(arguments), shares_work=False)

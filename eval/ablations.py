@@ -24,6 +24,7 @@ from eval.methods import JOINT, NERF
 from eval.records import folder_name, read_json, write_json, write_text
 from mvgenvs.config import TrainConfig, load_config
 from mvgenvs.errors import OneSentenceParser, UserError, run_script, whole_number
+from mvgenvs.folders import OwnFolder
 from mvgenvs.runtime import explained_failures
 
 ROOT = Path(__file__).parents[1]
@@ -109,7 +110,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.data, args.output = args.data.resolve(), args.output.resolve()  # the scripts run in our folder
     group = GROUPS[args.group]
     output = args.output / args.group
-    with explained_failures(args.output):
+    with explained_failures(args.output), OwnFolder(args.output) as own:
+        kept = ("train.log", "eval.log", "losses.json")
+        kept_of_models = [f"{args.group}/{model.folder}/{name}" for model in group.models for name in kept]
+        own.claim([f"{args.group}.json", f"{args.group}.md", *kept_of_models])
         output.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(args.workers) as pool, tqdm(total=len(group.models), desc="models") as progress:
             for model, _ in zip(
@@ -223,4 +227,4 @@ def difference(whole: Sequence[float], losses: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, shares_work=False)

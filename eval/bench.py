@@ -5,6 +5,7 @@ import importlib
 import platform
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from eval.columns import markdown_table
 from eval.provenance import all_versions
 from eval.records import write_json, write_text
 from mvgenvs.errors import OneSentenceParser, UserError, run_script, whole_number
+from mvgenvs.folders import OwnFolder
 from mvgenvs.runtime import explained_failures, resolve_device
 
 FAMILIES = ("nerf", "denoiser", "attention", "anchor_cache")  # modules of eval.benchmarks
@@ -26,6 +28,14 @@ FAMILIES = ("nerf", "denoiser", "attention", "anchor_cache")  # modules of eval.
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     device = resolve_device(args.device)
+    with ExitStack() as stack:
+        if args.output:
+            stack.enter_context(OwnFolder(args.output)).claim(["bench.json", "bench.md"])
+        measure_all(args, device)
+
+
+def measure_all(args: argparse.Namespace, device: torch.device) -> None:
+    """Measures what was asked for, and prints the table."""
     if args.threads:
         torch.set_num_threads(args.threads)
     rows: list[Measurement] = []
@@ -52,7 +62,6 @@ def write_report(
     text = as_markdown(report["machine"], rates, rows)
     if folder:
         with explained_failures(folder):
-            folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / "bench.json", report)
             write_text(folder / "bench.md", text + "\n")
     return text
@@ -131,4 +140,4 @@ def _cells(row: Measurement) -> list[str]:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, shares_work=False)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mvgenvs.errors import OneSentenceParser, UserError, whole_number
+from mvgenvs.errors import OneSentenceParser, UserError, number, whole_number
 
 # Repeated from `instruments`, `methods`, `protocols` and `perceptual`: --help imports nothing heavy.
 METRICS, DEFAULT_METRICS = ("fd", "consistency", "3d"), ("fd", "consistency")
@@ -11,8 +11,9 @@ ROWS = ("copy-nearest", "nerf", "independent", "joint", "truth")
 PROTOCOLS = ("orbit", "srn")
 NETS = ("alex", "vgg")
 
-EPILOG = """Several processes share the objects: `accelerate launch --num_processes 4 -m eval.run ...`; all of them must
-see the same --output folder. A run that was stopped goes on where it was when the same command is given again."""
+EPILOG = """Several processes share the objects: `torchrun --nproc_per_node 4 -m eval.run ...`, and on GPUs `accelerate
+launch` as well; all must see the same --output folder. A run that was stopped goes on where it was when the same
+command is given again."""
 
 
 def parser() -> OneSentenceParser:
@@ -46,12 +47,17 @@ def parser() -> OneSentenceParser:
     add("--lpips-trunks", "folder with torchvision's AlexNet or VGG-16 weights", type=Path, metavar="DIR")
     add("--inception-weights", "torch-fidelity's Inception weights, for FID and KID", type=Path, metavar="FILE")
     add("--steps", "sampler steps; those that suit the checkpoint unless given", type=whole_number(1), metavar="N")
-    add("--guidance", "weight of classifier-free guidance, 1 for none; as for --steps", type=float, metavar="W")
+    add(
+        "--guidance",
+        "classifier-free guidance, 1 for none; as for --steps",
+        type=number(float, 0),
+        metavar="W",
+    )
     add("--sampler", "as in infer_multiview.py", default="euler", metavar="NAME")
-    add("--churn", "stochasticity of the sampler", type=float, default=0.0, metavar="S")
+    add("--churn", "stochasticity of the sampler", type=number(float, 0), default=0.0, metavar="S")
     add("--plan", "as in infer_multiview.py", default="sliding", metavar="NAME")
     add("--block", "new views per set", type=whole_number(1), default=4, metavar="N")
-    add("--anchors", "finished views shown to each block", type=int, metavar="N")
+    add("--anchors", "finished views shown to each block", type=number(int, 0), metavar="N")
     add("--anchor-level", "noise level of the anchors", choices=("matched", "clean"), default="matched")
     add("--renoise", "noise of the anchors", choices=("fresh", "fixed"), default="fresh")
     add("--seed", "start of the random numbers", type=int, default=0)

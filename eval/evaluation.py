@@ -3,25 +3,27 @@
 import argparse
 import shlex
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from tqdm import tqdm
 
 from eval.instruments import Instruments, load_instruments
 from eval.methods import SamplesViews
 from eval.objects import evaluate_object
 from eval.provenance import all_versions, checkpoint_sha256
-from eval.records import RunFolder, Settings
+from eval.records import REPORT, RunFolder, Settings, claim_run
 from eval.report import write_report
 from mvgenvs.data.scenes import open_scenes
 from mvgenvs.data.stored import CachedScenes
 from mvgenvs.errors import UserError
+from mvgenvs.folders import OwnFolder
 from mvgenvs.parts import resolve_checkpoint
+from mvgenvs.processes import join_processes, on_main
 from mvgenvs.runtime import explained_failures
 
 LONGEST_WAIT = timedelta(days=30)  # of a process that has finished its objects for the others
@@ -30,29 +32,36 @@ BAR = "{desc}: {percentage:3.0f}% |{bar}| {elapsed} so far, {remaining} left{pos
 
 def run(args: argparse.Namespace, words: Sequence[str]) -> None:
     """The whole story; `args` are of `eval.cli`, read from `words`. Raises `UserError`."""
-    processes = start_processes(args.device)
+    processes = join_processes(args.device, LONGEST_WAIT)
     folder = resolve_checkpoint(args.checkpoint)
     pipeline = load_pipeline(folder, processes.device)
     scenes = open_scenes(args.data, args.split, pipeline.size)
     names = [item.name for item in scenes.objects[: args.num_objects]]
     instruments = load_instruments(args, processes.device)
     settings = make_settings(args, pipeline, checkpoint_sha256(folder), instruments, processes.device)
-    output = RunFolder(args.output)
-    output.claim(settings)
     check_views(scenes, len(names), settings.protocol)
+    output = RunFolder(args.output)
+    output.check(settings)
     mine = range(len(names))[processes.process_index :: processes.num_processes]
-    with explained_failures(args.output):
-        evaluate(pipeline, scenes, mine, settings, instruments, output, quiet=not processes.is_main_process)
-    processes.wait_for_everyone()
-    if processes.is_main_process:
-        context = {
-            "command": shlex.join(["python", "-m", "eval.run", *words]),
-            "checkpoint": args.checkpoint,
-            "versions": all_versions(),
-            "weights": instruments.sources(),
-            "settings": asdict(settings),
-        }
-        print(write_report(output, [output.read(name) for name in names], instruments, context))
+    with ExitStack() as stack:
+
+        def claim() -> None:
+            own = stack.enter_context(OwnFolder(args.output))
+            claim_run(own, output, [*output.names(names), *REPORT])
+
+        on_main(processes, claim)
+        with explained_failures(args.output):
+            evaluate(pipeline, scenes, mine, settings, instruments, output, quiet=not processes.is_main_process)
+        processes.wait_for_everyone()
+        if processes.is_main_process:
+            context = {
+                "command": shlex.join(["python", "-m", "eval.run", *words]),
+                "checkpoint": args.checkpoint,
+                "versions": all_versions(),
+                "weights": instruments.sources(),
+                "settings": asdict(settings),
+            }
+            print(write_report(output, [output.read(name) for name in names], instruments, context))
 
 
 def evaluate(
@@ -88,13 +97,6 @@ def check_views(scenes: CachedScenes, num_objects: int, protocol: str) -> None:
                 f"{item.folder} lacks view {missing[0]:06d}, which {complete.name} has: the srn protocol takes the "
                 "same views of every object, so get the data anew"
             )
-
-
-def start_processes(device: str) -> PartialState:
-    """One process, or what `accelerate launch` has started. Raises `UserError` where the GPU asked for is not there."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("there is no usable GPU here: leave out --device cuda")
-    return PartialState(cpu=device == "cpu", timeout=LONGEST_WAIT)
 
 
 def load_pipeline(folder: Path, device: torch.device) -> Any:

@@ -70,6 +70,7 @@ def evaluate_object(
         figures=figures,
         joint_independent_difference=difference,
     )
+    folder.claim(settings)
     folder.write(record, features)
 
 

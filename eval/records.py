@@ -23,6 +23,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mvgenvs.errors import UserError
+from mvgenvs.folders import OwnFolder
+
+REPORT = (
+    "metrics.json", "report.md", "bars.png", "angles.png", "consistency.png", "best.png", "median.png", "worst.png",
+)  # fmt: skip
+KINDS = ("safetensors", "png", "json")
 
 Figures = dict[str, list[float | None]]  # metric -> its figures, None where there is none
 
@@ -78,28 +84,40 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path, self.objects = path, path / "objects"
 
-    def claim(self, settings: Settings) -> None:
-        """Makes the folder that of `settings`; raises `UserError` where it belongs to others or cannot be written."""
-        try:
-            self.objects.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write to {self.path} ({error.strerror}): choose another --output folder") from None
-        path, mine = self.path / "settings.json", json.loads(json.dumps(asdict(settings)))
+    @staticmethod
+    def names(objects: Sequence[str]) -> list[str]:
+        """All that a run of these objects writes here before its report."""
+        return ["settings.json", *(f"objects/{name}.{kind}" for name in objects for kind in KINDS)]
+
+    def settings(self) -> dict[str, Any] | None:
+        """Those of the run that the folder holds; None of none. Raises `UserError` where they are damaged."""
+        path = self.path / "settings.json"
         if not path.exists():
-            write_json(path, mine)
-        theirs = read_json(path)
-        if not isinstance(theirs, dict):
+            return None
+        content = read_json(path)
+        if not isinstance(content, dict):
             raise UserError(f"{path} is damaged: choose another --output folder or delete this one")
-        differing = [key for key in mine if mine[key] != theirs.get(key)]
+        return content
+
+    def check(self, settings: Settings) -> None:
+        """Raises `UserError` where the folder holds a run with others. It is claimed when something is `written`."""
+        mine, theirs = _plain(settings), self.settings()
+        differing = [] if theirs is None else [key for key in mine if mine[key] != theirs.get(key)]
         if differing:
             raise UserError(
                 f"{self.path} holds a run with other settings ({', '.join(differing)}): choose another --output folder"
             )
 
+    def claim(self, settings: Settings) -> None:
+        """Makes the folder that of `settings`: once they have led to a result, as before that they may be wrong."""
+        if not (self.path / "settings.json").exists():
+            write_json(self.path / "settings.json", _plain(settings))
+
     def has(self, name: str) -> bool:
         return (self.objects / f"{name}.json").exists()
 
     def sheet(self, name: str) -> Path:
+        self.objects.mkdir(parents=True, exist_ok=True)
         return self.objects / f"{name}.png"
 
     def write(self, record: Record, features: dict[str, Float[Tensor, "view feature"]]) -> None:
@@ -125,6 +143,23 @@ class RunFolder:
                 return file.get_tensor(f"{network}/{row}")
         except (OSError, SafetensorError):
             raise UserError(f"cannot read {path}: delete {name}.json beside it and run again") from None
+
+
+def claim_run(folder: OwnFolder, run: RunFolder, names: Sequence[str]) -> None:
+    """Lists `names`, which a run writes into its folder, as ours in `folder`, which is the same or lies around it.
+
+    Raises `UserError` where that would replace what is not ours. What settings lie beside is ours, listed or not.
+    """
+    place, theirs = run.path.relative_to(folder.path), run.settings()
+    within = [(place / name).as_posix() for name in names]
+    if theirs is not None and "checkpoint_sha256" in theirs and not folder.owns(within[0]):
+        folder.add(name for name in within if (folder.path / name).exists())
+    folder.claim(within)
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    """As they come back from JSON."""
+    return json.loads(json.dumps(asdict(settings)))
 
 
 def atomically(path: Path, write: Callable[[Path], Any]) -> None:

@@ -17,6 +17,7 @@ from eval.studies.trials import BAR, Study
 from mvgenvs.data.scenes import open_scenes
 from mvgenvs.data.stored import CachedScenes
 from mvgenvs.errors import OneSentenceParser, run_script, whole_number
+from mvgenvs.folders import OwnFolder
 from mvgenvs.parts import resolve_checkpoint
 from mvgenvs.perceptual import NETS
 from mvgenvs.pipeline import MultiViewPipeline
@@ -28,19 +29,27 @@ STUDIES = {
     "steps": "quality against network evaluations per new view",
     "plans": "every plan on the same views; joint attention and anchors on and off",
 }
+Model = tuple[MultiViewPipeline, CachedScenes, int]  # the last is the number of objects wanted
 INSTRUMENTED = {"steps": steps, "plans": plans}  # they sample pictures and measure them
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with explained_failures(args.output):
-        if args.study == "conditional":
-            with tqdm(total=conditional.num_cases(), desc="sampling", bar_format=BAR, smoothing=0) as progress:
-                print(conditional.study(args.output, progress.update))
-        elif args.study == "levels":
-            print(levels.study(args.output, *open_model(args), args.seed))
-        else:
-            print(INSTRUMENTED[args.study].study(make_study(args)))
+        model = None if args.study == "conditional" else open_model(args)
+        with OwnFolder(args.output) as own:
+            own.claim([f"{args.study}.{kind}" for kind in ("json", "md", "png")])
+            print(run(args, model, own))
+
+
+def run(args: argparse.Namespace, model: Model | None, own: OwnFolder) -> str:
+    """The text of the study, which it leaves in the folder as well."""
+    if model is None:
+        with tqdm(total=conditional.num_cases(), desc="sampling", bar_format=BAR, smoothing=0) as progress:
+            return conditional.study(own.path, progress.update)
+    if args.study == "levels":
+        return levels.study(own.path, *model, args.seed)
+    return INSTRUMENTED[args.study].study(make_study(args, model, own))
 
 
 def parser() -> OneSentenceParser:
@@ -62,16 +71,16 @@ def parser() -> OneSentenceParser:
     return parse
 
 
-def open_model(args: argparse.Namespace) -> tuple[MultiViewPipeline, CachedScenes, int]:
+def open_model(args: argparse.Namespace) -> Model:
     """The model, the data, and the number of objects wanted. Raises `UserError` where one of them is not to be had."""
     pipeline = load_pipeline(resolve_checkpoint(args.checkpoint), resolve_device(args.device))
     scenes = open_scenes(args.data, args.split, pipeline.size)
     return pipeline, scenes, min(args.num_objects or len(scenes), len(scenes))
 
 
-def make_study(args: argparse.Namespace) -> Study:
+def make_study(args: argparse.Namespace, model: Model, own: OwnFolder) -> Study:
     """The model, the data and the instruments of a study. Raises `UserError` where one of them is not to be had."""
-    pipeline, scenes, num_objects = open_model(args)
+    pipeline, scenes, num_objects = model
     wanted = {"lpips_nets": NETS[:1], "lpips_trunks": args.lpips_trunks, "metrics": (CONSISTENCY,)}
     instruments = load_instruments(argparse.Namespace(**wanted, inception_weights=None), pipeline.device)
     settings = Settings(
@@ -97,8 +106,8 @@ def make_study(args: argparse.Namespace) -> Study:
     )
     few = args.study == "steps"
     choose = partial(steps.chosen_views, num_objects=num_objects) if few else lambda _: range(ORBIT_TARGETS)
-    return Study(args.output, pipeline, scenes, num_objects, instruments, settings, choose, closed=not few)
+    return Study(own, pipeline, scenes, num_objects, instruments, settings, choose, closed=not few)
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, shares_work=False)

@@ -1,6 +1,7 @@
 """The one exception for mistakes a user can mend; scripts print it as one sentence and exit with code 2."""
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -36,10 +37,34 @@ def whole_number(low: int) -> Callable[[str], int]:
     return parse
 
 
-def run_script(main: Callable[[], int | None]) -> None:
-    """Runs a script's `main` and exits: 0 or what it returns, and 2 with one sentence on `UserError`."""
+def number(kind: type[int] | type[float], low: int | float, high: int | float = math.inf) -> Callable[[str], Any]:
+    """An argparse type: a finite number from `low` to `high`."""
+    noun = "a whole number" if kind is int else "a number"
+    span = f"from {low} to {high}" if high < math.inf else f"of at least {low}"
+
+    def parse(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high or math.isinf(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {noun} {span}")
+        return value
+
+    return parse
+
+
+def run_script(main: Callable[[], int | None], shares_work: bool = True) -> None:
+    """Runs a script's `main` and exits: 0 or what it returns, and 2 with one sentence on `UserError`.
+
+    One that does not share its work among processes refuses to be started in several.
+    """
     keep_freed_memory()
     try:
+        if not shares_work:
+            from mvgenvs.processes import refuse_several  # which imports this module
+
+            refuse_several()
         code = main()
         sys.stdout.flush()
     except UserError as error:

@@ -1,9 +1,10 @@
 """The command line of `infer_multiview.py`. Imports nothing heavy: --help and mistakes answer at once."""
 
 import argparse
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
+
+from mvgenvs.errors import number
 
 PLANS = ("joint", "sliding", "autoregressive", "keyframes", "unconditional")  # repeated from diffusion.plans
 DESCRIPTION = "From one picture of an object, or a few, to new views of it along a camera trajectory."
@@ -13,7 +14,7 @@ EXAMPLE = "example: python infer_multiview.py --image assets/car.png --camera as
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options, with `known` = [(image, camera or None), …]. A mistake ends the script with code 2."""
     parser = _Parser(description=DESCRIPTION, epilog=EXAMPLE, allow_abbrev=False)
-    whole, positive, angle = _number(int, 1), _number(float, 0), _number(float, -360, 360)
+    whole, positive, angle = number(int, 1), number(float, 0), number(float, -360, 360)
     file: dict[str, Any] = {"action": "append", "dest": "known", "metavar": "FILE"}
 
     add = parser.add_argument_group("input").add_argument
@@ -26,14 +27,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--output", default="outputs/run", metavar="DIR", help="folder for the results (default: %(default)s)")
     add("--trajectory", default="orbit", metavar="NAME", help="orbit, spiral, circle or a camera file (default: orbit)")
     add("--num-views", type=whole, metavar="N", help="views of a named trajectory (default: 24)")
-    add("--elevation", type=_number(float, -90, 90), metavar="DEG", help="angle up (default: 20; circle: the input's)")
+    add("--elevation", type=number(float, -90, 90), metavar="DEG", help="angle up (default: 20; circle: the input's)")
     add("--azimuth", type=angle, metavar="DEG", help="degrees from the front (default: 0; circle: the input's)")
     add("--size", type=_multiple_of_8, metavar="PX", help="side of the views (default, and only choice: the model's)")
 
     add = parser.add_argument_group("sequence: how views come to know each other").add_argument
     add("--plan", choices=PLANS, default="sliding", help="which views are made together (default: %(default)s)")
     add("--block", type=whole, metavar="N", help="views made at a time (default: 4, autoregressive 1, unconditional 2)")
-    add("--anchors", type=_number(int, 0), metavar="N", help="finished views shown to each block (default: the plan's)")
+    add("--anchors", type=number(int, 0), metavar="N", help="finished views shown to each block (default: the plan's)")
     add("--close-loop", action="store_true", help="make the first views of an orbit again, to meet the last ones")
     add("--show-plan", action="store_true", help="print the plan, draw it in OUTPUT/plan.png, and stop")
     noise = ["fresh", "fixed"]
@@ -50,7 +51,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--start", choices=starts, default="noise", help="noise alone, or on the NeRF's views (default: %(default)s)")
     add("--sigma-max", type=positive, metavar="X", help="noise level to start from (default: the checkpoint's)")
     add("--guidance", type=positive, metavar="X", help="guidance weight, 1 is none (default: likewise, usually 1.5)")
-    add("--seed", type=_number(int, 0, 2**63 - 1), default=0, metavar="N", help="seed of all noise (default: 0)")
+    add("--seed", type=number(int, 0, 2**63 - 1), default=0, metavar="N", help="seed of all noise (default: 0)")
     add("--save-progress", action="store_true", help="also progress.png and progress.mp4: the views at each step")
 
     add = parser.add_argument_group("machine").add_argument
@@ -103,25 +104,8 @@ def _pair(parts: list[tuple[str, str]]) -> list[tuple[str, str | None]]:
     return known
 
 
-def _number(kind: type[int] | type[float], low: int | float, high: int | float = math.inf) -> Callable[[str], Any]:
-    """An argparse type: a finite number from `low` to `high`."""
-    noun = "a whole number" if kind is int else "a number"
-    span = f"from {low} to {high}" if high < math.inf else f"of at least {low}"
-
-    def parse(text: str) -> int | float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high or math.isinf(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {noun} {span}")
-        return value
-
-    return parse
-
-
 def _multiple_of_8(text: str) -> int:
-    size = _number(int, 8)(text)
+    size = number(int, 8)(text)
     if size % 8:
         raise argparse.ArgumentTypeError(f"{size} is not divisible by 8")
     return size

@@ -20,7 +20,9 @@ from eval.methods import COPY, copy_nearest
 from eval.objects import angles_to_nearest, sample_seed
 from eval.records import RunFolder
 from mvgenvs.cameras import Cameras, look_at_origin
+from mvgenvs.diffusion.renoising import SamplerOptions
 from mvgenvs.errors import UserError, run_script
+from mvgenvs.folders import OwnFolder
 from mvgenvs.views import ViewSet
 
 SIZE, OBJECTS = 16, ("car_a", "car_b", "car_c")
@@ -186,35 +188,7 @@ def test_a_killed_run_resumes_to_the_identical_table(
     one, another = read_summary(tmp_path / "report"), read_summary(tmp_path / "another")
     assert one["objects"] == another["objects"]
     assert one["table"] == another["table"]
-    assert not list((tmp_path / "report").rglob(".*"))  # no unfinished files
-
-
-def test_two_processes_make_the_table_of_one(
-    arguments: Callable[..., list[str]],
-    pipeline: FakePipeline,
-    tiny_features: FeatureExtractor,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    run.main(arguments("--metrics", "fd", output="one"))
-    alone = capsys.readouterr().out
-    done = []
-    for rank in (1, 0):  # the main process comes to its report when the other has finished
-        state = SimpleNamespace(
-            process_index=rank,
-            num_processes=2,
-            is_main_process=rank == 0,
-            device=torch.device("cpu"),
-            wait_for_everyone=lambda: None,
-        )
-        monkeypatch.setattr(evaluation, "start_processes", lambda device, state=state: state)
-        before = len(pipeline.calls)
-        run.main(arguments("--metrics", "fd", output="two"))
-        done.append((len(pipeline.calls) - before) // 2)
-    assert done == [1, 2]
-    assert capsys.readouterr().out == alone
-    assert read_summary(tmp_path / "one")["objects"] == read_summary(tmp_path / "two")["objects"]
+    assert [path.name for path in (tmp_path / "report").rglob(".*")] == [".mvgenvs"]  # no unfinished files
 
 
 def test_distances_between_distributions_see_all_images_of_the_run(
@@ -285,6 +259,56 @@ def test_other_settings_need_another_folder(
         run.main(arguments("--num-objects", "1", *change))
 
 
+def test_settings_that_fail_claim_nothing(
+    arguments: Callable[..., list[str]], pipeline: FakePipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`--sampler foo --output d` made `d` that of a run with the sampler foo, and the right command was refused."""
+
+    def refuse(self: FakePipeline, *_: Any, sampler: str, **__: Any) -> SimpleNamespace:
+        SamplerOptions(sampler)
+        return answer(self, *_, sampler=sampler, **__)
+
+    answer = FakePipeline.__call__
+    monkeypatch.setattr(FakePipeline, "__call__", refuse)
+    words = ("--num-objects", "1", "--methods", "joint")
+    with pytest.raises(UserError, match="no sampler 'foo'"):
+        run.main(arguments(*words, "--sampler", "foo"))
+    run.main(arguments(*words))
+    assert read_summary(tmp_path / "report")["settings"]["sampling"]["sampler"] == "euler"
+
+
+@pytest.mark.parametrize("name", ["report.md", "best.png", "objects/car_a.json", "objects", "settings.json"])
+def test_files_of_others_are_not_replaced(
+    arguments: Callable[..., list[str]], pipeline: FakePipeline, tmp_path: Path, name: str
+) -> None:
+    mine = tmp_path / "report" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("{}")
+    with pytest.raises(UserError, match=r"was not written by this program|holds a run with other settings"):
+        run.main(arguments("--num-objects", "1", "--methods", "copy-nearest"))
+    assert [path for path in (tmp_path / "report").rglob("*") if path.is_file()] == [mine]
+    assert mine.read_text() == "{}"
+
+
+def test_a_report_of_a_version_that_kept_no_list_goes_on(
+    arguments: Callable[..., list[str]], pipeline: FakePipeline, tmp_path: Path
+) -> None:
+    words = arguments("--num-objects", "2", "--methods", "joint")
+    run.main(words)
+    (tmp_path / "report" / ".mvgenvs").unlink()
+    calls = len(pipeline.calls)
+    run.main(words)
+    assert len(pipeline.calls) == calls
+
+
+def test_two_evaluations_never_share_a_folder_unasked(
+    arguments: Callable[..., list[str]], pipeline: FakePipeline, tmp_path: Path
+) -> None:
+    with OwnFolder(tmp_path / "report"), pytest.raises(UserError, match="another run is writing to --output"):
+        run.main(arguments("--num-objects", "1"))
+    assert pipeline.calls == []
+
+
 def fails_with(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The one sentence that a run with `words` ends with."""
     with pytest.raises(SystemExit) as exit_:
@@ -311,7 +335,10 @@ def fails_with(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--checkpoint", "nowhere"], "neither a folder nor a model"),
         (["--protocol", "srn"], "view 000064"),
         (["--inputs", "3"], "1 or 2 input views"),
-        (["--output", __file__], "choose another --output"),
+        (["--output", __file__], "cannot write to --output"),
+        (["--guidance", "nan"], "--guidance: 'nan' is not a number of at least 0"),
+        (["--churn", "nan"], "--churn: 'nan' is not a number of at least 0"),
+        (["--anchors", "-1"], "--anchors: '-1' is not a whole number of at least 0"),
         (["--inception-weights", __file__], "test_eval_run.py"),
     ],
 )

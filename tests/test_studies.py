@@ -15,6 +15,7 @@ from eval.studies import plans, steps
 from eval.studies.renders import rendered_once
 from eval.studies.trials import REFERENCES, Trial, run_trials
 from mvgenvs.errors import UserError
+from mvgenvs.folders import OwnFolder
 from mvgenvs.pipeline import MultiViewPipeline
 
 
@@ -143,9 +144,10 @@ def test_plans(words, calls, tmp_path):
 
 def test_images_are_kept_as_they_were_measured(words, calls, data, checkpoint):
     args = study.parser().parse_args(words("steps", "--num-objects", "1"))
-    common = study.make_study(args)
     one = Trial("one", {"num_inference_steps": 1})
-    run_trials(common, [REFERENCES[0], one])
+    with OwnFolder(args.output) as own:
+        common = study.make_study(args, study.open_model(args), own)
+        run_trials(common, [REFERENCES[0], one])
     true, made = (common.images(trial, "val-0") for trial in (REFERENCES[0], one))
     assert psnr(made, true).mean().item() == pytest.approx(common.figures(one)["psnr"], rel=1e-5)
     assert torch.equal((made * 255).round() / 255, made)

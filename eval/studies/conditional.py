@@ -88,7 +88,6 @@ def study(output: Path, on_case: Callable[[], object] = lambda: None) -> str:
                 followed = follow(views, NEW, SamplerOptions(num_steps=steps, **settings))
                 found.append({"correlation": correlation, "treatment": treatment, "steps": steps, **asdict(followed)})
                 on_case()
-    output.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join(_sections(found))
     write_json(output / "conditional.json", {"new": NEW, "anchors": ANCHORS, "pixels": PIXELS, "cases": found})
     write_text(output / "conditional.md", text + "\n")

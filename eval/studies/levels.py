@@ -200,7 +200,6 @@ def columns() -> list[Column]:
 
 def study(output: Path, pipeline: MultiViewPipeline, scenes: CachedScenes, num_objects: int, seed: int) -> str:
     """Writes levels.json, .md and .png into `output` and returns the text."""
-    output.mkdir(parents=True, exist_ok=True)
     found = measure(pipeline, scenes, num_objects, seed)
     figures, differing = table(found), changes(found)
     text = "\n\n".join(

@@ -40,6 +40,7 @@ SHEET_COLUMNS = 12
 
 def study(common: Study) -> str:
     """Runs all plans, writes plans.json, .md and a picture of each object, and returns the text."""
+    common.own.claim([f"anchors_{name}.png" for name in common.names])
     rows = [*REFERENCES, *TRIALS]
     run_trials(common, rows)
     table: Table = {trial.name: common.figures(trial) for trial in rows}

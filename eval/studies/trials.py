@@ -23,11 +23,12 @@ from eval.metrics import rounded_to_8_bits
 from eval.objects import angles_to_nearest, sample_seed
 from eval.protocols import orbit
 from eval.provenance import truth_sha256
-from eval.records import Figures, Record, RunFolder, Settings, folder_name
+from eval.records import Figures, Record, RunFolder, Settings, claim_run, folder_name
 from eval.studies.renders import clock, rendered_once
 from eval.summary import curve, mean_of_present
 from mvgenvs.data.stored import CachedScenes
 from mvgenvs.errors import UserError
+from mvgenvs.folders import OwnFolder
 from mvgenvs.media import read_png, tile, write_png
 from mvgenvs.pipeline import MultiViewPipeline
 from mvgenvs.views import ViewSet
@@ -56,7 +57,7 @@ REFERENCES = (Trial("truth", method=TRUTH), Trial("NeRF alone", method=NERF))
 class Study:
     """What all trials share."""
 
-    output: Path
+    own: OwnFolder  # where everything goes
     pipeline: MultiViewPipeline
     scenes: CachedScenes
     num_objects: int
@@ -66,11 +67,18 @@ class Study:
     closed: bool  # they end where they begin
 
     @property
+    def output(self) -> Path:
+        return self.own.path
+
+    @property
     def names(self) -> list[str]:
         return [item.name for item in self.scenes.objects[: self.num_objects]]
 
     def folder(self, trial: Trial) -> RunFolder:
         return RunFolder(self.output / trial.folder)
+
+    def settings_of(self, trial: Trial) -> Settings:
+        return replace(self.settings, sampling=self.settings.sampling | trial.sampling, methods=(trial.method,))
 
     def figures(self, trial: Trial) -> dict[str, float | None]:
         """Means within each object, then over the objects that have a figure."""
@@ -94,8 +102,8 @@ class Study:
 def run_trials(study: Study, trials: Sequence[Trial]) -> None:
     """Makes and measures what is missing, with a progress bar. Raises `UserError` where a folder is another trial's."""
     for trial in trials:
-        sampling = study.settings.sampling | trial.sampling
-        study.folder(trial).claim(replace(study.settings, sampling=sampling, methods=(trial.method,)))
+        claim_run(study.own, study.folder(trial), RunFolder.names(study.names))
+        study.folder(trial).check(study.settings_of(trial))
     todo = [[trial for trial in trials if not study.folder(trial).has(name)] for name in study.names]
     with tqdm(total=sum(map(len, todo)), desc="sampling", bar_format=BAR, smoothing=0) as progress:
         for number, missing in enumerate(todo):
@@ -137,6 +145,7 @@ def _run_object(study: Study, number: int, trials: Sequence[Trial], progress: tq
             )
             folder = study.folder(trial)
             write_png(folder.sheet(item.name), tile(images, columns=len(images)))
+            folder.claim(study.settings_of(trial))
             folder.write(record, {})
             progress.update()
 
