@@ -132,6 +132,18 @@ def sweep(folder: Path, ours: Callable[[str], bool]) -> None:
             Path(root).rmdir()
 
 
+def replace_folder(folder: Path, new: Path, aside: Path, ours: Callable[[str], bool]) -> None:
+    """Moves `new` to `folder`, and what was there to `aside`, where it is deleted as far as it is `ours`."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():
+        new.rename(folder)
+        return
+    sweep(aside, ours)
+    folder.rename(aside)
+    new.rename(folder)
+    sweep(aside, ours)
+
+
 def foreign_file(folder: Path, ours: Callable[[str], bool]) -> Path | None:
     """A file below `folder` that is not `ours`, if there is one."""
     for root, _, files in os.walk(folder):

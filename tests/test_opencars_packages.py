@@ -31,10 +31,36 @@ def test_a_finished_package_is_not_unpacked_again_and_a_half_one_is_replaced(tmp
     assert mine.read_bytes() == b"mine"
     packages.unpack(deb, ["*.obj", "*.png"], root)  # more is asked for: begins anew
     assert mine.read_bytes() == FILES["usr/share/cars/a.obj"]
-    mine.write_bytes(b"mine")
-    (root / packages.COMPLETE).unlink()  # as after a kill
+
+
+def test_a_killed_unpacking_begins_anew(tmp_path, monkeypatch):
+    deb = write_deb(tmp_path / "cars_1.0-1_all.deb", FILES)
+    copy = packages.shutil.copyfileobj
+
+    def killed(source, target):
+        copy(source, target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(packages.shutil, "copyfileobj", killed)
+        packages.unpack(deb, ["*.obj"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    root = packages.unpack(deb, ["*.obj"], tmp_path / "out")
+    assert (root / "usr/share/cars/a.obj").read_bytes() == FILES["usr/share/cars/a.obj"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [deb.name, "out"]
+
+
+def test_files_of_others_stay_when_a_package_is_unpacked(tmp_path):
+    deb = write_deb(tmp_path / "cars_1.0-1_all.deb", FILES)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine.txt").touch()
+    with pytest.raises(UserError, match="out was not unpacked by this program"):
+        packages.unpack(deb, ["*.obj"], tmp_path / "out")
+    assert (tmp_path / "out/mine.txt").exists()
+    root = packages.unpack(deb, ["*.obj"], tmp_path / "new")
+    (root / "mine.txt").touch()
     packages.unpack(deb, ["*.obj", "*.png"], root)
-    assert mine.read_bytes() == FILES["usr/share/cars/a.obj"]
+    assert (tmp_path / ".new.old/mine.txt").exists()
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "other", "empty"])

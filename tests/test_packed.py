@@ -55,7 +55,7 @@ def test_packed_views_equal_those_they_were_made_from(opencars, tmp_path, size):
         assert isinstance(packed, PackedScenes)
         assert isinstance(plain, SRNScenes)
         assert_same_scenes(packed, plain)
-    assert sorted(path.name for path in (tmp_path / "packed").iterdir()) == ["train.safetensors", "val.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "packed").glob("[!.]*")) == ["train.safetensors", "val.safetensors"]
     assert open_scenes(tmp_path / "packed", "train", size).load(1).depth is None
     assert open_scenes(tmp_path / "packed", "train", size).load(0).depth is not None
 
@@ -109,7 +109,7 @@ def test_a_failure_leaves_what_was_there(opencars, tmp_path):
     (opencars / "cars_train/train-1/rgb/000003.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"000003.png is damaged"):
         packing.main(arguments)
-    assert [path.name for path in (tmp_path / "packed").iterdir()] == ["train.safetensors"]
+    assert {path.name for path in (tmp_path / "packed").iterdir()} == {"train.safetensors", ".mvgenvs"}
     assert (tmp_path / "packed/train.safetensors").read_bytes() == before
 
 
@@ -120,7 +120,20 @@ def test_a_full_disk_is_one_sentence(opencars, tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "copyfileobj", full)
     with pytest.raises(UserError, match="No space left on device"):
         packing.main([str(opencars), "--size", "32", "--output", str(tmp_path / "packed"), "--split", "train"])
-    assert not list((tmp_path / "packed").iterdir())
+    assert [path.name for path in (tmp_path / "packed").iterdir()] == [".mvgenvs"]
+
+
+def test_weights_of_others_are_not_packed_over(opencars, tmp_path):
+    path = tmp_path / "train.safetensors"
+    path.write_bytes(b"my weights")
+    words = [str(opencars), "--size", "32", "--output", str(tmp_path), "--split", "train"]
+    with pytest.raises(UserError, match=r"train\.safetensors was not written by this program"):
+        packing.main(words)
+    assert path.read_bytes() == b"my weights"
+    path.unlink()
+    packing.main(words)
+    (tmp_path / ".mvgenvs").unlink()  # as an earlier version left it
+    packing.main(words)
 
 
 def test_other_sizes_and_damaged_files_are_user_errors(opencars, tmp_path):

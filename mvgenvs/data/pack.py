@@ -12,10 +12,11 @@ from typing import IO, Any
 import numpy as np
 from tqdm import tqdm
 
-from mvgenvs.data.packed import ARRAYS, FORMAT, HEADER, packed_file
+from mvgenvs.data.packed import ARRAYS, FORMAT, HEADER, is_packed, packed_file
 from mvgenvs.data.scenes import open_scenes, splits_in
 from mvgenvs.data.stored import SPLITS, CachedScenes
 from mvgenvs.errors import OneSentenceParser, UserError, run_script, whole_number
+from mvgenvs.folders import OwnFolder
 
 DTYPES = {"c2w": "F32", "K": "F32", "depth": "U16", "images": "U8", "mask": "U8"}
 
@@ -98,12 +99,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--keep-world", action="store_true", help="do not move captures into the model's world; see data/captures.py"
     )
     options = parser.parse_args(arguments)
-    for split in options.split or splits_in(options.root):
-        scenes = open_scenes(options.root, split, options.size, options.category, not options.keep_world)
-        path = packed_file(options.output, split)
-        pack(scenes, options.size, path)
-        print(f"wrote {path}: {len(scenes)} objects, {path.stat().st_size / 1e6:.1f} MB")
+    paths = {split: packed_file(options.output, split) for split in options.split or splits_in(options.root)}
+    with OwnFolder(options.output) as own:
+        own.add(path.name for path in paths.values() if is_packed(path))  # listed or not
+        own.claim([path.name for path in paths.values()])
+        for split, path in paths.items():
+            scenes = open_scenes(options.root, split, options.size, options.category, not options.keep_world)
+            pack(scenes, options.size, path)
+            print(f"wrote {path}: {len(scenes)} objects, {path.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, shares_work=False)

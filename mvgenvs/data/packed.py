@@ -24,6 +24,14 @@ def packed_file(root: Path, split: str) -> Path:
     return root / f"{split}.safetensors"
 
 
+def is_packed(path: Path) -> bool:
+    """Whether there is such a file, and it is one of these."""
+    try:
+        return path.exists() and bool(_read_header(path))
+    except UserError:
+        return False
+
+
 class PackedScenes(CachedScenes):
     """The objects of one packed split."""
 

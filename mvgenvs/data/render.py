@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from mvgenvs.cameras import Cameras
 from mvgenvs.data.srn import SPLITS
-from mvgenvs.data.srn_writer import FORMATS, PARTIAL, write_object
+from mvgenvs.data.srn_writer import FORMATS, PARTIAL, check_object, write_object
 from mvgenvs.errors import OneSentenceParser, UserError, run_script, whole_number
 from mvgenvs.meshes.files import SUFFIXES, load_mesh
 from mvgenvs.meshes.renderer import Renderer
@@ -60,9 +60,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = [path.stem for path in args.meshes]
     if doubled := {name for name in names if names.count(name) > 1}:
         raise UserError(f"two meshes are called '{doubled.pop()}': give them different names or outputs")
+    folders = [args.output / f"{args.category}_{args.split}" / name for name in names]
+    for folder in folders:
+        check_object(folder)
     cameras = _cameras(args)
     with Renderer(cameras.hw) as renderer:
-        for path in tqdm(args.meshes, unit="mesh"):
+        for path, folder in zip(tqdm(args.meshes, unit="mesh"), folders, strict=True):
             mesh = load_mesh(path).oriented(args.front, args.up).normalised()
             metadata = {
                 "id": path.stem,
@@ -72,7 +75,6 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "source": {"file": path.name},
                 "triangles": mesh.num_triangles,
             }
-            folder = args.output / f"{args.category}_{args.split}" / path.stem
             views = renderer.render(mesh, cameras)
             write_object(folder, args.output / PARTIAL, views, cameras, args.format, metadata)
     print(f"{len(args.meshes)} objects of {cameras.num_views} views are in {args.output}")
@@ -88,4 +90,4 @@ def _cameras(args: argparse.Namespace) -> Cameras:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, shares_work=False)

@@ -1,7 +1,7 @@
 """Writes rendered objects in the SRN layout that `mvgenvs.data.srn` reads, with mattes, depth and metadata beside."""
 
 import json
-import shutil
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ import numpy as np
 from mvgenvs.cameras import Cameras
 from mvgenvs.data.srn import DEPTH_SCALE
 from mvgenvs.errors import UserError
+from mvgenvs.folders import foreign_file, replace_folder, sweep
 from mvgenvs.meshes.renderer import RenderedViews
 
 FORMATS = ("png", "webp")  # both lossless here
 ENCODING = {".webp": [cv2.IMWRITE_WEBP_QUALITY, 101], ".png": [cv2.IMWRITE_PNG_COMPRESSION, 9]}
+FILES = re.compile(r"intrinsics\.txt|metadata\.json|(rgb|depth|mask)/\d{6}\.(png|webp)|pose/\d{6}\.txt")
 PARTIAL = ".partial"  # the usual folder for objects that are being written, beside those of the splits
 
 
@@ -27,11 +29,13 @@ def write_object(
         depth/NNNNNN.png    uint16, z-depth times `DEPTH_SCALE`, 0 on the background
         mask/NNNNNN.png     uint8, the object's share of the pixel
 
-    All cameras must share one K. Raises `UserError` where the disk is full or may not be written to.
+    All cameras must share one K. Raises `UserError` where the disk is full or may not be written to, or `folder` is
+    not one that this function has written.
     """
+    check_object(folder)
     partial = partial_root / folder.name
+    clear_partial(partial)
     try:
-        shutil.rmtree(partial, ignore_errors=True)
         for kind in ("rgb", "pose", "depth", "mask"):
             (partial / kind).mkdir(parents=True)
         (partial / "intrinsics.txt").write_text(_intrinsics(cameras))
@@ -43,12 +47,34 @@ def write_object(
             _write_image(partial / "mask" / f"{stem}.png", views.mask[number])
             (partial / "pose" / f"{stem}.txt").write_text(" ".join(f"{value:.8f}" for value in c2w.ravel()) + "\n")
         (partial / "metadata.json").write_text(json.dumps(metadata, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.replace(folder)
+        replace_folder(folder, partial, partial_root / f"{folder.name}.old", _is_ours)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        sweep(partial, _is_ours)
         raise UserError(f"cannot write {folder} ({error.strerror}): free space or choose another folder") from error
+
+
+def check_object(folder: Path) -> None:
+    """Raises `UserError` where there is such a folder, and `write_object` did not write all of it."""
+    if not folder.exists():
+        return
+    try:
+        known = json.loads((folder / "metadata.json").read_text("utf-8"))["id"] == folder.name
+    except (OSError, ValueError, KeyError, TypeError):
+        known = False
+    other = foreign_file(folder, _is_ours) if known else folder
+    if other is not None:
+        raise UserError(f"{other} was not written by this program: move it away, or choose another --output")
+
+
+def clear_partial(folder: Path) -> None:
+    """Deletes what killed runs have left of objects in `folder`. Raises `UserError` where others keep files there."""
+    sweep(folder, lambda name: bool(re.fullmatch(rf"([^/]+/)?({FILES.pattern})", name)))
+    if folder.exists():
+        raise UserError(f"{folder} holds what this program did not write: move it away, or choose another --output")
+
+
+def _is_ours(name: str) -> bool:
+    return bool(FILES.fullmatch(name))
 
 
 def _intrinsics(cameras: Cameras) -> str:

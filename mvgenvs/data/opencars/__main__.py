@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mvgenvs.errors import OneSentenceParser, run_script, whole_number
+from mvgenvs.folders import OwnFolder
 
 CATEGORIES, FORMATS = ("cars", "chairs"), ("png", "webp")  # repeated: --help imports nothing heavy
 
@@ -38,6 +39,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mvgenvs.data.opencars.build import Recipe, build
     from mvgenvs.data.sheet import write_credits, write_sheet
 
+    listed, index = [f"{args.category}.{kind}" for kind in ("jpg", "md")], args.output / f"{args.category}.json"
+    own = OwnFolder(args.output)  # locked until this function ends
+    own.add(name for name in listed if index.exists())  # a folder with an index is ours, listed or not
+    own.claim(listed)
     recipe = Recipe(args.category, args.size, args.views, args.format, args.sphere, args.repaint, args.seed)
     jobs = args.jobs or os.cpu_count() or 1
     rendered = build(args.output, args.packages or args.output / "packages", recipe, args.only, jobs)
@@ -49,4 +54,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, shares_work=False)

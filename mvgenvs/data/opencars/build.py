@@ -3,7 +3,6 @@
 import hashlib
 import json
 import multiprocessing
-import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from mvgenvs.data.opencars.catalogue import Entry
 from mvgenvs.data.opencars.categories import CATEGORIES
 from mvgenvs.data.opencars.packages import fetch, unpack, version
 from mvgenvs.data.opencars.repaint import repainted
-from mvgenvs.data.srn_writer import PARTIAL, write_object
+from mvgenvs.data.srn_writer import PARTIAL, check_object, clear_partial, write_object
 from mvgenvs.errors import UserError
 from mvgenvs.meshes.renderer import Renderer
 from mvgenvs.trajectories import random_views, srn_spiral
@@ -79,6 +78,8 @@ def build(output: Path, packages: Path, recipe: Recipe, only: str = "*", jobs: i
     if not tasks:
         raise UserError(f"no {recipe.category} have an id that matches '{only}': try --only 'torcs_*'")
     todo = [task for task in tasks if not _finished(output / task.folder(recipe))]
+    for task in todo:
+        check_object(output / task.folder(recipe))
     print(f"{len(tasks)} objects, {len(tasks) - len(todo)} of them finished before", flush=True)
 
     failures = []
@@ -86,7 +87,7 @@ def build(output: Path, packages: Path, recipe: Recipe, only: str = "*", jobs: i
         for task, problem in _rendered(todo, recipe, output, jobs):
             failures += [f"{task.name} ({problem})"] if problem else []
             progress.update(task.num_views(recipe))
-    shutil.rmtree(output / PARTIAL, ignore_errors=True)
+    clear_partial(output / PARTIAL)
     if failures:
         raise UserError(f"{len(failures)} of {len(tasks)} objects could not be read: {'; '.join(failures)}")
     return len(todo)

@@ -9,15 +9,16 @@ import shutil
 import subprocess
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
 from mvgenvs.errors import UserError
+from mvgenvs.folders import replace_folder, sweep
 
 AR_MAGIC, AR_HEADER = b"!<arch>\n", 60  # bytes; each member follows its header, padded to an even length
-COMPLETE = ".complete"  # written last into an unpacked package; holds what was unpacked
+BEGUN, COMPLETE = ".begun", ".complete"  # written first, and renamed last: what was to be unpacked
 
 
 def fetch(packages: Sequence[str], folder: Path) -> dict[str, Path]:
@@ -59,25 +60,38 @@ def version(deb: Path) -> str:
 def unpack(deb: Path, patterns: Sequence[str], folder: Path) -> Path:
     """Unpacks the members that match one of `patterns` ("usr/share/*.obj", where * also matches /) into `folder`.
 
-    Does nothing where an earlier call has finished the same; what a killed one left is replaced. Returns `folder`.
-    Raises `UserError` where the .deb is damaged.
+    Does nothing where an earlier call has finished the same; of what one has left, unpacked files alone are deleted.
+    Returns `folder`. Raises `UserError` where the .deb is damaged, or others have made such a folder.
     """
     wanted = "\n".join([deb.name, *patterns])
     if (folder / COMPLETE).exists() and (folder / COMPLETE).read_text() == wanted:
         return folder
-    shutil.rmtree(folder, ignore_errors=True)
+    partial, aside = (folder.with_name(f".{folder.name}.{state}") for state in ("partial", "old"))
+    sweep(partial, _members(partial))
+    if partial.exists() or (folder.exists() and not (folder / COMPLETE).exists()):
+        other = partial if partial.exists() else folder
+        raise UserError(f"{other} was not unpacked by this program: move it away, or choose another --packages")
+    partial.mkdir(parents=True)
+    (partial / BEGUN).write_text(wanted)
     with _tar(deb, "data.tar") as tar:
         for member in tar:
             name = member.name.removeprefix("./")
             if member.isfile() and any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
                 if ".." in Path(name).parts or name.startswith("/"):
                     raise UserError(f"{deb} holds '{name}', which would land outside the folder: this is no package")
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                with (folder / name).open("wb") as file:
+                (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                with (partial / name).open("wb") as file:
                     shutil.copyfileobj(cast(IO[bytes], tar.extractfile(member)), file)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / COMPLETE).write_text(wanted)
+    (partial / BEGUN).rename(partial / COMPLETE)
+    replace_folder(folder, partial, aside, _members(folder))
     return folder
+
+
+def _members(folder: Path) -> Callable[[str], bool]:
+    """Whether a path within `folder` is that of a file that was unpacked; none is where no record says so."""
+    records = [path for path in (folder / BEGUN, folder / COMPLETE) if path.exists()]
+    patterns = [BEGUN, COMPLETE, *records[0].read_text().splitlines()[1:]] if records else []
+    return lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 @contextmanager
