@@ -81,16 +81,13 @@ def make(
     from mvgenvs.pipeline import MultiViewPipeline
     from mvgenvs.results import StepReporter
     from mvgenvs.runtime import explained_failures, peak_memory, versions
+    from mvgenvs.trial import fastest_precision
 
     started = time.perf_counter()
     pipe = MultiViewPipeline.from_pretrained(options.checkpoint, attention_backend=options.attention_backend)
     if options.size not in (None, pipe.size):
         raise UserError(f"--size {options.size} is not the size of this model's views, {pipe.size}: leave it out.")
     pipe.to(device)
-    if options.dtype != "float32":  # the precision it is loaded in
-        pipe.to(dtype=getattr(torch, options.dtype))
-    if options.compile:
-        pipe.denoiser.compile_unet()
     options.steps = pipe.config.default_steps if options.steps is None else options.steps
     options.guidance = pipe.config.default_guidance if options.guidance is None else options.guidance
     options.sigma_max = pipe.scheduler.config.sigma_max if options.sigma_max is None else options.sigma_max
@@ -105,10 +102,17 @@ def make(
         images = torch.stack([photo.image for photo in photos])[None].to(device)
         cameras = concatenate([view.camera.resized((pipe.size, pipe.size)) for view in known]).batched().to(device)
     targets = targets.resized((pipe.size, pipe.size))
+    views = max(len(block.new) for block in plan)
+    if options.dtype == "auto":
+        steps = len(plan) * options.steps
+        dtype = fastest_precision(pipe, images, cameras, targets.batched(), views, steps)
+        options.dtype = str(dtype).removeprefix("torch.")
+    pipe.set_precision(getattr(torch, options.dtype))
+    if options.compile:
+        pipe.denoiser.compile_unet()
 
     with explained_failures(results.partial):
         results.begin()
-        views = max(len(block.new) for block in plan)
         with StepReporter(results.partial if options.save_progress else None, views) as on_step:
             for frames in pipe.stream(
                 images,

@@ -38,9 +38,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--close-loop", action="store_true", help="make the first views of an orbit again, to meet the last ones")
     add("--show-plan", action="store_true", help="print the plan, draw it in OUTPUT/plan.png, and stop")
     noise = ["fresh", "fixed"]
-    add("--renoise", choices=noise, default="fresh", help="anchors' noise: per step, or once (default: %(default)s)")
-    levels = ["matched", "clean"]
-    add("--anchor-level", choices=levels, default="matched", help="noise level of anchors (default: %(default)s)")
+    add("--renoise", choices=noise, default="fresh", help="anchors' noise: new per step, or the same (default: fresh)")
+    levels, text = ["matched", "clean"], "anchors as noisy as the new views, or clean (default: matched)"
+    add("--anchor-level", choices=levels, default="matched", help=text)
 
     add = parser.add_argument_group("sampling").add_argument
     samplers = ["euler", "heun", "dpmpp-2m"]
@@ -56,8 +56,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     add = parser.add_argument_group("machine").add_argument
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, … (default: %(default)s)")
-    dtypes = ["float32", "float16", "bfloat16"]
-    add("--dtype", choices=dtypes, default="float32", help="number format of the model (default: %(default)s)")
+    dtypes = ["auto", "float32", "bfloat16", "float16"]
+    text = "number format (default: auto, what is fastest here and the same to 1/255)"
+    add("--dtype", choices=dtypes, default="auto", help=text)
     add("--attention-backend", metavar="NAME", help="auto, sdpa, xformers or flex (default: PyTorch's own, sdpa)")
     add("--compile", action="store_true", help="compile the UNet: minutes on a CPU, which long sequences earn back")
 

@@ -1,6 +1,7 @@
 """The pipeline: known views and target cameras in, new views out. A diffusers pipeline, safetensors only."""
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,11 +21,13 @@ from mvgenvs.diffusion.codec import Codec, decode_with_detail, encode_rendering
 from mvgenvs.diffusion.denoiser import Conditions, concatenate_conditions
 from mvgenvs.diffusion.joint_model import JointModel
 from mvgenvs.diffusion.plans import Block, check_plan, independent, last_uses, make_plan
-from mvgenvs.diffusion.renoising import CLEAN_SIGMA, SamplerOptions, sample
+from mvgenvs.diffusion.renoising import CLEAN_SIGMA, Generators, SamplerOptions, check_levels, sample
 from mvgenvs.errors import UserError
+from mvgenvs.known import check_known
 from mvgenvs.nerf.field import Scene
 from mvgenvs.nerf.model import Rendering, ViewNeRF
 from mvgenvs.parts import Parts, load_parts, resolve_checkpoint
+from mvgenvs.sequence import Frames, Memory, SequenceState, StepState, View
 
 SIGMA_MAX = 8.0  # 10 x the latents' deviation from the rendering
 STARTS = ("noise", "render")
@@ -37,39 +40,6 @@ class MultiViewOutput(BaseOutput):
     images: Float[Tensor, "batch view 3 h w"]  # in [0, 1]
     renders: Float[Tensor, "batch view 3 h w"]  # the NeRF's RGB alone
     depth: Float[Tensor, "batch view 1 h w"]  # the NeRF's z-depth in world units; 0 where nothing is hit
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Frames:
-    """The views of one finished block, as in `MultiViewOutput`."""
-
-    images: Float[Tensor, "batch view 3 h w"]
-    renders: Float[Tensor, "batch view 3 h w"]
-    depth: Float[Tensor, "batch view 1 h w"]
-    indices: list[int]  # among the targets
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class StepState:
-    """The state of a sequence after one sampler step, for progress bars and previews."""
-
-    block: int
-    num_blocks: int
-    step: int
-    num_steps: int
-    sigma: float
-    denoised: Callable[[], Float[Tensor, "batch view 3 h w"]]  # decodes the current estimate of the block's views
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class _View:
-    """What the NeRF shows of one view, and what the denoiser is told of it: kept while some block needs it."""
-
-    render: Float[Tensor, "batch 1 3 h w"]
-    depth: Float[Tensor, "batch 1 1 h w"]  # 0 where nothing is hit
-    conditions: Conditions
-    dropped: Conditions | None  # the same without the rendering, where guidance needs it
-    latents: Float[Tensor, "batch 1 c lh lw"] | None  # of the rendering, where sampling starts from it
 
 
 class MultiViewPipeline(DiffusionPipeline):
@@ -88,6 +58,7 @@ class MultiViewPipeline(DiffusionPipeline):
         that do not choose: they belong to the checkpoint, as few steps suit a model that has trained little.
         """
         super().__init__()
+        self.precision = torch.float32
         self.register_to_config(default_steps=default_steps, default_guidance=default_guidance)
         self.register_modules(codec=codec, nerf=nerf, denoiser=denoiser, scheduler=scheduler)
 
@@ -130,9 +101,23 @@ class MultiViewPipeline(DiffusionPipeline):
         """Side of the images in pixels."""
         return self.denoiser.config.latent_size * self.codec.downscale
 
+    def set_precision(self, dtype: torch.dtype) -> None:
+        """Networks compute in this format from now on: float32, bfloat16 or float16.
+
+        The weights stay as they are, and geometry, sums along rays, latents and noise stay in fp32. It may be used
+        with weights of another format as well, such as `pipe.to(torch.float16)` makes, which need half the memory.
+        """
+        self.precision = dtype
+        warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # which is what is wanted
+
+    def computing(self) -> torch.autocast:
+        """Within, networks compute in the format that was chosen, or else in that of the weights."""
+        dtype = self.denoiser.dtype if self.precision == torch.float32 else self.precision
+        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+
     def __call__(
         self,
-        images: Float[Tensor, "batch known 3 h w"] | None,
+        images: Any,
         cameras: Cameras | None,
         target_cameras: Cameras,
         **options: Any,
@@ -146,10 +131,9 @@ class MultiViewPipeline(DiffusionPipeline):
 
         return MultiViewOutput(images=gather("images"), renders=gather("renders"), depth=gather("depth"))
 
-    @torch.no_grad()
     def stream(
         self,
-        images: Float[Tensor, "batch known 3 h w"] | None,
+        images: Any,
         cameras: Cameras | None,
         target_cameras: Cameras,
         plan: str | Sequence[Block] = "sliding",
@@ -167,65 +151,95 @@ class MultiViewPipeline(DiffusionPipeline):
         guidance_scale: float | None = None,
         joint: bool = True,
         unconditional: bool = False,
-        generator: torch.Generator | None = None,
+        generator: Generators | None = None,
         on_step: Callable[[StepState], None] | None = None,
+        resume: SequenceState | None = None,
     ) -> Iterator[Frames]:
         """Yields the target views block by block, as they are finished; views made again replace the earlier ones.
 
-        `images` in [0, 1] and `cameras` are the known views, (batch, known); `target_cameras` are (batch, view).
+        `images`, (batch, known, 3, h, w) in [0, 1], and `cameras`, (batch, known), are the known views;
+        `target_cameras` are (batch, view). `generator` is one, or a sequence of one for each entry of the batch.
         `plan` is a name, which goes to `make_plan` with `block`, `anchors` and `close_loop`, or your own blocks.
         Memory does not grow with the number of views, but under plan "joint". `joint=False` denoises every view alone,
         from the known views alone: a baseline. `unconditional=True` takes no known views.
         `sigma_max` and `rho` stand in for the checkpoint's noise levels; `start="render"` adds the first noise to the
         encoded rendering of each view, so that a `sigma_max` too low for a start from noise alone can be used.
-        Raises `UserError` for options that do not go together.
+        With `resume`, the `state` of some block of the same call, the blocks after it come out as they would have.
+        Raises `UserError` at once, before anything is computed, for options that do not go together.
         """
         steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
         guidance = self.config.default_guidance if guidance_scale is None else guidance_scale
         options = SamplerOptions(sampler, steps, churn, renoise, anchor_level, sigma_max, rho)
-        images, latents, cameras = self._known(images, cameras, target_cameras, unconditional)
-        num_known, num_targets = images.shape[1], target_cameras.num_views
+        check_levels(self.scheduler, options)
+        images = check_known(images, cameras, target_cameras, self.size, unconditional)
+        generators = [generator] if isinstance(generator, torch.Generator) else generator or []
+        batch = target_cameras.c2w.shape[0]
+        if not isinstance(generator, torch.Generator | None) and len(generators) != batch:
+            raise UserError(f"{len(generators)} generators cannot serve {batch} sets: give one for each")
+        device, hw = self.device, (self.size, self.size)
+        num_known = 0 if images is None else images.shape[1]
+        all_cameras = concatenate([c.to(device).resized(hw) for c in (cameras, target_cameras) if c is not None])
         if isinstance(plan, str):
-            centers = cameras.centers[0].float().cpu().numpy()
-            seed = 0 if generator is None else generator.initial_seed()
-            blocks = make_plan(
-                plan, num_known, num_targets, block, anchors, centers=centers, seed=seed, close_loop=close_loop
-            )
+            centers = all_cameras.centers[0].float().cpu().numpy()
+            seed = generators[0].initial_seed() if generators else 0
+            sizes = (num_known, target_cameras.num_views, block, anchors)
+            blocks = make_plan(plan, *sizes, centers=centers, seed=seed, close_loop=close_loop)
         else:
             blocks = list(plan)
-            check_plan(blocks, num_known, num_targets)
+            check_plan(blocks, num_known, target_cameras.num_views)
         if not joint:
             blocks = independent(blocks, num_known)
         _check_start(start, blocks)
+        if images is None:
+            images = torch.zeros(batch, 0, 3, *hw)
+        known = images.to(device)
+        return self._blocks(known, all_cameras, blocks, options, guidance, start, joint, generator, on_step, resume)
 
-        # What is kept of the views that some later block needs: a bounded number under every plan but "joint".
-        last_use = last_uses(blocks)
-        kept_images = {v: images[:, v : v + 1] for v in range(num_known)}
-        kept_latents = {v: latents[:, v : v + 1] for v in range(num_known)}
-        kept_views: dict[int, _View] = {}
-        kept_noise: dict[int, Tensor] = {}  # of anchors whose noise is drawn once
-        causal = self.denoiser.config.attention == "block-causal"
-        cache = AnchorCache() if causal and joint and renoise == "fixed" else None
+    @torch.no_grad()
+    def _blocks(
+        self,
+        images: Float[Tensor, "batch known 3 h w"],
+        cameras: Cameras,
+        blocks: Sequence[Block],
+        options: SamplerOptions,
+        guidance: float,
+        start: str,
+        joint: bool,
+        generator: Generators | None,
+        on_step: Callable[[StepState], None] | None,
+        resume: SequenceState | None,
+    ) -> Iterator[Frames]:
+        """`stream`, after its options are checked; `cameras` are those of the known views and of the targets."""
+        last_use, num_known = last_uses(blocks), images.shape[1]
+        none = images.new_zeros(images.shape[0], 0, *self.codec.latent_shape((self.size, self.size)))
+        if resume is None:
+            finished, memory = 0, Memory()
+            for v in range(num_known):
+                memory.images[v] = images[:, v : v + 1]
+                with self.computing():
+                    memory.latents[v] = self.codec.encode(images[:, v]).float()[:, None]
+        else:
+            finished, memory = resume.finished, Memory.of(resume, images.device, generator)
         scene: Scene | None = None
         lifted: tuple[int, ...] | None = None
-        for number, current in enumerate(blocks):
+        for number, current in list(enumerate(blocks))[finished:]:
             if current.known != lifted:
-                scene = self._lift([kept_images[v] for v in current.known], cameras.select(current.known))
+                scene = self._lift([memory.images[v] for v in current.known], cameras.select(current.known))
             lifted = None if current.again else current.known  # what is made again is not what was lifted
             members = [*current.new, *current.anchors]
             for v in members:
-                if v in current.new or v not in kept_views:  # an anchor is seen as it was when it was made
-                    kept_views[v] = self._look(scene, cameras.select([v]), guidance != 1, start == "render")
-            views = [kept_views[v] for v in members]
+                if v in current.new or v not in memory.views:  # an anchor is seen as it was when it was made
+                    memory.views[v] = self._look(scene, cameras.select([v]), guidance != 1, start == "render")
+            views = [memory.views[v] for v in members]
             new = views[: len(current.new)]
             dropped = [view.dropped for view in views if view.dropped is not None]
             guesses = [view.latents for view in new if view.latents is not None]
             anchor_noise = None
-            if renoise == "fixed" and current.anchors:
-                for v in [v for v in current.anchors if v not in kept_noise]:
-                    x0 = kept_latents[v]
-                    kept_noise[v] = randn_tensor(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
-                anchor_noise = torch.cat([kept_noise[v] for v in current.anchors], dim=1)
+            if options.renoise == "fixed" and current.anchors:
+                for v in [v for v in current.anchors if v not in memory.noise]:
+                    x0 = memory.latents[v]
+                    memory.noise[v] = randn_tensor(x0.shape, _listed(generator), device=x0.device, dtype=x0.dtype)
+                anchor_noise = torch.cat([memory.noise[v] for v in current.anchors], dim=1)
             states = sample(
                 partial(
                     self._denoise,
@@ -234,12 +248,12 @@ class MultiViewPipeline(DiffusionPipeline):
                     weight=guidance,
                     joint=joint,
                     num_anchors=len(current.anchors),
-                    cache=cache,
+                    cache=AnchorCache() if joint and self._recalls(options) else None,
                 ),
                 self.scheduler,
                 options,
                 len(new),
-                torch.cat([latents[:, :0], *(kept_latents[v] for v in current.anchors)], dim=1),
+                torch.cat([none, *(memory.latents[v] for v in current.anchors)], dim=1),
                 generator,
                 anchor_noise,
                 torch.cat(guesses, dim=1) if guesses else None,
@@ -252,63 +266,53 @@ class MultiViewPipeline(DiffusionPipeline):
                     on_step(StepState(number, len(blocks), state.step, state.num_steps, state.sigma, decoded))
             made = self._decode(state.latents, detail)
             for i, v in enumerate(current.new):
-                kept_latents[v], kept_images[v] = state.latents[:, i : i + 1].clone(), made[:, i : i + 1].clone()
-            for kept in (kept_images, kept_latents, kept_views, kept_noise):
-                for v in [v for v in kept if last_use.get(v, -1) <= number]:
-                    del kept[v]
+                memory.latents[v] = state.latents[:, i : i + 1].clone()
+                memory.images[v] = made[:, i : i + 1].clone()
+            memory.forget(last_use, number)
             yield Frames(
                 images=made,
                 renders=renders.clamp(0, 1),
                 depth=torch.cat([view.depth for view in new], dim=1),
                 indices=[v - num_known for v in current.new],
+                state=memory.state(number + 1, generator),
             )
 
-    def _known(
-        self,
-        images: Float[Tensor, "batch known 3 h w"] | None,
-        cameras: Cameras | None,
-        target_cameras: Cameras,
-        unconditional: bool,
-    ) -> tuple[Float[Tensor, "batch known 3 h w"], Float[Tensor, "batch known c lh lw"], Cameras]:
-        """The known views and their latents, and the cameras of known views and targets in one sequence."""
-        device, dtype, hw = self.device, self.denoiser.dtype, (self.size, self.size)
-        target_cameras = target_cameras.to(device).resized(hw)
-        if unconditional:
-            options: dict[str, Any] = {"device": device, "dtype": dtype}
-            batch = target_cameras.c2w.shape[0]
-            latents = torch.empty(batch, 0, *self.codec.latent_shape(hw), **options)
-            return torch.empty(batch, 0, 3, *hw, **options), latents, target_cameras
-        if images is None or cameras is None:
-            raise UserError("known views are needed: give images and their cameras, or ask for unconditional views")
-        if tuple(images.shape[-2:]) != hw:
-            raise UserError(f"images must be {self.size} x {self.size} pixels, not {tuple(images.shape[-2:])}")
-        images = images.to(device, dtype)
-        latents = self.codec.encode(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-        return images, latents, concatenate([cameras.to(device).resized(hw), target_cameras])
+    def _recalls(self, options: SamplerOptions) -> bool:
+        """Whether anchors come to the network as they did before: the same noise, at the same level, seen by no other.
+
+        The level repeats below the highest that anchors are brought to, and where Heun's correction ends a step at
+        the level from which the next begins. A cache lives for one block, so that blocks do not depend on earlier ones.
+        """
+        levels = options.anchor_level if isinstance(options.anchor_level, tuple) else (options.anchor_level,)
+        repeat = "matched" not in levels or options.sampler == "heun"
+        return self.denoiser.config.attention == "block-causal" and options.renoise == "fixed" and repeat
 
     def _lift(self, images: list[Float[Tensor, "batch 1 3 h w"]], cameras: Cameras) -> Scene | None:
         """The NeRF of these views; None of none."""
-        return self.nerf.encode(torch.cat(images, dim=1), cameras) if images else None
+        with self.computing():
+            return self.nerf.encode(torch.cat(images, dim=1), cameras) if images else None
 
-    def _look(self, scene: Scene | None, camera: Cameras, guided: bool, start: bool) -> _View:
+    def _look(self, scene: Scene | None, camera: Cameras, guided: bool, start: bool) -> View:
         """Renders one view, and makes the denoiser's conditions of it. Without a scene it sees nothing.
 
         It is rendered at the image size, finer than in training: the prior gains, and the maps are pooled.
         """
         if scene is None:
-            zeros = torch.zeros(camera.c2w.shape[0], 1, 1, *camera.hw, device=self.device, dtype=self.denoiser.dtype)
+            zeros = torch.zeros(camera.c2w.shape[0], 1, 1, *camera.hw, device=self.device)
             features = zeros.expand(-1, -1, self.denoiser.config.features, -1, -1)
             rendering = Rendering(features, depth=zeros, opacity=zeros)
         else:
-            rendering = self.nerf.render(scene, camera)
+            with self.computing():
+                rendering = self.nerf.render(scene, camera)
         needed = start or self.denoiser.sees_render_latents
-        latents = encode_rendering(self.codec, rendering.rgb, self.denoiser.config.latent_size, needed)
+        with self.computing():
+            latents = encode_rendering(self.codec, rendering.rgb, self.denoiser.config.latent_size, needed).float()
         drop = torch.ones(rendering.opacity.shape[:2], dtype=torch.bool, device=self.device)
         conditions = self.denoiser.conditions(rendering, latents, camera, drop if scene is None else None)
         dropped = conditions
         if guided and scene is not None:
             dropped = self.denoiser.conditions(rendering, latents, camera, drop)
-        return _View(
+        return View(
             render=rendering.rgb.clone(),  # so that the other features can go
             depth=rendering.depth * (rendering.opacity > 0.5),
             conditions=conditions,
@@ -331,7 +335,11 @@ class MultiViewPipeline(DiffusionPipeline):
 
         The branch without renderings keeps the joint attention. Without `dropped` there is no guidance.
         """
-        denoise = partial(self.denoiser, joint=joint, num_anchors=num_anchors, cache=cache)
+
+        def denoise(xt: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
+            with self.computing():
+                return self.denoiser(xt, sigma, conditions, joint=joint, num_anchors=num_anchors, cache=cache).float()
+
         if dropped is None or weight == 0:
             return denoise(xt, sigma, conditions if dropped is None else dropped)
         both = concatenate_conditions([conditions, dropped], dim=0)
@@ -341,7 +349,13 @@ class MultiViewPipeline(DiffusionPipeline):
     def _decode(
         self, latents: Float[Tensor, "batch view c lh lw"], renders: Float[Tensor, "batch view 3 h w"] | None
     ) -> Float[Tensor, "batch view 3 h w"]:
-        return decode_with_detail(self.codec, latents, renders).clamp(0, 1)
+        with self.computing():
+            return decode_with_detail(self.codec, latents, renders).float().clamp(0, 1)
+
+
+def _listed(generator: Generators | None) -> torch.Generator | list[torch.Generator] | None:
+    """As diffusers wants them."""
+    return list(generator) if isinstance(generator, Sequence) else generator
 
 
 def _check_start(start: str, blocks: Sequence[Block]) -> None:

@@ -207,7 +207,7 @@ def test_without_anchors_there_is_nothing_to_cache(denoiser):
 
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
 def test_the_pipeline_caches_fixed_anchors_of_a_block_causal_model(monkeypatch, guidance):
-    """Two blocks with the same anchor, the known view, which passes through the network once for both."""
+    """Two blocks with the same anchor, the known view, which passes through the network once in each."""
     pipeline, rows = tiny_pipeline(), []
     pipeline.denoiser.set_attention("block-causal")
     pipeline.denoiser.unet.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].shape[0]))
@@ -221,7 +221,11 @@ def test_the_pipeline_caches_fixed_anchors_of_a_block_causal_model(monkeypatch, 
 
     sets = 1 if guidance == 1 else 2
     cached = images(renoise="fixed", anchor_level="clean")
-    assert rows == [3 * sets, 2 * sets, 2 * sets, 2 * sets]
+    assert rows == [3 * sets, 2 * sets] * 2
+    images(renoise="fixed", anchor_level="matched")
+    assert rows == [3 * sets] * 4, "every step has another noise level, and so have its anchors"
+    images(renoise="fixed", anchor_level="matched", sampler="heun", num_inference_steps=3)
+    assert rows == [3 * sets, 3 * sets, 2 * sets, 3 * sets, 2 * sets] * 2, "but Heun's steps begin where others ended"
     fresh = images(renoise="fresh", anchor_level="clean")
     assert rows == [3 * sets] * 4
     assert (fresh - cached).abs().max() > 1e-4

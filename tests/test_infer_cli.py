@@ -39,8 +39,11 @@ class RepeatingPipeline:
     def from_pretrained(cls, checkpoint, attention_backend=None):
         return cls()
 
-    def to(self, device=None, dtype=None):
+    def to(self, device):
         return self
+
+    def set_precision(self, dtype):
+        assert dtype == torch.float32
 
     def stream(self, images, cameras, target_cameras, *, plan, num_inference_steps, on_step, **settings):
         self.calls.append({"images": images, "cameras": cameras, "targets": target_cameras, "plan": plan, **settings})
@@ -60,6 +63,9 @@ def pipeline(monkeypatch):
     module = ModuleType("mvgenvs.pipeline")
     module.MultiViewPipeline = RepeatingPipeline
     monkeypatch.setitem(sys.modules, "mvgenvs.pipeline", module)
+    trial = ModuleType("mvgenvs.trial")
+    trial.fastest_precision = lambda *_: torch.float32
+    monkeypatch.setitem(sys.modules, "mvgenvs.trial", trial)
     RepeatingPipeline.calls.clear()
     return RepeatingPipeline
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from PIL import Image
 from test_training import REPO, TINY
@@ -59,6 +60,18 @@ def test_same_seed_same_frames(exported: Path, tmp_path: Path) -> None:
         infer_multiview.main([*arguments, "--output", str(tmp_path / name), "--steps", "2", "--seed", seed])
         frames.append((tmp_path / name / "frames/001.png").read_bytes())
     assert frames[0] == frames[1] != frames[2]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_makes_the_same_pictures(exported: Path, tmp_path: Path, dtype: str) -> None:
+    """`--dtype` ended with a traceback, always."""
+    frames = []
+    for name in (dtype, "float32"):
+        arguments = ["--image", str(REPO / "assets/car.png"), "--checkpoint", str(exported), "--num-views", "2"]
+        infer_multiview.main([*arguments, "--output", str(tmp_path / name), "--steps", "2", "--dtype", name])
+        frames.append(np.asarray(Image.open(tmp_path / name / "frames/001.png")).astype(float))
+    assert np.abs(frames[0] - frames[1]).mean() <= 1
+    assert json.loads((tmp_path / dtype / "run.json").read_text())["settings"]["dtype"] == dtype
 
 
 def test_unconditional_and_progress(exported: Path, tmp_path: Path) -> None:

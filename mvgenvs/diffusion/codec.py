@@ -88,7 +88,7 @@ class IdentityCodec(Codec):
 
 
 class PatchCodec(Codec):
-    """A closed-form encoder and a trained decoder: 128x128x3 pixels <-> 16x16xC latents.
+    """A closed-form encoder and a trained decoder: 128x128x3 pixels <-> 16x16xC latents. The closed form is in fp32.
 
     The encoder projects every patch on the leading principal components of the training patches: no training, known
     statistics, and nothing that a later stage must wait for. Component i is divided by sd_i^0.7, which leaves the
@@ -136,13 +136,14 @@ class PatchCodec(Codec):
     @without_autocast
     def encode(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c lh lw"]:
         """Latents of images in [0, 1]."""
-        centred = self._patches(images) - self.mean[:, None, None]
-        return torch.einsum("cp,nphw->nchw", self.basis * self.scale[:, None], centred)
+        centred = self._patches(images.float()) - self.mean[:, None, None]
+        return torch.einsum("cp,nphw->nchw", self.basis.float() * self.scale[:, None], centred)
 
     @without_autocast
     def decode_linear(self, latents: Float[Tensor, "n c lh lw"]) -> Float[Tensor, "n 3 h w"]:
         """The transposed projection alone: the closed-form part of `decode`."""
-        patches = torch.einsum("cp,nchw->nphw", self.basis / self.scale[:, None], latents) + self.mean[:, None, None]
+        basis = self.basis.float() / self.scale[:, None]
+        patches = torch.einsum("cp,nchw->nphw", basis, latents.float()) + self.mean[:, None, None]
         return nn.functional.pixel_shuffle(patches, self.config.patch)
 
     def unrefined(

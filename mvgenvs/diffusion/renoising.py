@@ -7,6 +7,7 @@ need the denoiser at the churned level and at the next one, are added here. Samp
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
@@ -83,6 +84,18 @@ class SamplerState:
     denoised: Float[Tensor, "batch view c h w"]  # the current estimate of their x0
 
 
+def check_levels(
+    scheduler: EDMEulerScheduler | EDMDPMSolverMultistepScheduler, options: SamplerOptions
+) -> dict[str, Any]:
+    """The scheduler's configuration, but for what `options` name. Raises `UserError` where the levels do not fall."""
+    own = {"sigma_max": options.sigma_max, "rho": options.rho}
+    config = {**scheduler.config, **{name: value for name, value in own.items() if value is not None}}
+    low, high = config["sigma_min"], config["sigma_max"]
+    if not low < high < math.inf:
+        raise UserError(f"sigma_max must be above this model's lowest noise level, {low}, but is {high}")
+    return config
+
+
 class RenoisingScheduler:
     """One sampling run of one set around a diffusers EDM scheduler."""
 
@@ -98,12 +111,7 @@ class RenoisingScheduler:
 
         `anchor_noise` is the fixed noise of the anchors; without it, it is drawn here, for this set alone.
         """
-        own = {"sigma_max": options.sigma_max, "rho": options.rho}
-        config = {**scheduler.config, **{name: value for name, value in own.items() if value is not None}}
-        low, high = config["sigma_min"], config["sigma_max"]
-        if not low < high < math.inf:
-            raise UserError(f"sigma_max must be above this model's lowest noise level, {low}, but is {high}")
-        self.scheduler = SAMPLERS[options.sampler].from_config(config)
+        self.scheduler = SAMPLERS[options.sampler].from_config(check_levels(scheduler, options))
         self.scheduler.set_timesteps(options.num_steps, device=anchors.device)
         self.scheduler.set_begin_index(0)
         if isinstance(generator, Sequence) and len(generator) != anchors.shape[0]:

@@ -1,0 +1,141 @@
+"""A sequence of views on its way: what it yields, what later blocks need of earlier ones, and how that is kept."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mvgenvs.diffusion.denoiser import Conditions
+from mvgenvs.diffusion.renoising import Generators
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class View:
+    """What the NeRF shows of one view, and what the denoiser is told of it: kept while some block needs it."""
+
+    render: Float[Tensor, "batch 1 3 h w"]
+    depth: Float[Tensor, "batch 1 1 h w"]  # 0 where nothing is hit
+    conditions: Conditions
+    dropped: Conditions | None  # the same without the rendering, where guidance needs it
+    latents: Float[Tensor, "batch 1 c lh lw"] | None  # of the rendering, where sampling starts from it
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class SequenceState:
+    """All that the rest of a sequence depends on, between two blocks. `stream` goes on from it."""
+
+    finished: int  # blocks
+    tensors: Mapping[str, Tensor]
+
+    def save(self, path: Path) -> None:
+        """Writes a file that is whole as soon as it has its name."""
+        partial = path.with_name(f".{path.name}.partial")
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
+        save_file(tensors, partial, {"finished": str(self.finished)})
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "SequenceState | None":
+        """What `save` has written; None where that is missing or damaged."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return cls(int(file.metadata()["finished"]), tensors)
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            return None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Frames:
+    """The views of one finished block, as in `MultiViewOutput`."""
+
+    images: Float[Tensor, "batch view 3 h w"]
+    renders: Float[Tensor, "batch view 3 h w"]
+    depth: Float[Tensor, "batch view 1 h w"]
+    indices: list[int]  # among the targets
+    state: SequenceState  # after this block: shares its memory with the sequence, save it before the next one
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class StepState:
+    """The state of a sequence after one sampler step, for progress bars and previews."""
+
+    block: int
+    num_blocks: int
+    step: int
+    num_steps: int
+    sigma: float
+    denoised: Callable[[], Float[Tensor, "batch view 3 h w"]]  # decodes the current estimate of the block's views
+
+
+@dataclass(eq=False, slots=True)
+class Memory:
+    """What is kept of the views that some later block needs: a bounded number under every plan but "joint"."""
+
+    images: dict[int, Tensor] = field(default_factory=dict)
+    latents: dict[int, Tensor] = field(default_factory=dict)
+    noise: dict[int, Tensor] = field(default_factory=dict)  # of anchors whose noise is drawn once
+    views: dict[int, View] = field(default_factory=dict)
+
+    def forget(self, last_use: Mapping[int, int], number: int) -> None:
+        """Drops what no block after this one needs."""
+        for kept in (self.images, self.latents, self.noise, self.views):
+            for view in [view for view in kept if last_use.get(view, -1) <= number]:
+                del kept[view]
+
+    def state(self, finished: int, generator: Generators | None) -> SequenceState:
+        tensors = {
+            f"{name}/{view}": tensor
+            for name, kept in (("images", self.images), ("latents", self.latents), ("noise", self.noise))
+            for view, tensor in kept.items()
+        }
+        for number, view in self.views.items():
+            tensors |= {f"views/{number}/{name}": tensor for name, tensor in _parts(view)}
+        tensors |= {f"generator/{i}": each.get_state() for i, each in enumerate(_each(generator))}
+        return SequenceState(finished, tensors)
+
+    @classmethod
+    def of(cls, state: SequenceState, device: torch.device, generator: Generators | None) -> "Memory":
+        """The memory of a saved sequence; the generators go on where they were."""
+        for i, each in enumerate(_each(generator)):
+            each.set_state(state.tensors[f"generator/{i}"])
+        memory = cls()
+        views: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in state.tensors.items():
+            kind, number, *part = name.split("/")
+            if part:
+                views.setdefault(int(number), {})["/".join(part)] = tensor.to(device)
+            elif kind != "generator":
+                getattr(memory, kind)[int(number)] = tensor.to(device)
+        memory.views = {number: _view(parts) for number, parts in views.items()}
+        return memory
+
+
+def _each(generator: Generators | None) -> Sequence[torch.Generator]:
+    return [generator] if isinstance(generator, torch.Generator) else generator or []
+
+
+def _parts(view: View) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a view, by path."""
+    for each in dataclasses.fields(View):
+        value = getattr(view, each.name)
+        if isinstance(value, Conditions):
+            yield from ((f"{each.name}/{part.name}", getattr(value, part.name)) for part in dataclasses.fields(value))
+        elif value is not None:
+            yield each.name, value
+
+
+def _view(parts: Mapping[str, Tensor]) -> View:
+    """The inverse of `_parts`."""
+
+    def conditions(name: str) -> Conditions:
+        return Conditions(**{part.name: parts[f"{name}/{part.name}"] for part in dataclasses.fields(Conditions)})
+
+    dropped = conditions("dropped") if any(name.startswith("dropped/") for name in parts) else None
+    return View(parts["render"], parts["depth"], conditions("conditions"), dropped, parts.get("latents"))
