@@ -80,6 +80,7 @@ def make(
     from mvgenvs.photos import frame_photo
     from mvgenvs.pipeline import MultiViewPipeline
     from mvgenvs.results import StepReporter
+    from mvgenvs.resuming import run_settings
     from mvgenvs.runtime import explained_failures, peak_memory, versions
     from mvgenvs.trial import fastest_precision
 
@@ -103,55 +104,75 @@ def make(
         cameras = concatenate([view.camera.resized((pipe.size, pipe.size)) for view in known]).batched().to(device)
     targets = targets.resized((pipe.size, pipe.size))
     views = max(len(block.new) for block in plan)
+    settings = run_settings(options, targets, str(device))
+    unfinished = results.unfinished()
     if options.dtype == "auto":
-        steps = len(plan) * options.steps
-        dtype = fastest_precision(pipe, images, cameras, targets.batched(), views, steps)
-        options.dtype = str(dtype).removeprefix("torch.")
+        if unfinished is not None and settings == {**unfinished, "dtype": "auto"}:
+            options.dtype = unfinished["dtype"]  # what it was then
+        else:
+            steps = len(plan) * options.steps
+            dtype = fastest_precision(pipe, images, cameras, targets.batched(), views, steps)
+            options.dtype = str(dtype).removeprefix("torch.")
+        settings["dtype"] = options.dtype
     pipe.set_precision(getattr(torch, options.dtype))
     if options.compile:
         pipe.denoiser.compile_unet()
+    blocks = [[view - len(known) for view in block.new] for block in plan]
+    resume = None if options.save_progress else results.resumable(settings, blocks)  # a video can't be gone on with
+    made_before = {view for block in blocks[: resume.finished if resume else 0] for view in block}
 
-    with explained_failures(results.partial):
-        results.begin()
+    with explained_failures(results.partial, resumes=not options.save_progress):
+        stream = pipe.stream(
+            images,
+            cameras,
+            targets.batched().to(device),
+            plan=plan,
+            renoise=options.renoise,
+            anchor_level=options.anchor_level,
+            sampler=options.sampler,
+            num_inference_steps=options.steps,
+            churn=options.churn,
+            start=options.start,
+            sigma_max=options.sigma_max,
+            guidance_scale=options.guidance,
+            generator=torch.Generator().manual_seed(options.seed),
+            unconditional=options.unconditional,
+            on_step=lambda state: on_step(state),
+            resume=resume,
+        )
+        if resume:
+            print(f"Going on after {len(made_before)} of {targets.num_views} views.")
+        elif unfinished is not None:
+            differing = [name for name in settings if settings[name] != unfinished.get(name)]
+            reason = f"were made otherwise ({', '.join(differing)})" if differing else "can't be gone on with"
+            print(f"Beginning anew: the views in {results.partial} {reason}.")
+        results.begin(settings, resume is not None)
         with StepReporter(results.partial if options.save_progress else None, views) as on_step:
-            for frames in pipe.stream(
-                images,
-                cameras,
-                targets.batched().to(device),
-                plan=plan,
-                renoise=options.renoise,
-                anchor_level=options.anchor_level,
-                sampler=options.sampler,
-                num_inference_steps=options.steps,
-                churn=options.churn,
-                start=options.start,
-                sigma_max=options.sigma_max,
-                guidance_scale=options.guidance,
-                generator=torch.Generator().manual_seed(options.seed),
-                unconditional=options.unconditional,
-                on_step=on_step,
-            ):
+            for frames in stream:
                 for k, index in enumerate(frames.indices):
                     results.add(index, frames.images[0, k], frames.renders[0, k], frames.depth[0, k])
+                results.keep(frames.state)
         generated = time.perf_counter()
 
         results.summarize(None if images is None else images[0], targets)
         seconds = {
             "load": loaded - started,
             "generate": generated - loaded,
-            "per_view": (generated - loaded) / targets.num_views,
+            "per_view": (generated - loaded) / max(1, targets.num_views - len(made_before)),
             "files": time.perf_counter() - generated,
         }
         resolved = {"device": str(device), "size": pipe.size, "num_views": targets.num_views}
         record = {
             "settings": {**vars(options), **resolved},
             "notes": notes,
+            "views_of_a_stopped_run": len(made_before),
             "versions": versions(),
             "seconds": {stage: round(duration, 3) for stage, duration in seconds.items()},
             "peak_memory_bytes": peak_memory(device),
         }
         results.publish(record)
-    print(f"{targets.num_views} views in {seconds['generate']:.0f} s: see {Path(options.output, 'orbit.mp4')}")
+    num_made = targets.num_views - len(made_before)
+    print(f"{num_made} views in {seconds['generate']:.0f} s: see {Path(options.output, 'orbit.mp4')}")
 
 
 if __name__ == "__main__":

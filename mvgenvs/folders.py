@@ -95,15 +95,17 @@ class OwnFolder:
     def remove(self, names: Iterable[str]) -> None:
         """Deletes those of `names` that are ours, what was left of their writing, and folders that this empties."""
         gone = [name for name in names if name in self._ours]
-        for name in gone:
-            path = self.path / name
+        paths = {self.path / name for name in gone}
+        for path in paths:
             if path.is_file() or path.is_symlink():
                 path.unlink()
-            for unfinished in path.parent.glob(f".{path.name}.*"):
-                unfinished.unlink()
-        for folder in sorted({parent for name in gone for parent in Path(name).parents}, reverse=True)[:-1]:
+        for folder in {path.parent for path in paths}:
+            for unfinished in folder.glob(".*.*"):
+                if folder / unfinished.name[1:].rpartition(".")[0] in paths:
+                    unfinished.unlink()
+        for emptied in sorted({parent for name in gone for parent in Path(name).parents}, reverse=True)[:-1]:
             with contextlib.suppress(OSError):
-                (self.path / folder).rmdir()
+                (self.path / emptied).rmdir()
         self._ours.difference_update(gone)
         self._file.seek(0)
         self._file.truncate()

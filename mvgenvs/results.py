@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
@@ -16,6 +16,7 @@ from mvgenvs.cameras import Cameras
 from mvgenvs.errors import UserError
 from mvgenvs.folders import LIST, OwnFolder
 from mvgenvs.media import VideoWriter, color_depth, contact_sheet, read_png, tile, write_png
+from mvgenvs.sequence import SequenceState
 from mvgenvs.transforms import write_cameras
 
 SHEET_VIEWS = 48  # the contact sheet of a longer trajectory shows this many, evenly spread
@@ -32,8 +33,8 @@ class ResultsFolder:
     """Collects the results of one run in `partial/` and puts them in place when the run is complete.
 
     Until then an earlier run's results stay as they are, and frames of two runs never mix. Views are on disk as soon
-    as they are added; memory does not grow with their number. Files of others are left alone, or the folder is refused.
-    A context manager: until its end no other run may write to the folder.
+    as they are added, so that a stopped run can go on; memory does not grow with their number. Files of others are
+    left alone, or the folder is refused. A context manager: until its end no other run may write to the folder.
     """
 
     def __init__(
@@ -61,11 +62,35 @@ class ResultsFolder:
     ) -> None:
         self._own.close()
 
-    def begin(self) -> None:
-        """Makes room for the views; what an unfinished run has left goes."""
-        self._own.remove(self._own.below("partial"))
+    def unfinished(self) -> dict[str, Any] | None:
+        """The settings of a run that has left views of its own here; None where none has, or these are damaged."""
+        if not self._own.owns("partial/settings.json"):
+            return None
+        try:
+            content = json.loads((self.partial / "settings.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return content if isinstance(content, dict) else None
+
+    def resumable(self, settings: Mapping[str, Any], blocks: Sequence[Sequence[int]]) -> SequenceState | None:
+        """The state of an unfinished run of the same settings and `blocks` of views, where all it needs is there."""
+        state = SequenceState.load(self.partial / "state.safetensors") if self.unfinished() == settings else None
+        if state is None or state.finished > len(blocks):
+            return None
+        finished = [index for block in blocks[: state.finished] for index in block]
+        shown = [name for index in finished if index in self._shown for name in self._thumbnails(index)]
+        whole = all((self.partial / name).exists() for name in [*(self.names[index] for index in finished), *shown])
+        return state if whole else None
+
+    def begin(self, settings: Mapping[str, Any] | None = None, resume: bool = False) -> None:
+        """Makes room for the views of a run with these settings; unless it resumes, what another has left goes."""
+        if not resume:
+            self._own.remove(self._own.below("partial"))
         shown = [name for index in self._shown for name in self._thumbnails(index)]
-        self._own.add(f"partial/{name}" for name in [*self.names, *shown, *_SUMMARIES])
+        kept = [*self.names, *shown, *_SUMMARIES, "settings.json", "state.safetensors"]
+        self._own.add(f"partial/{name}" for name in kept)
+        self.partial.mkdir(exist_ok=True)
+        (self.partial / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
         for folder in ("frames", "thumbnails"):
             (self.partial / folder).mkdir(parents=True, exist_ok=True)
 
@@ -77,6 +102,10 @@ class ResultsFolder:
         if index in self._shown:
             for name, picture in zip(self._thumbnails(index), (render, color_depth(depth)), strict=True):
                 write_png(self.partial / name, picture)
+
+    def keep(self, state: SequenceState) -> None:
+        """Writes what a stopped run goes on from, once the views of a block are added."""
+        state.save(self.partial / "state.safetensors")
 
     def summarize(self, inputs: Float[Tensor, "known 3 h w"] | None, cameras: Cameras) -> None:
         """Writes the video, the contact sheet and the cameras of all views added."""
@@ -159,7 +188,9 @@ class StepReporter:
         return self
 
     def __call__(self, state: StepState) -> None:
-        self._bar.total = state.num_blocks * state.num_steps
+        if self._bar.total is None:  # a resumed run begins with a later block
+            self._bar.total = state.num_blocks * state.num_steps
+            self._bar.initial = self._bar.n = state.block * state.num_steps
         self._bar.set_postfix_str(f"block {state.block + 1}/{state.num_blocks}", refresh=False)
         self._bar.update()
         if self._video is None:

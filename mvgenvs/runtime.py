@@ -28,12 +28,16 @@ def resolve_device(name: str) -> torch.device:
 
 
 @contextmanager
-def explained_failures(folder: Path) -> Iterator[None]:
-    """Turns what may befall a long run that writes to `folder` into one sentence: no memory, no disk space, Ctrl-C."""
+def explained_failures(folder: Path, resumes: bool = False) -> Iterator[None]:
+    """Turns what may befall a long run that writes to `folder` into one sentence: no memory, no disk space, Ctrl-C.
+
+    `resumes` says whether the same command goes on where it was stopped.
+    """
     try:
         yield
     except KeyboardInterrupt:
-        print(f"interrupted: what was finished so far is in {folder}.", file=sys.stderr)
+        hint = ", and the same command goes on from there" if resumes else ""
+        print(f"interrupted: what was finished so far is in {folder}{hint}.", file=sys.stderr)
         sys.exit(130)
     except (MemoryError, RuntimeError) as error:
         if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):

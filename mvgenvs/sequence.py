@@ -36,8 +36,8 @@ class SequenceState:
     def save(self, path: Path) -> None:
         """Writes a file that is whole as soon as it has its name."""
         partial = path.with_name(f".{path.name}.partial")
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
-        save_file(tensors, partial, {"finished": str(self.finished)})
+        own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.tensors.items()}
+        save_file(own, partial, {"finished": str(self.finished)})
         partial.replace(path)
 
     @classmethod

@@ -22,6 +22,7 @@ import infer_multiview
 from mvgenvs import infer_options
 from mvgenvs.diffusion.plans import PLANS, make_plan
 from mvgenvs.errors import UserError
+from mvgenvs.sequence import SequenceState
 
 ROOT = Path(__file__).parent.parent
 CAR, CAMERA = str(ROOT / "assets/car.png"), str(ROOT / "assets/car.json")
@@ -45,17 +46,18 @@ class RepeatingPipeline:
     def set_precision(self, dtype):
         assert dtype == torch.float32
 
-    def stream(self, images, cameras, target_cameras, *, plan, num_inference_steps, on_step, **settings):
+    def stream(self, images, cameras, target_cameras, *, plan, num_inference_steps, on_step, resume, **settings):
         self.calls.append({"images": images, "cameras": cameras, "targets": target_cameras, "plan": plan, **settings})
         num_known = 0 if images is None else images.shape[1]
         blocks = [[view - num_known for view in block.new] for block in plan]
-        for number, indices in enumerate(blocks):
+        for number, indices in list(enumerate(blocks))[resume.finished if resume else 0 :]:
             shown = torch.ones(1, 1, 3, 32, 32) if images is None else images[:, :1]
             shown = shown.repeat(1, len(indices), 1, 1, 1)
             for step in range(num_inference_steps):
                 progress = {"block": number, "num_blocks": len(blocks), "step": step, "num_steps": num_inference_steps}
                 on_step(SimpleNamespace(**progress, sigma=1.0, denoised=lambda shown=shown: shown))
-            yield SimpleNamespace(indices=indices, images=shown, renders=shown, depth=torch.ones_like(shown[:, :, :1]))
+            depth, state = torch.ones_like(shown[:, :, :1]), SequenceState(number + 1, {})
+            yield SimpleNamespace(indices=indices, images=shown, renders=shown, depth=depth, state=state)
 
 
 @pytest.fixture

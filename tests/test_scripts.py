@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from test_training import REPO, TINY
 
@@ -72,6 +73,82 @@ def test_half_precision_makes_the_same_pictures(exported: Path, tmp_path: Path, 
         frames.append(np.asarray(Image.open(tmp_path / name / "frames/001.png")).astype(float))
     assert np.abs(frames[0] - frames[1]).mean() <= 1
     assert json.loads((tmp_path / dtype / "run.json").read_text())["settings"]["dtype"] == dtype
+
+
+@pytest.mark.parametrize("stopped_after", [3, 4, 7])
+def test_a_stopped_sequence_goes_on_to_the_same_files(
+    exported: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stopped_after: int,
+) -> None:
+    """It began anew, and wiped what was there."""
+    from mvgenvs.results import ResultsFolder
+
+    def infer(output: str, *more: str) -> None:
+        words = [
+            "--image",
+            str(REPO / "assets/car.png"),
+            "--checkpoint",
+            str(exported),
+            "--output",
+            str(tmp_path / output),
+        ]
+        infer_multiview.main([*words, "--num-views", "7", "--block", "2", "--steps", "2", *more])
+
+    def add(self: ResultsFolder, index: int, *pictures: torch.Tensor) -> None:
+        if len(added) == stopped_after:
+            raise KeyboardInterrupt
+        added.append(index)
+        original(self, index, *pictures)
+
+    infer("whole")
+    original, added = ResultsFolder.add, []
+    monkeypatch.setattr(ResultsFolder, "add", add)
+    if stopped_after < 7:
+        with pytest.raises(SystemExit):
+            infer("out")
+    else:  # when all views are there
+        with monkeypatch.context() as patch, pytest.raises(SystemExit):
+            patch.setattr(ResultsFolder, "summarize", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            infer("out")
+    assert "the same command goes on from there" in capsys.readouterr().err
+    finished, stopped_after = stopped_after // 2 * 2 if stopped_after < 7 else 7, 99
+    infer("out")
+    assert f"Going on after {finished} of 7 views." in capsys.readouterr().out
+    assert added[-(7 - finished) or len(added) :] == list(range(finished, 7))
+    assert json.loads((tmp_path / "out/run.json").read_text())["views_of_a_stopped_run"] == finished
+    for name in [*(f"frames/{i:03d}.png" for i in range(7)), "contact_sheet.png", "orbit.mp4", "cameras.json"]:
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert not (tmp_path / "out/partial").exists()
+
+
+def test_a_stopped_sequence_of_other_settings_begins_anew_and_says_so(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mvgenvs.results import ResultsFolder
+
+    picture = tmp_path / "car.png"
+    picture.write_bytes((REPO / "assets/car.png").read_bytes())
+    words = ["--image", str(picture), "--checkpoint", str(exported), "--output", str(tmp_path / "out")]
+    words += ["--num-views", "3", "--block", "1", "--steps", "2"]
+
+    def stop() -> None:
+        with monkeypatch.context() as patch, pytest.raises(SystemExit):
+            patch.setattr(ResultsFolder, "summarize", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            infer_multiview.main(words)
+
+    stop()
+    with pytest.raises(UserError, match="no churn"):
+        infer_multiview.main([*words, "--sampler", "dpmpp-2m", "--churn", "1"])
+    assert len(list((tmp_path / "out/partial/frames").iterdir())) == 3, "what can't be run wipes nothing"
+    infer_multiview.main([*words, "--seed", "1"])
+    assert "were made otherwise (seed)" in capsys.readouterr().out
+    stop()
+    Image.open(picture).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(picture)
+    infer_multiview.main(words)
+    assert "were made otherwise (inputs)" in capsys.readouterr().out
 
 
 def test_unconditional_and_progress(exported: Path, tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ def test_the_command_leaves_tables_figures_and_a_plot(data, pipeline, tmp_path, 
     assert content["table"]["joint"] != content["table"][ALONE.name]
     assert len(content["changes"]["joint"]) == len(content["sigmas"]) == 2
     assert (made / "levels.png").exists() == plots.can_plot()
-    assert {path.name for path in made.iterdir()} <= {"levels.json", "levels.md", "levels.png"}
+    assert {path.name for path in made.iterdir()} <= {".mvgenvs", "levels.json", "levels.md", "levels.png"}
 
 
 def test_too_few_views_are_a_user_error(pipeline, tmp_path):

@@ -1,0 +1,36 @@
+"""What a sequence depends on: under the same settings a stopped run of `infer_multiview.py` goes on where it was."""
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from mvgenvs.cameras import Cameras
+from mvgenvs.parts import resolve_checkpoint
+from mvgenvs.runtime import versions
+
+_ELSEWHERE = ("known", "trajectory", "checkpoint", "output", "show_plan", "device")  # by content, or of no consequence
+
+
+def run_settings(options: argparse.Namespace, targets: Cameras, device: str) -> dict[str, Any]:
+    """All that the views depend on: options, bytes of the inputs, target cameras, weights, versions. Fit for JSON.
+
+    Weights are known by their files' names, sizes and times, as hashing large ones would take long.
+    """
+    folder = resolve_checkpoint(options.checkpoint)
+    weights = sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json"))
+    stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in weights]
+    settings = {
+        **{name: value for name, value in vars(options).items() if name not in _ELSEWHERE},
+        "device": device,
+        "inputs": [[path and _sha256(Path(path).read_bytes()) for path in pair] for pair in options.known],
+        "targets": [_sha256(part.cpu().numpy().tobytes()) for part in (targets.c2w, targets.K)],
+        "checkpoint": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
+        "versions": versions(),
+    }
+    return json.loads(json.dumps(settings))
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
