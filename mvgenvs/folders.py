@@ -58,7 +58,8 @@ class OwnFolder:
                 (self.path / LIST).unlink()
                 if self._made:
                     self.path.rmdir()
-        self._file.close()
+        with contextlib.suppress(OSError):  # of a full disk, which was told before
+            self._file.close()
 
     def owns(self, name: str) -> bool:
         """Whether `name`, a path within the folder, or something below it is listed as ours."""
@@ -84,8 +85,7 @@ class OwnFolder:
         """Lists `names` as ours: before they are written, so that what a killed run leaves is known as well."""
         new = [name for name in dict.fromkeys(names) if name not in self._ours]
         self._ours.update(new)
-        self._file.write("".join(f"{name}\n" for name in new))
-        self._file.flush()
+        self._write(new)
 
     def claim(self, names: Sequence[str], inputs: Sequence[str | os.PathLike[str]] = ()) -> None:
         """`check`, then `add`."""
@@ -107,10 +107,16 @@ class OwnFolder:
             with contextlib.suppress(OSError):
                 (self.path / emptied).rmdir()
         self._ours.difference_update(gone)
-        self._file.seek(0)
-        self._file.truncate()
-        self._file.write("".join(f"{name}\n" for name in sorted(self._ours)))
-        self._file.flush()
+        self._file.truncate(0)
+        self._write(sorted(self._ours))
+
+    def _write(self, names: Iterable[str]) -> None:
+        """Appends to the list."""
+        try:
+            self._file.write("".join(f"{name}\n" for name in names))
+            self._file.flush()
+        except OSError as error:
+            raise UserError(f"cannot write to {self.flag} {self.path}: {error.strerror}") from None
 
     def replace(self, name: str, new: Path) -> None:
         """Moves `new` to `name`, in place of what is there of ours."""

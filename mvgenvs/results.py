@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mvgenvs.cameras import Cameras
 from mvgenvs.errors import UserError
-from mvgenvs.folders import LIST, OwnFolder
+from mvgenvs.folders import OwnFolder
 from mvgenvs.media import VideoWriter, color_depth, contact_sheet, read_png, tile, write_png
 from mvgenvs.sequence import SequenceState
 from mvgenvs.transforms import write_cameras
@@ -48,7 +48,8 @@ class ResultsFolder:
         self._shown = sorted({round(i * (num_views - 1) / max(1, shown - 1)) for i in range(shown)})
         self._own = OwnFolder(path)
         try:
-            self._own.add(_of_an_earlier_version(self.path))
+            if not self._own.owns("run.json"):
+                self._own.add(_of_an_earlier_version(self.path))
             self._own.check([*self.names, *_SUMMARIES, "partial"], inputs)
         except UserError:
             self._own.close()
@@ -141,7 +142,7 @@ def _of_an_earlier_version(folder: Path) -> list[str]:
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         names = [*frame_names(record["settings"]["num_views"]), *_SUMMARIES]
-        known = "mvgenvs" in record["versions"] and not (folder / LIST).stat().st_size
+        known = "mvgenvs" in record["versions"]
     except (OSError, ValueError, TypeError, KeyError):
         return []
     return [name for name in names if (folder / name).exists()] if known else []

@@ -74,6 +74,15 @@ def test_the_lock_does_not_wait(tmp_path: Path) -> None:
         assert time.perf_counter() - begun < 1
 
 
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    folder = OwnFolder(tmp_path)
+    folder._file.close()
+    folder._file = Path("/dev/full").open("a")
+    with pytest.raises(UserError, match="No space left on device"):
+        folder.claim(["report.md"])
+    folder.close()
+
+
 def test_sweeping_leaves_what_is_not_ours(tmp_path: Path) -> None:
     root = tmp_path / "object"
     for name in ("rgb/0.png", "rgb/1.txt", "pose/0.txt"):

@@ -1,10 +1,14 @@
 """Networks may compute in half precision: the pictures stay those of fp32 to 1/255 in the mean."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from tiny import ray_cast, ring_cameras, tiny_pipeline, toy_car
+from tiny import ray_cast, ring_cameras, tiny_parts, tiny_pipeline, toy_car
+from tiny_sd import write_sd
 
 import mvgenvs.trial
+from mvgenvs.diffusion.stable.checkpoint import load_stable_diffusion
 from mvgenvs.errors import UserError
 from mvgenvs.pipeline import MultiViewPipeline
 from mvgenvs.trial import fastest_precision
@@ -61,6 +65,19 @@ def test_weights_may_be_half_as_well(pipeline, dtype):
     expected = sampled(pipeline, start="render", renoise="fixed")
     pipeline.to(dtype)
     assert 0 < difference(sampled(pipeline, start="render", renoise="fixed").images, expected.images) <= 1 / 255
+
+
+@pytest.mark.parametrize("how", ["set_precision", "to"])
+@pytest.mark.parametrize(
+    ("conditioner", "dtype"), [("controlnet", HALVES[0]), ("t2i-adapter", HALVES[1]), ("concat", HALVES[0])]
+)
+def test_stable_diffusion_in_half_precision(tmp_path, conditioner, dtype, how):
+    codec, denoiser = load_stable_diffusion(str(write_sd(tmp_path)), conditioner, "a car", 32, 16, 2, "joint")
+    parts = replace(tiny_parts(), codec=codec.eval(), denoiser=denoiser.eval())
+    pipeline = MultiViewPipeline.from_parts(parts)
+    expected = sampled(pipeline, num_inference_steps=2)
+    getattr(pipeline, how)(dtype)
+    assert 0 < difference(sampled(pipeline, num_inference_steps=2).images, expected.images) <= 1 / 255
 
 
 @pytest.mark.parametrize("dtype", HALVES)

@@ -158,7 +158,7 @@ def _finished(folder: Path) -> bool:
 def _write_json(path: Path, content: Any) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
+        partial = path.with_name(f".{path.name}.partial")
         partial.write_text(json.dumps(content, indent=1) + "\n")
         partial.replace(path)
     except OSError as error:
