@@ -77,7 +77,7 @@ def test_the_lock_does_not_wait(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     folder = OwnFolder(tmp_path)
     folder._file.close()
-    folder._file = Path("/dev/full").open("a")
+    folder._file = Path("/dev/full").open("a")  # noqa: SIM115
     with pytest.raises(UserError, match="No space left on device"):
         folder.claim(["report.md"])
     folder.close()

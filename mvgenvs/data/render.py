@@ -11,6 +11,7 @@ from mvgenvs.cameras import Cameras
 from mvgenvs.data.srn import SPLITS
 from mvgenvs.data.srn_writer import FORMATS, PARTIAL, check_object, write_object
 from mvgenvs.errors import OneSentenceParser, UserError, run_script, whole_number
+from mvgenvs.folders import OwnFolder
 from mvgenvs.meshes.files import SUFFIXES, load_mesh
 from mvgenvs.meshes.renderer import Renderer
 from mvgenvs.trajectories import TRAJECTORIES, random_views
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for folder in folders:
         check_object(folder)
     cameras = _cameras(args)
-    with Renderer(cameras.hw) as renderer:
+    with OwnFolder(args.output), Renderer(cameras.hw) as renderer:
         for path, folder in zip(tqdm(args.meshes, unit="mesh"), folders, strict=True):
             mesh = load_mesh(path).oriented(args.front, args.up).normalised()
             metadata = {
