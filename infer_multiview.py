@@ -111,7 +111,8 @@ def make(
             options.dtype = unfinished["dtype"]  # what it was then
         else:
             steps = len(plan) * options.steps
-            dtype = fastest_precision(pipe, images, cameras, targets.batched(), views, steps)
+            with explained_failures(results.partial):
+                dtype = fastest_precision(pipe, images, cameras, targets.batched(), views, steps)
             options.dtype = str(dtype).removeprefix("torch.")
         settings["dtype"] = options.dtype
     pipe.set_precision(getattr(torch, options.dtype))
