@@ -63,7 +63,7 @@ class OwnFolder:
 
     def owns(self, name: str) -> bool:
         """Whether `name`, a path within the folder, or something below it is listed as ours."""
-        return any(ours == name or ours.startswith(f"{name}/") for ours in self._ours)
+        return name in self._ours or any(ours.startswith(f"{name}/") for ours in self._ours)
 
     def below(self, name: str) -> list[str]:
         """What is listed below `name`."""
