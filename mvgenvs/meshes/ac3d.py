@@ -4,6 +4,7 @@
 """
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,8 @@ def read_ac3d(path: str | Path, texture: Callable[[str], Texture] | None = None)
     `texture` finds a texture by the name that the file gives; by default an image beside the file. Each is asked for
     once and shared by all parts. A textured part's material bears the texture's name, else AC3D's material name.
 
-    Raises `UserError` where the file is missing or damaged or holds no surface, and what `texture` raises.
+    Warns where the file ends between two objects and counts more of them, as exporters' files do that left out a lamp.
+    Raises `UserError` where it is missing or damaged or holds no surface, and what `texture` raises.
     """
     path = Path(path)
     try:
@@ -44,6 +46,8 @@ def read_ac3d(path: str | Path, texture: Callable[[str], Texture] | None = None)
         raise UserError(f"{path} is damaged at line {reader.line}: {error}") from error
     if not parts:
         raise UserError(f"{path} holds no surfaces: is it the right file?")
+    if reader.missing:
+        warnings.warn(f"{path} ends {reader.missing} objects before it says that it does", stacklevel=2)
     return Mesh(parts)
 
 
@@ -76,6 +80,7 @@ class _Reader:
         self._lines, self._find_texture = lines, texture
         self._textures: dict[str, Texture] = {}
         self._materials: list[Material] = []
+        self.missing = 0  # children that objects are said to have, and that the file ends without
         self.line = 1
 
     def parts(self) -> Iterator[Part]:
@@ -92,7 +97,10 @@ class _Reader:
         for material, faces in item.faces.items():
             if faces.triangles:
                 yield self._part(item, placement, material, faces)
-        for _ in range(item.kids):
+        for born in range(item.kids):
+            if not any(line.strip() for line in self._lines[self.line :]):
+                self.missing += item.kids - born
+                return
             if self._next()[:1] != ["OBJECT"]:
                 raise ValueError(f"an object is missing: '{item.name}' has {item.kids} children")
             yield from self._object(placement)

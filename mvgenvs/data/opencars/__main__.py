@@ -8,13 +8,13 @@ from pathlib import Path
 from mvgenvs.errors import OneSentenceParser, run_script, whole_number
 from mvgenvs.folders import OwnFolder
 
-CATEGORIES, FORMATS = ("cars", "chairs"), ("png", "webp")  # repeated: --help imports nothing heavy
+CATEGORIES, FORMATS = ("cars", "chairs", "vehicles"), ("png", "webp")  # repeated: --help imports nothing heavy
 
 
 def parser() -> argparse.ArgumentParser:
     parse = OneSentenceParser(
         "python -m mvgenvs.data.opencars",
-        description="Renders freely licensed cars (or chairs) out of Debian packages into the layout of SRN, with "
+        description="Renders freely licensed cars (chairs, vehicles) out of Debian packages into the layout of SRN, with "
         "mattes and exact depth. Run it again to continue after an interruption.",
     )
 

@@ -3,11 +3,11 @@
 A split holds whole families, so that no shape of the test set was ever seen in training in another paint.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mvgenvs.data.opencars import opencity, sweethome3d, torcs, trigger, ufoai
+from mvgenvs.data.opencars import flightgear, opencity, sweethome3d, torcs, trigger, ufoai
 from mvgenvs.data.opencars.catalogue import Entry
 
 
@@ -22,36 +22,40 @@ class Source:
 
 @dataclass(frozen=True)
 class Category:
-    """A class of objects. Families that are in neither set are for training."""
+    """A class of objects. Families that are in none of the sets are for training."""
 
     sources: tuple[Source, ...]
-    val: frozenset[str]
-    test: frozenset[str]
+    held_out: Mapping[str, frozenset[str]]  # by split: "val" and "test", or a second pair, "val2" and "test2"
 
     def split_of(self, family: str) -> str:
-        return "test" if family in self.test else "val" if family in self.val else "train"
+        return next((split for split, families in self.held_out.items() if family in families), "train")
 
 
 CATEGORIES = {
     "cars": Category(
         sources=tuple(Source(s.PACKAGE, s.MEMBERS, s.cars) for s in (torcs, ufoai, sweethome3d, trigger, opencity)),
-        val=frozenset({"torcs_buggy", "sh3d_fordFocus", "ufo_4x4", "ocity_clior"}),
-        test=frozenset(
-            {
-                "torcs_p406",
-                "torcs_155-DTM",
-                "torcs_baja-bug",
-                "trigger_evo",
-                "ufo_golf",
-                "ufo_landy",
-                "sh3d_seat_leon",
-                "sh3d_VW-new-beetle",
-            }
-        ),
+        held_out={
+            "val": frozenset({"torcs_buggy", "sh3d_fordFocus", "ufo_4x4", "ocity_clior"}),
+            "test": frozenset(
+                {
+                    "torcs_p406",
+                    "torcs_155-DTM",
+                    "torcs_baja-bug",
+                    "trigger_evo",
+                    "ufo_golf",
+                    "ufo_landy",
+                    "sh3d_seat_leon",
+                    "sh3d_VW-new-beetle",
+                }
+            ),
+        },
     ),
     "chairs": Category(
         sources=(Source(sweethome3d.PACKAGE, sweethome3d.MEMBERS, sweethome3d.chairs),),
-        val=sweethome3d.CHAIR_VAL,
-        test=sweethome3d.CHAIR_TEST,
+        held_out={"val": sweethome3d.CHAIR_VAL, "test": sweethome3d.CHAIR_TEST},
+    ),
+    "vehicles": Category(
+        sources=(Source(flightgear.PACKAGE, flightgear.MEMBERS, flightgear.vehicles),),
+        held_out={"val2": flightgear.VAL2, "test2": flightgear.TEST2},
     ),
 }
