@@ -24,7 +24,7 @@ def parser() -> OneSentenceParser:
     add = parse.add
     add("--checkpoint", "pipeline folder", default="bundled", metavar="bundled|DIR")
     add("--data", "data set", type=Path, required=True, metavar="DIR")
-    add("--split", "which objects", choices=("test", "val"), default="test")
+    add("--split", "which objects", choices=("test", "val", "test2", "val2"), default="test")
     add("--protocol", "which views are given and which are wanted", choices=PROTOCOLS, default="orbit")
     add("--inputs", "known views, 1 or 2", type=whole_number(1), default=1, metavar="N")
     add("--num-objects", "only the first N objects", type=whole_number(1), metavar="N")

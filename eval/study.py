@@ -60,7 +60,7 @@ def parser() -> OneSentenceParser:
         if name != "conditional":
             add("--checkpoint", "pipeline folder", default="bundled", metavar="bundled|DIR")
             add("--data", "data set", type=Path, required=True, metavar="DIR")
-            add("--split", "which objects", choices=("test", "val"), default="val")
+            add("--split", "which objects", choices=("test", "val", "test2", "val2"), default="val")
             add("--num-objects", "only the first N objects", type=whole_number(1), metavar="N")
             add("--seed", "start of the random numbers", type=int, default=0)
             add("--device", "where to compute", choices=("auto", "cpu", "cuda"), default="auto")

@@ -17,4 +17,4 @@ def entries(root: Path) -> list[Entry]:
     ]
 
 
-TOYS = Category((Source(PACKAGE, ("usr/*",), entries),), val=frozenset({"buggy"}), test=frozenset({"saloon"}))
+TOYS = Category((Source(PACKAGE, ("usr/*",), entries),), {"val": frozenset({"buggy"}), "test": frozenset({"saloon"})})

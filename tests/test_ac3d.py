@@ -148,10 +148,26 @@ def test_windows_line_ends_make_no_difference(tmp_path: Path) -> None:
 def test_every_truncation_is_told_in_one_sentence(tmp_path: Path) -> None:
     whole = model(tmp_path / "a.ac", poly(surface([0, 1, 2]), surface([0, 2, 3])), poly(surface([1, 2, 3])))
     lines = whole.read_text().splitlines()
-    for count in range(len(lines)):
+    for count in set(range(len(lines))) - {lines.index("kids 0") + 1}:
         (tmp_path / "cut.ac").write_text("\n".join(lines[:count]))
         with pytest.raises(UserError, match=r"cut\.ac"):
             read_ac3d(tmp_path / "cut.ac")
+
+
+@pytest.mark.parametrize("end", ["", "\n\n \r\n"])
+def test_a_file_may_end_before_all_the_children_that_it_counts(tmp_path: Path, end: str) -> None:
+    group = "OBJECT group\nloc 0 0 100\nkids 3\n" + poly(surface([0, 1, 2]))
+    path = model(tmp_path / "a.ac", group)
+    path.write_text(path.read_text().replace("kids 1", "kids 2").rstrip() + end)
+    with pytest.warns(UserWarning, match=r"a\.ac ends 3 objects") as told:
+        (part,) = read_ac3d(path).parts
+    assert len(told) == 1
+    assert (part.positions[:, 2] == 100).all()
+
+
+def test_a_whole_file_gives_no_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    read_ac3d(model(tmp_path / "a.ac", poly(surface([0, 1, 2]))))
+    assert not recwarn
 
 
 @pytest.mark.parametrize(
@@ -171,7 +187,7 @@ def test_every_truncation_is_told_in_one_sentence(tmp_path: Path) -> None:
         ("numvert 4", "numvert 5"),
         ("numvert 4", "numvert 999999999999"),
         ("SURF 0x10", "SURF 0x12"),  # nothing but lines
-        ("kids 1", "kids 2"),
+        ("kids 0", "kids 1\nend"),
     ],
 )
 def test_damage_is_told_in_one_sentence(tmp_path: Path, old: str, new: str) -> None:

@@ -15,7 +15,7 @@ from tiny_data import share_in_free_space, toy_views, write_capture
 from mvgenvs.cameras import Cameras, look_at_origin
 from mvgenvs.data.captures import CaptureScenes, fitted
 from mvgenvs.data.sampling import TrainingSets
-from mvgenvs.data.scenes import open_scenes
+from mvgenvs.data.scenes import open_scenes, splits_in
 from mvgenvs.errors import UserError
 
 
@@ -120,6 +120,7 @@ def test_cameras_without_a_common_object_are_user_errors():
 def test_without_split_folders_every_object_is_in_every_split(tmp_path):
     for name in ("b", "a"):
         write_capture(tmp_path / name, toy_views(1))
+    assert splits_in(tmp_path) == ["train", "val", "test"]
     for split in ("train", "val", "test"):
         assert [item.name for item in open_scenes(tmp_path, split, 32).objects] == ["a", "b"]
 

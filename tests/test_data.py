@@ -14,7 +14,7 @@ from tiny_data import share_in_free_space, toy_views, write_opencars
 
 from mvgenvs.data.augment import augment, hue_rotation
 from mvgenvs.data.sampling import TrainingSets, collate
-from mvgenvs.data.scenes import Scenes, open_scenes
+from mvgenvs.data.scenes import Scenes, open_scenes, splits_in
 from mvgenvs.data.srn import SRNScenes
 from mvgenvs.errors import UserError
 from mvgenvs.views import ViewSet
@@ -96,6 +96,13 @@ def test_all_categories_are_read_unless_one_is_named(tmp_path):
     assert names("chairs") == [("train-1", "chairs")]
     with pytest.raises(UserError, match=r"no folder boats_train .*: choose one of cars, chairs"):
         names("boats")
+
+
+def test_the_second_val_and_test_are_splits_of_their_own(tmp_path):
+    write_srn(tmp_path, {"val": 1, "val2": 2, "test2": 1}, views=1)
+    assert splits_in(tmp_path) == ["val", "val2", "test2"]
+    names = {split: [o.name for o in open_scenes(tmp_path, split, 32).objects] for split in ("val", "val2", "test2")}
+    assert names == {"val": ["val-0"], "val2": ["val2-0", "val2-1"], "test2": ["test2-0"]}
 
 
 def test_objects_may_lie_one_folder_deeper_as_those_of_srn_chairs(tmp_path):

@@ -81,7 +81,7 @@ def splits_in(root: Path) -> list[str]:
     """The splits of the captures in a folder; none where there are no captures."""
     if _has_splits(root):
         return [split for split in SPLITS if _captures(root / split)]
-    return list(SPLITS) if _captures(root) else []
+    return ["train", "val", "test"] if _captures(root) else []
 
 
 def fitted(cameras: Cameras, where: Path | str = "this capture") -> tuple[Cameras, float]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from mvgenvs.cameras import Cameras
 from mvgenvs.views import ViewSet
 
-SPLITS = ("train", "val", "test", "val2", "test2")  # the second pair: families of a source that was added later
+SPLITS = ("train", "val", "test", "val2", "test2")  # the second pair: families of a source that came later
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,8 @@ CATEGORIES, FORMATS = ("cars", "chairs", "vehicles"), ("png", "webp")  # repeate
 def parser() -> argparse.ArgumentParser:
     parse = OneSentenceParser(
         "python -m mvgenvs.data.opencars",
-        description="Renders freely licensed cars (chairs, vehicles) out of Debian packages into the layout of SRN, with "
-        "mattes and exact depth. Run it again to continue after an interruption.",
+        description="Renders freely licensed cars, chairs or vehicles out of Debian packages into the layout of SRN, "
+        "with mattes and exact depth. Run it again to continue after an interruption.",
     )
 
     add = parse.add
@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     add("--category", "which objects", choices=CATEGORIES, default="cars")
     add("--packages", "folder of the .deb files, fetched if absent; OUTPUT/packages unless given", type=Path)
     add("--size", "pixels along each side of an image", type=whole_number(1), default=128, metavar="N")
-    add("--views", "views of each train object; val and test objects have SRN's 251", type=whole_number(1), default=50)
+    add("--views", "views of each train object; those of other splits have SRN's 251", type=whole_number(1), default=50)
     add("--sphere", "where the train views come from", choices=("upper", "full"), default="upper")
     add("--format", "of the images, lossless both; webp is a third smaller", choices=FORMATS, default="png")
     add("--repaint", "recoloured and re-proportioned variants of each train object", type=whole_number(0), default=0)

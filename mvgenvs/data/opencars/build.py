@@ -35,7 +35,9 @@ class Recipe:
     sphere: str = "upper"
     repaint: int = 0  # further variants of each train object
     seed: int = 0
-    spiral: int = 251  # views of val and test objects; 64 and 104 are the ones that the SRN protocol takes as input
+    spiral: int = (
+        251  # views of objects that are held out; 64 and 104 are the ones that the SRN protocol takes as input
+    )
 
 
 @dataclass(frozen=True)
