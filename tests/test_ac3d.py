@@ -165,6 +165,17 @@ def test_a_file_may_end_before_all_the_children_that_it_counts(tmp_path: Path, e
     assert (part.positions[:, 2] == 100).all()
 
 
+def test_blank_lines_in_tables_and_misplaced_or_misnamed_materials_do_no_harm(tmp_path: Path) -> None:
+    path = model(tmp_path / "a.ac", poly(surface([0, 1, 2], material=1)), materials=(WHITE, GLASS))
+    expected = read_ac3d(path).parts[0]
+    text = path.read_text().replace("1 1 0\n", "\n1 1 0\n \n").replace("refs 3\n", "refs 3\n\n")
+    text = text.replace(f"{GLASS}\nOBJECT world", f"OBJECT world\n{GLASS.replace('rgb', 'png')}")
+    path.write_text(text)
+    (part,) = read_ac3d(path).parts
+    assert (corner_points(part) == corner_points(expected)).all()
+    assert (part.material.name, part.material.color) == (expected.material.name, expected.material.color)
+
+
 def test_a_whole_file_gives_no_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     read_ac3d(model(tmp_path / "a.ac", poly(surface([0, 1, 2]))))
     assert not recwarn

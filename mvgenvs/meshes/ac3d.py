@@ -27,7 +27,7 @@ def read_ac3d(path: str | Path, texture: Callable[[str], Texture] | None = None)
     `texture` finds a texture by the name that the file gives; by default an image beside the file. Each is asked for
     once and shared by all parts. A textured part's material bears the texture's name, else AC3D's material name.
 
-    Warns where the file ends between two objects and counts more of them, as exporters' files do that left out a lamp.
+    Warns where the file ends between two objects and counts more of them, as some exporters write it.
     Raises `UserError` where it is missing or damaged or holds no surface, and what `texture` raises.
     """
     path = Path(path)
@@ -98,7 +98,7 @@ class _Reader:
             if faces.triangles:
                 yield self._part(item, placement, material, faces)
         for born in range(item.kids):
-            if not any(line.strip() for line in self._lines[self.line :]):
+            if not any(self._lines[i].strip() for i in range(self.line, len(self._lines))):
                 self.missing += item.kids - born
                 return
             if self._next()[:1] != ["OBJECT"]:
@@ -121,6 +121,8 @@ class _Reader:
                     item.placement[:3, 3] = _floats(numbers, 3)
                 case ["rot", *numbers]:  # written for row vectors: x' = x R
                     item.placement[:3, :3] = _floats(numbers, 9).reshape(3, 3).T
+                case ["MATERIAL", *_] as words:  # belongs before the first object
+                    self._materials.append(_material(words))
                 case ["data", count]:
                     self._skip_text(int(count))
                 case ["numvert", count]:
@@ -174,11 +176,14 @@ class _Reader:
         return _words(self._lines[self.line - 1])
 
     def _table(self, rows: int, columns: int) -> Float[np.ndarray, "row column"]:
-        """The first `columns` numbers of the next `rows` lines."""
-        if not 0 <= rows <= len(self._lines) - self.line:
-            raise IndexError("the file ends too early")
-        lines = self._lines[self.line : self.line + rows]
-        self.line += rows
+        """The first `columns` numbers of the next `rows` lines, blank ones not counted."""
+        lines: list[str] = []
+        while len(lines) < rows:
+            more = self._lines[self.line : self.line + rows - len(lines)]
+            if not more:
+                raise IndexError("the file ends too early")
+            self.line += len(more)
+            lines += [line for line in more if line.strip()]
         return _floats([word for line in lines for word in line.split()[:columns]], rows * columns).reshape(-1, columns)
 
     def _skip_text(self, count: int) -> None:
@@ -200,7 +205,7 @@ def _floats(words: Sequence[str], count: int) -> Float[np.ndarray, " n"]:
 
 
 def _material(words: list[str]) -> Material:
-    red, green, blue = _floats(words[words.index("rgb") + 1 :][:3], 3)
+    red, green, blue = _floats(words[3:6], 3)  # after "MATERIAL", the name, and "rgb", which some files call otherwise
     opacity = min(max(1 - float(words[words.index("trans") + 1]), 0.0), 1.0)
     return Material(words[1], (float(red), float(green), float(blue)), opacity)
 

@@ -1,6 +1,6 @@
 """Road vehicles of FlightGear's scenery: cars, vans, buses, lorries, and what drives about on airports and sites.
 
-Of the 285 models in the two folders are left out: light halos, signs, buildings and grounds; containers, skips and
+Of the 281 models in the two folders are left out: light halos, signs, buildings and grounds; containers, skips and
 barrels; trains, ships, aircraft; what is towed (trailers, dollies, carts, power units); groups of several (luggage
 trains, GPU-ba, tractor5-aero); boxes with pictures on them (bus-muc-2, busgr-ba, fire-truck-ba); belt and container
 loaders, on which front and back can't be told; what has a shadow or beams of light baked in (hummerh2-ba,
