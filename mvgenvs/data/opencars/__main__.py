@@ -5,10 +5,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mvgenvs.errors import OneSentenceParser, run_script, whole_number
+from mvgenvs.errors import OneSentenceParser, UserError, run_script, whole_number
 from mvgenvs.folders import OwnFolder
 
-CATEGORIES, FORMATS = ("cars", "chairs", "vehicles"), ("png", "webp")  # repeated: --help imports nothing heavy
+PROCEDURAL = ("procedural-cars", "procedural-shapes")
+CATEGORIES, FORMATS = ("cars", "chairs", "vehicles", *PROCEDURAL), ("png", "webp")  # repeated: --help is light
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     add = parse.add
     add("--output", "folder of the data set", type=Path, required=True, metavar="DIR")
     add("--category", "which objects", choices=CATEGORIES, default="cars")
+    add("--count", "how many procedural objects; raise it to add more", type=whole_number(1), metavar="N")
     add("--packages", "folder of the .deb files, fetched if absent; OUTPUT/packages unless given", type=Path)
     add("--size", "pixels along each side of an image", type=whole_number(1), default=128, metavar="N")
     add("--views", "views of each train object; those of other splits have SRN's 251", type=whole_number(1), default=50)
@@ -35,6 +37,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
+    if (args.count is not None) != (args.category in PROCEDURAL):
+        problem = (
+            "needs --count" if args.count is None else "has as many objects as its packages hold: leave out --count"
+        )
+        raise UserError(f"category {args.category} {problem}")
 
     from mvgenvs.data.opencars.build import Recipe, build
     from mvgenvs.data.sheet import write_credits, write_sheet
@@ -43,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     own = OwnFolder(args.output)  # locked until this function ends
     own.add(name for name in listed if index.exists())  # a folder with an index is ours, listed or not
     own.claim(listed)
-    recipe = Recipe(args.category, args.size, args.views, args.format, args.sphere, args.repaint, args.seed)
+    recipe = Recipe(
+        args.category, args.size, args.views, args.format, args.sphere, args.repaint, args.seed, args.count or 0
+    )
     jobs = args.jobs or os.cpu_count() or 1
     rendered = build(args.output, args.packages or args.output / "packages", recipe, args.only, jobs)
     sheet, credits = (args.output / f"{args.category}.{kind}" for kind in ("jpg", "md"))

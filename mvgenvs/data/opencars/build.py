@@ -1,6 +1,5 @@
 """Builds a data set: unpacks the sources, renders every object in worker processes, resumes what was begun."""
 
-import hashlib
 import json
 import multiprocessing
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from mvgenvs.cameras import Cameras
-from mvgenvs.data.opencars.catalogue import Entry
+from mvgenvs.data.opencars import procedural
+from mvgenvs.data.opencars.catalogue import Entry, seed_of
 from mvgenvs.data.opencars.categories import CATEGORIES
 from mvgenvs.data.opencars.packages import fetch, unpack, version
 from mvgenvs.data.opencars.repaint import repainted
@@ -35,9 +35,8 @@ class Recipe:
     sphere: str = "upper"
     repaint: int = 0  # further variants of each train object
     seed: int = 0
-    spiral: int = (
-        251  # views of objects that are held out; 64 and 104 are the ones that the SRN protocol takes as input
-    )
+    count: int = 0  # of objects, where they are made and not found
+    spiral: int = 251  # views of objects held out; 64 and 104 are the ones that the SRN protocol takes as input
 
 
 @dataclass(frozen=True)
@@ -98,12 +97,14 @@ def build(output: Path, packages: Path, recipe: Recipe, only: str = "*", jobs: i
 def list_tasks(recipe: Recipe, roots: dict[str, Path], versions: dict[str, str]) -> list[Task]:
     """Every object of a category, from the unpacked packages `roots`, in a fixed order."""
     category = CATEGORIES[recipe.category]
+    entries = [entry for source in category.sources for entry in source.entries(roots[source.package])]
+    if category.generate:
+        entries += category.generate(recipe.count, recipe.seed)
     tasks = []
-    for source in category.sources:
-        for entry in source.entries(roots[source.package]):
-            split = category.split_of(entry.family)
-            variants = range(recipe.repaint + 1) if split == "train" else range(1)
-            tasks += [Task(entry, variant, split, versions[source.package]) for variant in variants]
+    for entry in entries:
+        split = category.split_of(entry.family)
+        variants = range(recipe.repaint + 1) if split == "train" else range(1)
+        tasks += [Task(entry, variant, split, versions[entry.package]) for variant in variants]
     return tasks
 
 
@@ -112,13 +113,15 @@ def cameras_of(task: Task, recipe: Recipe) -> Cameras:
     hw = (recipe.size, recipe.size)
     if task.split != "train":
         return srn_spiral(recipe.spiral, hw=hw)
-    rng = np.random.default_rng(_seed(recipe.seed, task.name, "cameras"))
+    rng = np.random.default_rng(seed_of(recipe.seed, task.name, "cameras"))
     return random_views(recipe.views, rng, upper=recipe.sphere == "upper", hw=hw)
 
 
 def _sources(folder: Path, category: str, jobs: int) -> tuple[dict[str, Path], dict[str, str]]:
     """The folder of each unpacked package, and its version."""
     sources = CATEGORIES[category].sources
+    if not sources:
+        return {}, {procedural.PACKAGE: procedural.VERSION}
     debs = fetch([source.package for source in sources], folder)
     versions = {name: version(deb) for name, deb in debs.items()}
     with ThreadPoolExecutor(jobs) as pool:  # threads will do: decompression lets go of the interpreter
@@ -140,11 +143,12 @@ def _claim(index: Path, recipe: Recipe) -> list[str]:
         _write_json(index, {"recipe": mine, "objects": []})
     try:
         content = json.loads(index.read_text())
-        theirs, objects = dict(content["recipe"]), list(content["objects"])
+        theirs, objects = asdict(Recipe()) | dict(content["recipe"]), list(content["objects"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{index} is damaged: delete it, or choose another --output folder") from error
-    if theirs.get("repaint", 0) < recipe.repaint:  # further variants change nothing of what is there
-        theirs["repaint"], objects = recipe.repaint, []
+    for key in ("repaint", "count"):  # further variants and objects change nothing of what is there
+        if theirs[key] < mine[key]:
+            theirs[key], objects = mine[key], []
     if differing := sorted(key for key in mine if theirs.get(key) != mine[key]):
         raise UserError(
             f"{index.parent} holds {recipe.category} built otherwise ({', '.join(differing)} differ): "
@@ -165,10 +169,6 @@ def _write_json(path: Path, content: Any) -> None:
         partial.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}): choose another --output folder") from error
-
-
-def _seed(*words: object) -> int:
-    return int.from_bytes(hashlib.sha256("/".join(map(str, words)).encode()).digest()[:8], "big")
 
 
 def _rendered(todo: Sequence[Task], recipe: Recipe, output: Path, jobs: int) -> Iterator[tuple[Task, str]]:
@@ -212,7 +212,7 @@ def render_task(task: Task, recipe: Recipe, output: Path, renderer: Renderer) ->
         mesh = entry.load()
     except (UserError, OSError) as error:
         return str(error).rstrip(".")
-    seed = _seed(recipe.seed, task.name)
+    seed = seed_of(recipe.seed, task.name)
     if task.variant:
         mesh = repainted(mesh, np.random.default_rng(seed))
     cameras = cameras_of(task, recipe)

@@ -1,5 +1,6 @@
 """What a source of objects offers to the builder: entries that can be loaded."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,3 +18,8 @@ class Entry:
     licence: str
     attribution: str
     load: Callable[[], Mesh]  # y up, front to -z, any scale and position; raises UserError where a file is damaged
+
+
+def seed_of(*words: object) -> int:
+    """A start for random numbers that depends on all the words, and on nothing else."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, words)).encode()).digest()[:8], "big")

@@ -4,10 +4,10 @@ A split holds whole families, so that no shape of the test set was ever seen in 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from mvgenvs.data.opencars import flightgear, opencity, sweethome3d, torcs, trigger, ufoai
+from mvgenvs.data.opencars import flightgear, opencity, procedural, sweethome3d, torcs, trigger, ufoai
 from mvgenvs.data.opencars.catalogue import Entry
 
 
@@ -24,8 +24,10 @@ class Source:
 class Category:
     """A class of objects. Families that are in none of the sets are for training."""
 
-    sources: tuple[Source, ...]
-    held_out: Mapping[str, frozenset[str]]  # by split: "val" and "test", or a second pair, "val2" and "test2"
+    sources: tuple[Source, ...] = ()
+    # By split: "val" and "test", or a second pair, "val2" and "test2".
+    held_out: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    generate: Callable[[int, int], list[Entry]] | None = None  # objects without a package, from their count and a seed
 
     def split_of(self, family: str) -> str:
         return next((split for split, families in self.held_out.items() if family in families), "train")
@@ -58,4 +60,6 @@ CATEGORIES = {
         sources=(Source(flightgear.PACKAGE, flightgear.MEMBERS, flightgear.vehicles),),
         held_out={"val2": flightgear.VAL2, "test2": flightgear.TEST2},
     ),
+    "procedural-cars": Category(generate=procedural.cars),
+    "procedural-shapes": Category(generate=procedural.shapes),
 }

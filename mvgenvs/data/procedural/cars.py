@@ -9,7 +9,7 @@ from mvgenvs.data.procedural.details import cage, fit, formula, seats
 from mvgenvs.data.procedural.fittings import DARK, draw_fittings
 from mvgenvs.data.procedural.form import Form, draw_form
 from mvgenvs.data.procedural.paint import contrast, draw_colour, paint_body
-from mvgenvs.data.procedural.solids import Triangles, box, grid
+from mvgenvs.data.procedural.solids import Triangles, box, grid, lathe
 from mvgenvs.data.procedural.wheels import draw_wheel, wheel
 from mvgenvs.meshes.mesh import Mesh, Part
 
@@ -25,7 +25,7 @@ def random_car(rng: np.random.Generator) -> Mesh:
     race = form.kind in ("single-seater", "buggy") or rng.random() < 0.1
     paint_body(atlas, colour, form.belt, race, rng)
     plastic: Colour = DARK if rng.random() < 0.6 else (0.28, 0.28, 0.29)
-    draw_fittings(atlas, form, colour, plastic, rng)
+    draw_fittings(atlas, body, colour, plastic, rng)
     draw_wheel(atlas.panels["wheel"], colour, rng)
 
     painted, dark = body.triangles()
@@ -99,8 +99,6 @@ def _load(atlas: Atlas, f: Form, colour: Colour, rng: np.random.Generator) -> li
         walls += [box((0, f.tail + boards / 2, middle + side * half), (0.48 * f.width, boards / 2, 0.03)) for side in (-1, 1)]
         return [plain("bed", np.concatenate([*walls, box((0, f.tail, middle), (0.5 * f.width, 0.05, half))]), own)]
     if kind == "tank":
-        from mvgenvs.data.procedural.solids import lathe
-
         radius = min(0.48 * f.width, (f.height - f.tail) / 2)
         profile = np.array([[half, 0], [half, 0.8], [half - 0.15, 1], [-half + 0.15, 1], [-half, 0.8], [-half, 0]])
         tank = lathe(profile * [1, radius], 20)[..., [1, 2, 0]] + np.array([0, f.tail + radius, middle])

@@ -101,10 +101,11 @@ def _wing(body: Body, colour: Colour, rng: np.random.Generator) -> Part:
 def seats(f: Form, deck: float, places: Sequence[float]) -> Part:
     """Pairs of seats at places along s; their backs reach above the belt."""
     blocks = []
+    rise = min(0.8 * (f.height - 0.1 - deck), 0.5)
     for s in places:
         z = s - f.length / 2
-        back = box((0.2 * f.width, deck + 0.15, z), (0.1 * f.width, 0.3, 0.06))
-        head = box((0.2 * f.width, deck + 0.5, z + 0.02), (0.05 * f.width, 0.08, 0.04))
+        back = box((0.2 * f.width, deck + 0.3 * rise, z), (0.1 * f.width, 0.4 * rise, 0.06))
+        head = box((0.2 * f.width, deck + 0.85 * rise, z + 0.02), (0.05 * f.width, 0.15 * rise, 0.04))
         blocks += [both_sides(back), both_sides(head)]
     return plain("seats", np.concatenate(blocks), (0.16, 0.15, 0.15))
 

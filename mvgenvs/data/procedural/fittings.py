@@ -3,6 +3,7 @@
 import numpy as np
 
 from mvgenvs.data.procedural.atlas import Atlas, Colour, Panel
+from mvgenvs.data.procedural.body import Body
 from mvgenvs.data.procedural.form import Form
 from mvgenvs.data.procedural.paint import shade
 
@@ -13,11 +14,14 @@ AMBER: Colour = (0.95, 0.55, 0.1)
 BOXY = ("bus", "van", "lorry")
 
 
-def draw_fittings(atlas: Atlas, form: Form, colour: Colour, plastic: Colour, rng: np.random.Generator) -> None:
+def draw_fittings(atlas: Atlas, body: Body, colour: Colour, plastic: Colour, rng: np.random.Generator) -> None:
     """Draws all of it over the paint."""
+    form = body.form
+    front, rear = body.half_width(np.array([0.05, form.length - 0.05])).tolist()
+    plate = f"{rng.choice(list('ABKLMX'))} {rng.integers(100, 999)}"
     _sides(atlas, form, plastic, rng)
-    _front(atlas, form, plastic, rng)
-    _rear(atlas, form, colour, plastic, rng)
+    _front(atlas, form, front, plate, plastic, rng)
+    _rear(atlas, form, rear, plate, colour, plastic, rng)
     _top(atlas, form, rng)
 
 
@@ -55,10 +59,10 @@ def _sides(atlas: Atlas, f: Form, plastic: Colour, rng: np.random.Generator) -> 
     atlas.panels["right"].disc(f.rear_axle, 0.8 * f.belt, 0.07, shade(plastic, 1.5))
 
 
-def _front(atlas: Atlas, f: Form, plastic: Colour, rng: np.random.Generator) -> None:
+def _front(atlas: Atlas, f: Form, half: float, plate: str, plastic: Colour, rng: np.random.Generator) -> None:
     """Head lamps left and right, a grille between, a plate and an intake below."""
-    panel, half = atlas.panels["front"], f.body_width / 2
-    panel.rectangle(half, -half, 0, f.clearance + rng.uniform(0.02, 0.14), plastic)
+    panel = atlas.panels["front"]
+    panel.rectangle(f.width, -f.width, 0, f.clearance + rng.uniform(0.02, 0.14), plastic)
     if f.kind == "single-seater":
         return
     y = min(0.82 * f.nose, 0.95)
@@ -88,7 +92,7 @@ def _front(atlas: Atlas, f: Form, plastic: Colour, rng: np.random.Generator) -> 
         for side in (-1, 1):
             panel.disc(side * 0.72 * half, low + 0.06, 0.055, CLEAR, 1.2)
     if rng.random() < 0.85:
-        _plate(panel, low + 0.16, rng)
+        _plate(panel, low + 0.16, plate, rng)
     for name in ("left", "right"):  # lamps reach around the corner
         if style in ("slant", "rectangle", "slim"):
             atlas.panels[name].rectangle(0, rng.uniform(0.08, 0.22), y - height / 2, y + height / 3, CLEAR)
@@ -117,13 +121,15 @@ def _head_lamp(panel: Panel, style: str, side: int, outer: float, width: float, 
         panel.rectangle(side * (outer + 0.06), side * (outer - 0.02), low, high, AMBER)
 
 
-def _rear(atlas: Atlas, f: Form, colour: Colour, plastic: Colour, rng: np.random.Generator) -> None:
+def _rear(
+    atlas: Atlas, f: Form, half: float, plate: str, colour: Colour, plastic: Colour, rng: np.random.Generator
+) -> None:
     """Red lamps left and right, a plate, the gap of the boot, a bumper below."""
-    panel, half = atlas.panels["rear"], f.body_width / 2
+    panel = atlas.panels["rear"]
     bumper = f.clearance + rng.uniform(0.08, 0.32)
-    panel.rectangle(-half, half, 0, bumper, plastic if rng.random() < 0.6 else shade(colour, 0.9))
-    panel.rectangle(-half, half, 0, f.clearance + 0.06, DARK)
-    panel.lines([(-half, bumper), (half, bumper)], DARK, 0.7)
+    panel.rectangle(-f.width, f.width, 0, bumper, plastic if rng.random() < 0.6 else shade(colour, 0.9))
+    panel.rectangle(-f.width, f.width, 0, f.clearance + 0.06, DARK)
+    panel.lines([(-f.width, bumper), (f.width, bumper)], DARK, 0.7)
     red: Colour = (rng.uniform(0.65, 0.9), rng.uniform(0.02, 0.1), rng.uniform(0.02, 0.1))
     if f.kind == "single-seater":
         panel.rectangle(-0.08, 0.08, 0.25, 0.35, red)
@@ -138,7 +144,7 @@ def _rear(atlas: Atlas, f: Form, colour: Colour, plastic: Colour, rng: np.random
     if f.kind in ("lorry", "bus"):
         top = min(top, 1.2)
     low, outer = max(top - height, bumper + 0.03), half - 0.03
-    gap = rng.uniform(0.6, 0.8) * half
+    gap, rounds = rng.uniform(0.6, 0.8) * half, int(rng.integers(1, 3))
     for side in (-1, 1):
         panel.lines([(side * gap, bumper), (side * gap, top + 0.1)], DARK, 0.5)
     if style == "band":
@@ -146,7 +152,7 @@ def _rear(atlas: Atlas, f: Form, colour: Colour, plastic: Colour, rng: np.random
     for side in (-1, 1):
         if style == "round":
             radius = min(0.5 * height + 0.04, 0.12)
-            for number in range(int(rng.integers(1, 3)) if side < 0 else 2):
+            for number in range(rounds):
                 panel.disc(side * (outer - 0.04 - radius * (1 + 2.2 * number)), top - radius, radius, red)
             continue
         inner = outer - width
@@ -162,19 +168,19 @@ def _rear(atlas: Atlas, f: Form, colour: Colour, plastic: Colour, rng: np.random
     if style != "round":
         for name in ("left", "right"):
             atlas.panels[name].rectangle(f.length - rng.uniform(0.08, 0.2), f.length + 0.1, low, top, red)
-    _plate(panel, bumper + 0.04 if rng.random() < 0.4 else max(0.5 * (bumper + top) - 0.06, bumper), rng)
+    _plate(panel, bumper + 0.04 if rng.random() < 0.4 else max(0.5 * (bumper + top) - 0.06, bumper), plate, rng)
     if rng.random() < 0.4:
         panel.disc(0, top - 0.03, 0.04, CHROME)
     if rng.random() < 0.3:
         panel.text(0.45 * half, 0.5 * (bumper + top) + 0.1, 0.06, str(rng.choice(["GTI", "2.0", "S4", "XL"])), CHROME)
 
 
-def _plate(panel: Panel, y: float, rng: np.random.Generator) -> None:
+def _plate(panel: Panel, y: float, words: str, rng: np.random.Generator) -> None:
     half, height = ((0.26, 0.115), (0.16, 0.16))[int(rng.random() < 0.25)]
     ground: Colour = (0.93, 0.93, 0.93) if rng.random() < 0.7 else (0.95, 0.8, 0.2)
     panel.rectangle(-half - 0.012, half + 0.012, y - 0.012, y + height + 0.012, DARK)
     panel.rectangle(-half, half, y, y + height, ground)
-    panel.text(0, y + height / 2, 0.75 * height, f"{rng.choice(list('ABKLMX'))} {rng.integers(100, 999)}", DARK)
+    panel.text(0, y + height / 2, 0.75 * height, words, DARK)
 
 
 def _top(atlas: Atlas, f: Form, rng: np.random.Generator) -> None:

@@ -35,11 +35,11 @@ class Kind:
 
 
 KINDS = {
-    "sedan": Kind(.15, (4.1, 5.1), (1.66, 1.92), (1.36, 1.5), (.57, .62), (.17, .2), (.29, .34), (.14, .2), (.44, .53),
+    "sedan": Kind(.15, (4.1, 5.1), (1.66, 1.92), (1.36, 1.5), (.57, .62), (.17, .2), (.3, .355), (.14, .2), (.44, .53),
                   (.61, .67), (.64, .69), (.62, .69), (.3, .55), (52, 63), (.4, .8), (48, 64), (2, 3)),
-    "hatchback": Kind(.15, (3.4, 4.4), (1.55, 1.84), (1.37, 1.56), (.59, .65), (.16, .19), (.27, .34), (.14, .2),
+    "hatchback": Kind(.15, (3.4, 4.4), (1.55, 1.84), (1.37, 1.56), (.59, .65), (.16, .19), (.28, .345), (.14, .2),
                       (.44, .53), (.59, .65), (.6, .66), (.58, .65), (.2, .5), (48, 62), (.03, .2), (15, 48), (1, 2, 3)),
-    "estate": Kind(.09, (4.2, 5.0), (1.66, 1.9), (1.4, 1.55), (.57, .62), (.17, .2), (.29, .34), (.14, .2), (.44, .52),
+    "estate": Kind(.09, (4.2, 5.0), (1.66, 1.9), (1.4, 1.55), (.57, .62), (.17, .2), (.3, .355), (.14, .2), (.44, .52),
                    (.59, .65), (.62, .66), (.6, .65), (.3, .55), (50, 62), (.03, .12), (10, 42), (3,)),
     "coupe": Kind(.09, (3.9, 4.9), (1.62, 1.92), (1.22, 1.4), (.56, .61), (.17, .21), (.29, .36), (.12, .17), (.44, .52),
                   (.62, .68), (.66, .72), (.62, .72), (.4, .75), (56, 65), (.2, .6), (60, 73), (1, 2)),
@@ -131,6 +131,7 @@ def draw_form(rng: np.random.Generator) -> Form:
     nose, cowl, belt, tail = (height * pick(share) for share in (kind.nose, kind.cowl, kind.belt, kind.tail))
     wheelbase, front_axle = length * pick(kind.wheelbase), length * pick(kind.overhang)
     boxy = name in ("bus", "lorry", "van")
+    plump = not boxy and rng.random() < 0.2  # the roundness of older cars
     gap = pick(kind.cowl_gap)
     cowl_s = max(front_axle + gap, float(rng.uniform(0.04, 0.16)))
     base_rear_s = length - pick(kind.boot)
@@ -170,7 +171,7 @@ def draw_form(rng: np.random.Generator) -> Form:
         roof=kind.roof,
         tumblehome=pick(kind.tumblehome),
         corner=pick(kind.corner),
-        edge=pick((0.03, 0.07)) if boxy else pick((0.05, 0.14)),
+        edge=pick((0.03, 0.07)) if boxy else pick((0.16, 0.26)) if plump else pick((0.05, 0.14)),
         tuck=pick((0.0, 0.04)) if boxy else pick((0.03, 0.1)),
         shoulder=pick((0.0, 0.03)) if boxy else pick((0.02, 0.09)),
         flare=0.0 if boxy or name == "single-seater" else pick((0.0, 0.05)),
@@ -178,6 +179,6 @@ def draw_form(rng: np.random.Generator) -> Form:
         bow_rear=pick((0.0, 0.04)) if boxy else pick((0.02, 0.12)),
         lean_front=pick((0.0, 0.08)) if boxy or name == "suv" else pick((0.02, 0.22)),
         lean_rear=pick((0.0, 0.03)) if boxy or name == "pickup" else pick((-0.02, 0.14)),
-        hump=pick((0.0, 0.05)),
+        hump=pick((0.05, 0.11)) if plump else pick((0.0, 0.05)),
         roof_arc=pick((0.01, 0.04)) if boxy else pick((0.03, 0.1)),
     )

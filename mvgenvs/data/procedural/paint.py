@@ -16,11 +16,11 @@ def draw_colour(rng: np.random.Generator) -> Colour:
     """White, silver, grey and black as often as two in four, and bright ones."""
     kind = rng.choice(["white", "black", "grey", "silver", "bright", "muted"], p=[0.15, 0.1, 0.1, 0.13, 0.36, 0.16])
     tint = rng.uniform(-0.02, 0.02, 3)
-    grey = {"white": (0.86, 0.97), "black": (0.04, 0.12), "grey": (0.25, 0.5), "silver": (0.6, 0.78)}
+    grey = {"white": (0.86, 0.97), "black": (0.06, 0.15), "grey": (0.25, 0.5), "silver": (0.6, 0.78)}
     if kind in grey:
         red, green, blue = np.clip(rng.uniform(*grey[kind]) + tint, 0, 1).tolist()
         return red, green, blue
-    hue = float(rng.choice([0.0, 0.03, 0.08, 0.13, 0.3, 0.4, 0.5, 0.57, 0.61, 0.65, 0.75, 0.92]) + rng.normal(0, 0.02))
+    hue = float(rng.choice([0.0, 0.0, 0.01, 0.03, 0.08, 0.13, 0.15, 0.28, 0.38, 0.5, 0.56, 0.59, 0.61, 0.64, 0.66, 0.75, 0.93]) + rng.normal(0, 0.02))
     if kind == "bright":
         return colorsys.hsv_to_rgb(hue % 1, float(rng.uniform(0.7, 1)), float(rng.uniform(0.55, 1)))
     return colorsys.hsv_to_rgb(hue % 1, float(rng.uniform(0.25, 0.6)), float(rng.uniform(0.2, 0.75)))

@@ -24,7 +24,7 @@ def fan(outline: Float[np.ndarray, "n 3"], center: Float[np.ndarray, "3"]) -> Tr
 
 def lathe(profile: Float[np.ndarray, "n 2"], segments: int) -> Triangles:
     """Turns a line of (x, radius), the outside to its left, about the x axis."""
-    angle = np.linspace(0, 2 * np.pi, segments + 1)
+    angle = np.linspace(2 * np.pi, 0, segments + 1)
     x, radius = profile[:, :1], profile[:, 1:]
     points = np.stack([x + 0 * angle, radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
     return grid(points)
