@@ -1,11 +1,11 @@
 import errno
-import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from build_contents import contents
 from debs import write_deb
 from fake_source import PACKAGE, TOYS
 from reprojection import agreement
@@ -38,14 +38,6 @@ def packages(tmp_path) -> Path:
     files = {f"usr/share/{name}.obj": obj_text(toy_car()).encode() for name in OBJECTS}
     write_deb(tmp_path / "debs" / f"{PACKAGE}_1.0-1_all.deb", files, "1.0-1")
     return tmp_path / "debs"
-
-
-def contents(root: Path) -> dict[str, str]:
-    return {
-        p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in sorted(root.rglob("*"))
-        if p.is_file()
-    }
 
 
 def test_a_build_is_a_data_set_with_depth_mattes_and_metadata(tmp_path, packages):

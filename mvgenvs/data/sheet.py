@@ -9,14 +9,18 @@ from mvgenvs.data.srn import SPLITS, SRNScenes
 from mvgenvs.trajectories import canonical_camera
 
 COLUMNS, SIDE = 12, 96  # pictures in a row, and their pixels
+MOST = 600  # pictures of a split: a sheet of thousands serves nobody
 
 
 def write_sheet(root: Path, category: str, path: Path) -> None:
-    """Writes a JPEG with the view of each object, train to test, that is nearest to the canonical camera."""
+    """Writes a JPEG with the view of each object, train to test, that is nearest to the canonical camera.
+
+    Of a split with more than `MOST` objects it shows the first ones.
+    """
     wanted = canonical_camera().centers[0]
     pictures = []
     for scenes in _splits(root, category):
-        for index in range(len(scenes)):
+        for index in range(min(len(scenes), MOST)):
             views = scenes.load(index)
             nearest = int((views.cameras.centers - wanted).norm(dim=-1).argmin())
             pictures.append((views.images[nearest].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))

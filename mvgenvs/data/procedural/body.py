@@ -13,6 +13,7 @@ from mvgenvs.data.procedural.solids import Triangles, grid
 
 Line = Float[np.ndarray, " n"]
 LEVELS = np.array([0.0, 0.2, 0.45, 0.7, 0.9])  # rows of a side, as shares of its height
+STEP = 1e-3  # between cross-sections on the two sides of an upright wall
 
 
 @dataclass(frozen=True)
@@ -100,16 +101,17 @@ class Body:
 
     def stations(self) -> Line:
         """Where the cross-sections are: close together at ends and arches."""
-        f, step = self.form, 1e-3
+        f = self.form
         angles = np.cos(np.linspace(0, np.pi, 11)) * f.wheel_radius * 1.14
         ends = np.array([0, 0.03, 0.1, 0.2, 0.4])
-        lines = [ends, f.length - ends, np.arange(0.6, f.length - 0.5, 0.4), [f.cowl_s, f.base_rear_s]]
+        regular = np.arange(0.6, f.length - 0.5, 0.4)
+        lines = [ends, f.length - ends, regular, np.array([f.cowl_s, f.base_rear_s])]
         for axle in (f.front_axle, f.rear_axle):
-            lines += [axle + angles * (1 - step), axle + angles[[0, -1]] * (1 + step)]
+            lines += [axle + angles * (1 - STEP), axle + angles[[0, -1]] * (1 + STEP)]
         if f.kind == "lorry":
-            lines += [[f.base_rear_s + 0.05, f.base_rear_s + 0.06]]
+            lines += [f.base_rear_s + np.array([0.05, 0.06])]
         if self.pit:
-            lines += [[self.pit.start - step, self.pit.start, self.pit.end, self.pit.end + step]]
+            lines += [np.array([self.pit.start - STEP, self.pit.start, self.pit.end, self.pit.end + STEP])]
         return np.unique(np.clip(np.concatenate(lines), 0, f.length))
 
     def half_sections(self) -> Float[np.ndarray, "station column 3"]:
@@ -142,14 +144,20 @@ class Body:
         last = right.shape[1] - 1
         shell = [grid(right[:, 1:-2]), grid(left[:, last - 2 : 0 : -1])]
         floor = [grid(right[:, :2]), grid(left[:, 1::-1])]
-        deck = [grid(right[:, -3:]), grid(left[:, : last - 3 : -1])]
+        first, after = self._pit_rows()
+        deck, pit = [], []
+        for half in (right[:, -3:], left[:, : last - 3 : -1]):
+            deck += [grid(half[: first + 1]), grid(half[after:])]
+            pit.append(grid(half[first : after + 1]))
+        return np.concatenate([*shell, *deck, *self._caps(right)]), np.concatenate([*floor, *pit])
+
+    def _pit_rows(self) -> tuple[int, int]:
+        """The stations just before and just behind the pit; the last one twice if there is none."""
+        s = self.stations()
         if not self.pit:
-            return np.concatenate([*shell, *deck, *self._caps(right)]), np.concatenate(floor)
-        z = np.concatenate(deck)[..., 2].mean(axis=1) + self.form.length / 2
-        inside = (z > self.pit.start - 2e-3) & (z < self.pit.end + 2e-3)
-        deck_triangles = np.concatenate(deck)
-        painted = np.concatenate([*shell, deck_triangles[~inside], *self._caps(right)])
-        return painted, np.concatenate([*floor, deck_triangles[inside]])
+            return len(s) - 1, len(s) - 1
+        first, after = np.searchsorted(s, [self.pit.start - STEP / 2, self.pit.end + STEP / 2]).tolist()
+        return first - 1, after
 
     def _caps(self, right: Float[np.ndarray, "station column 3"]) -> list[Triangles]:
         """The flat ends, bowed like the rest."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float
@@ -71,7 +72,7 @@ def build_cabin(body: Body, rng: np.random.Generator) -> Cabin:
     low = rng.uniform(0.02, 0.1)
     length = f.base_rear_s - f.cowl_s
     panes: list[Pane | None] = []
-    for column, (start, end) in enumerate(zip(breaks[:-1], breaks[1:], strict=True)):
+    for column, (start, end) in enumerate(pairwise(breaks)):
         share = pillar / ((end - start) * length)
         first, last = column == 0, column == f.columns - 1
         post = rng.uniform(0.1, 0.3) if last and f.columns > 1 and not boxy else share
@@ -94,7 +95,7 @@ def build_cabin(body: Body, rng: np.random.Generator) -> Cabin:
     rear = _wall(lambda u: belt(0 * u + 1, 1 - 2 * u), lambda u: roof(0 * u + 1, 1 - 2 * u), doors,
                  [behind] * (len(doors) - 1), END_SAMPLES if len(doors) == 2 else SIDE_SAMPLES)  # fmt: skip
 
-    t = np.unique(np.concatenate([np.linspace(a, b, SIDE_SAMPLES) for a, b in zip(breaks[:-1], breaks[1:])]))
+    t = np.unique(np.concatenate([np.linspace(a, b, SIDE_SAMPLES) for a, b in pairwise(breaks)]))
     across = np.linspace(1, -1, 7)
     top = np.stack([roof(np.full_like(across, value), across) for value in t])
     painted = [side_painted, mirrored(side_painted), front[0], rear[0], grid(top)]

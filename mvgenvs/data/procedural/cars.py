@@ -95,22 +95,29 @@ def _load(atlas: Atlas, f: Form, colour: Colour, rng: np.random.Generator) -> li
     own = colour if rng.random() < 0.4 else draw_colour(rng)
     if kind == "bed":
         boards = rng.uniform(0.25, 0.5)
-        walls = [box((side * 0.48 * f.width, f.tail + boards / 2, middle), (0.03, boards / 2, half)) for side in (-1, 1)]
-        walls += [box((0, f.tail + boards / 2, middle + side * half), (0.48 * f.width, boards / 2, 0.03)) for side in (-1, 1)]
-        return [plain("bed", np.concatenate([*walls, box((0, f.tail, middle), (0.5 * f.width, 0.05, half))]), own)]
+        walls = [
+            box((side * 0.48 * f.width, f.tail + boards / 2, middle), (0.03, boards / 2, half)) for side in (-1, 1)
+        ]
+        walls += [
+            box((0.0, f.tail + boards / 2, middle + side * half), (0.48 * f.width, boards / 2, 0.03))
+            for side in (-1, 1)
+        ]
+        return [plain("bed", np.concatenate([*walls, box((0.0, f.tail, middle), (0.5 * f.width, 0.05, half))]), own)]
     if kind == "tank":
         radius = min(0.48 * f.width, (f.height - f.tail) / 2)
         profile = np.array([[half, 0], [half, 0.8], [half - 0.15, 1], [-half + 0.15, 1], [-half, 0.8], [-half, 0]])
         tank = lathe(profile * [1, radius], 20)[..., [1, 2, 0]] + np.array([0, f.tail + radius, middle])
         return [plain("tank", tank, own)]
     top = f.height * rng.uniform(0.96, 1.0) + rng.uniform(0, 0.2)
-    load = box((0, (f.tail + top) / 2, middle), (0.5 * f.width, (top - f.tail) / 2, half))
+    load = box((0.0, (f.tail + top) / 2, middle), (0.5 * f.width, (top - f.tail) / 2, half))
     for name in ("left", "right"):
         panel = atlas.panels[name]
         panel.rectangle(start - 0.05, f.length, f.tail, panel.high, own)
         if rng.random() < 0.5:
             ink = contrast(own, rng)
-            panel.text((start + end) / 2, (f.tail + top) / 2, rng.uniform(0.3, 0.7), str(rng.choice(["CARGO", "MILK"])), ink)
+            panel.text(
+                (start + end) / 2, (f.tail + top) / 2, rng.uniform(0.3, 0.7), str(rng.choice(["CARGO", "MILK"])), ink
+            )
     atlas.panels["rear"].rectangle(-f.width, f.width, f.tail, f.height, own)
     atlas.panels["rear"].lines([(0, f.tail), (0, f.height)], DARK, 0.7)
     atlas.panels["top"].rectangle(start - 0.05, f.length, -f.width, f.width, own)

@@ -1,6 +1,7 @@
 """Bolted-on parts: mirrors, bumpers, exhausts, spoilers, bars, signs, seats, cages, wings."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -39,7 +40,9 @@ def fit(atlas: Atlas, body: Body, colour: Colour, roof: Sheet | None, rng: np.ra
         x = float(body.half_width(np.array([f.cowl_s + 0.3]))[0])
         y = f.cowl + (0.09 if f.kind not in ("bus", "lorry") else 0.5)
         glass = both_sides(box((x + 0.02, y, z + 0.055), (0.07, 0.05, 0.012)))
-        shape = ellipsoid((x + 0.02, y, z), mirror_half, 8) if f.kind not in BOXY else box((x + 0.05, y, z), mirror_half)
+        shape = (
+            ellipsoid((x + 0.02, y, z), mirror_half, 8) if f.kind not in BOXY else box((x + 0.05, y, z), mirror_half)
+        )
         parts.append(plain("mirrors", both_sides(shape), colour if rng.random() < 0.6 else DARK))
         parts.append(plain("mirror glass", glass, (0.6, 0.65, 0.7)))
     if not f.open_wheels and rng.random() < 0.45:
@@ -51,7 +54,9 @@ def fit(atlas: Atlas, body: Body, colour: Colour, roof: Sheet | None, rng: np.ra
     if f.kind not in ("bus", "single-seater"):
         x = 0.3 * f.body_width * rng.uniform(0.6, 1.2)
         rear = f.length / 2
-        pipe = tube(np.array([x, f.clearance + 0.03, rear - 0.4]), np.array([x, f.clearance + 0.03, rear + 0.06]), 0.04, 8)
+        pipe = tube(
+            np.array([x, f.clearance + 0.03, rear - 0.4]), np.array([x, f.clearance + 0.03, rear + 0.06]), 0.04, 8
+        )
         parts.append(plain("exhaust", both_sides(pipe) if rng.random() < 0.4 else pipe, (0.5, 0.5, 0.52)))
     if roof is not None:
         parts += _on_roof(f, roof, colour, rng)
@@ -70,7 +75,7 @@ def _on_roof(f: Form, roof: Sheet, colour: Colour, rng: np.random.Generator) -> 
     parts = []
     if f.kind in ("estate", "suv", "mpv") and rng.random() < 0.5:
         line = roof(t, np.full(5, 0.82)) + np.array([0, 0.045, 0])
-        rails = np.concatenate([tube(a, b, 0.022) for a, b in zip(line[:-1], line[1:], strict=True)])
+        rails = np.concatenate([tube(a, b, 0.022) for a, b in pairwise(line)])
         parts.append(plain("rails", both_sides(rails), CHROME if rng.random() < 0.5 else DARK))
         if rng.random() < 0.25:
             middle = roof(np.array([0.55]), np.zeros(1))[0]
@@ -79,9 +84,9 @@ def _on_roof(f: Form, roof: Sheet, colour: Colour, rng: np.random.Generator) -> 
     top = roof(np.array([0.3]), np.zeros(1))[0]
     chance = rng.random()
     if f.kind in ("sedan", "estate", "mpv", "hatchback") and chance < 0.04:
-        parts.append(plain("sign", box((0, top[1] + 0.07, top[2]), (0.25, 0.08, 0.06)), (0.95, 0.85, 0.2)))
+        parts.append(plain("sign", box((0.0, top[1] + 0.07, top[2]), (0.25, 0.08, 0.06)), (0.95, 0.85, 0.2)))
     elif f.kind in ("sedan", "estate", "suv", "van") and chance < 0.08:
-        parts.append(plain("blue lamps", box((0, top[1] + 0.06, top[2]), (0.5, 0.06, 0.09)), (0.1, 0.25, 0.9)))
+        parts.append(plain("blue lamps", box((0.0, top[1] + 0.06, top[2]), (0.5, 0.06, 0.09)), (0.1, 0.25, 0.9)))
     if f.kind in ("hatchback", "suv", "mpv", "estate") and rng.random() < 0.4:
         edge = roof(np.ones(5), np.linspace(0.9, -0.9, 5))
         lip = np.stack([edge, edge + np.array([0, -0.01, rng.uniform(0.1, 0.22)])])
@@ -95,7 +100,9 @@ def _wing(body: Body, colour: Colour, rng: np.random.Generator) -> Part:
     lift, half = rng.uniform(0.08, 0.28), 0.42 * f.width
     y, z = f.tail + lift, f.length / 2 - rng.uniform(0.1, 0.25)
     post = both_sides(box((0.7 * half, f.tail + lift / 2 - 0.02, z), (0.02, lift / 2 + 0.02, 0.06)))
-    return plain("wing", np.concatenate([box((0, y, z), (half, 0.02, 0.11)), post]), colour if rng.random() < 0.6 else DARK)
+    return plain(
+        "wing", np.concatenate([box((0.0, y, z), (half, 0.02, 0.11)), post]), colour if rng.random() < 0.6 else DARK
+    )
 
 
 def seats(f: Form, deck: float, places: Sequence[float]) -> Part:
@@ -148,12 +155,12 @@ def formula(atlas: Atlas, f: Form, second: Colour, rng: np.random.Generator) -> 
     """A single-seater's wings, engine cover, hoop, driver and arms."""
     z, half = f.length / 2, f.width / 2
     seat = f.cowl_s + 0.75
-    wings = [box((0, f.clearance + 0.1, 0.05 - z), (0.95 * half, 0.015, 0.2)),
+    wings = [box((0.0, f.clearance + 0.1, 0.05 - z), (0.95 * half, 0.015, 0.2)),
              both_sides(box((0.95 * half, f.clearance + 0.15, 0.05 - z), (0.015, 0.1, 0.25))),
-             box((0, 0.92 * f.height, z - 0.1), (0.5 * f.width, 0.02, 0.18)),
+             box((0.0, 0.92 * f.height, z - 0.1), (0.5 * f.width, 0.02, 0.18)),
              both_sides(box((0.5 * f.width, 0.72 * f.height, z - 0.1), (0.015, 0.25 * f.height, 0.24)))]  # fmt: skip
-    cover = ellipsoid((0, f.belt, seat + 0.9 - z), (0.2, f.height - f.belt, 0.85), 12)
-    helmet = ellipsoid((0, f.cowl + 0.2, seat - 0.15 - z), (0.13, 0.15, 0.15), 10)
-    lamp = box((0, 0.35, z + 0.02), (0.05, 0.06, 0.05))
+    cover = ellipsoid((0.0, f.belt, seat + 0.9 - z), (0.2, f.height - f.belt, 0.85), 12)
+    helmet = ellipsoid((0.0, f.cowl + 0.2, seat - 0.15 - z), (0.13, 0.15, 0.15), 10)
+    lamp = box((0.0, 0.35, z + 0.02), (0.05, 0.06, 0.05))
     return [plain("wings", np.concatenate(wings), second), atlas.part("cover", cover), plain("helmet", helmet, CHROME),
             plain("rear lamp", lamp, (0.85, 0.05, 0.05)), axles(f)]  # fmt: skip

@@ -38,7 +38,7 @@ def _sides(atlas: Atlas, f: Form, plastic: Colour, rng: np.random.Generator) -> 
     handle = CHROME if rng.random() < 0.4 else DARK
     for name in ("left", "right"):
         panel = atlas.panels[name]
-        panel.rectangle(0, f.length, 0, sill, plastic)
+        panel.rectangle(0.0, f.length, 0.0, sill, plastic)
         if strip:
             panel.rectangle(0.1, f.length - 0.1, 0.5 * f.belt, 0.5 * f.belt + 0.07, DARK)
         for axle in (f.front_axle, f.rear_axle):
@@ -62,7 +62,7 @@ def _sides(atlas: Atlas, f: Form, plastic: Colour, rng: np.random.Generator) -> 
 def _front(atlas: Atlas, f: Form, half: float, plate: str, plastic: Colour, rng: np.random.Generator) -> None:
     """Head lamps left and right, a grille between, a plate and an intake below."""
     panel = atlas.panels["front"]
-    panel.rectangle(f.width, -f.width, 0, f.clearance + rng.uniform(0.02, 0.14), plastic)
+    panel.rectangle(f.width, -f.width, 0.0, f.clearance + rng.uniform(0.02, 0.14), plastic)
     if f.kind == "single-seater":
         return
     y = min(0.82 * f.nose, 0.95)
@@ -95,7 +95,7 @@ def _front(atlas: Atlas, f: Form, half: float, plate: str, plastic: Colour, rng:
         _plate(panel, low + 0.16, plate, rng)
     for name in ("left", "right"):  # lamps reach around the corner
         if style in ("slant", "rectangle", "slim"):
-            atlas.panels[name].rectangle(0, rng.uniform(0.08, 0.22), y - height / 2, y + height / 3, CLEAR)
+            atlas.panels[name].rectangle(0.0, rng.uniform(0.08, 0.22), y - height / 2, y + height / 3, CLEAR)
         if rng.random() < 0.5:
             atlas.panels[name].rectangle(0.02, 0.14, 0.66 * y, 0.66 * y + 0.05, AMBER)
 
@@ -112,7 +112,9 @@ def _head_lamp(panel: Panel, style: str, side: int, outer: float, width: float, 
     if style == "slim":
         low = y
     raised = {"slant": 0.35, "slim": 0.2}.get(style, 0.0) * height
-    corners = np.array([(outer + 0.06, low + raised), (inner, low), (inner + 0.02, high - raised), (outer + 0.06, high)])
+    corners = np.array(
+        [(outer + 0.06, low + raised), (inner, low), (inner + 0.02, high - raised), (outer + 0.06, high)]
+    )
     frame = corners.mean(axis=0) + 1.12 * (corners - corners.mean(axis=0))
     panel.polygon(frame * [side, 1], DARK)
     panel.polygon(corners * [side, 1], CLEAR)
@@ -127,8 +129,8 @@ def _rear(
     """Red lamps left and right, a plate, the gap of the boot, a bumper below."""
     panel = atlas.panels["rear"]
     bumper = f.clearance + rng.uniform(0.08, 0.32)
-    panel.rectangle(-f.width, f.width, 0, bumper, plastic if rng.random() < 0.6 else shade(colour, 0.9))
-    panel.rectangle(-f.width, f.width, 0, f.clearance + 0.06, DARK)
+    panel.rectangle(-f.width, f.width, 0.0, bumper, plastic if rng.random() < 0.6 else shade(colour, 0.9))
+    panel.rectangle(-f.width, f.width, 0.0, f.clearance + 0.06, DARK)
     panel.lines([(-f.width, bumper), (f.width, bumper)], DARK, 0.7)
     red: Colour = (rng.uniform(0.65, 0.9), rng.uniform(0.02, 0.1), rng.uniform(0.02, 0.1))
     if f.kind == "single-seater":
@@ -170,7 +172,7 @@ def _rear(
             atlas.panels[name].rectangle(f.length - rng.uniform(0.08, 0.2), f.length + 0.1, low, top, red)
     _plate(panel, bumper + 0.04 if rng.random() < 0.4 else max(0.5 * (bumper + top) - 0.06, bumper), plate, rng)
     if rng.random() < 0.4:
-        panel.disc(0, top - 0.03, 0.04, CHROME)
+        panel.disc(0.0, top - 0.03, 0.04, CHROME)
     if rng.random() < 0.3:
         panel.text(0.45 * half, 0.5 * (bumper + top) + 0.1, 0.06, str(rng.choice(["GTI", "2.0", "S4", "XL"])), CHROME)
 
@@ -180,7 +182,7 @@ def _plate(panel: Panel, y: float, words: str, rng: np.random.Generator) -> None
     ground: Colour = (0.93, 0.93, 0.93) if rng.random() < 0.7 else (0.95, 0.8, 0.2)
     panel.rectangle(-half - 0.012, half + 0.012, y - 0.012, y + height + 0.012, DARK)
     panel.rectangle(-half, half, y, y + height, ground)
-    panel.text(0, y + height / 2, 0.75 * height, words, DARK)
+    panel.text(0.0, y + height / 2, 0.75 * height, words, DARK)
 
 
 def _top(atlas: Atlas, f: Form, rng: np.random.Generator) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 
 from mvgenvs.data.procedural.atlas import Atlas, Colour, Panel
 
-WORDS = ("TAXI", "RALLY", "EXPRESS", "TURBO", "SERVICE", "TEAM", "GT", "FRESH", "CARGO", "CITY", "NORD", "DELTA", "POST",
-         "BAKERY", "MILK", "FAST", "POLICE", "RENT", "TOUR", "VOLT")  # fmt: skip
+WORDS = ("TAXI", "RALLY", "EXPRESS", "TURBO", "SERVICE", "TEAM", "GT", "FRESH", "CARGO", "CITY", "NORD", "DELTA",
+         "POST", "BAKERY", "MILK", "FAST", "POLICE", "RENT", "TOUR", "VOLT")  # fmt: skip
 BODY_PANELS = ("left", "right", "top", "front", "rear")
 
 
@@ -20,7 +20,10 @@ def draw_colour(rng: np.random.Generator) -> Colour:
     if kind in grey:
         red, green, blue = np.clip(rng.uniform(*grey[kind]) + tint, 0, 1).tolist()
         return red, green, blue
-    hue = float(rng.choice([0.0, 0.0, 0.01, 0.03, 0.08, 0.13, 0.15, 0.28, 0.38, 0.5, 0.56, 0.59, 0.61, 0.64, 0.66, 0.75, 0.93]) + rng.normal(0, 0.02))
+    hue = float(
+        rng.choice([0.0, 0.0, 0.01, 0.03, 0.08, 0.13, 0.15, 0.28, 0.38, 0.5, 0.56, 0.59, 0.61, 0.64, 0.66, 0.75, 0.93])
+        + rng.normal(0, 0.02)
+    )
     if kind == "bright":
         return colorsys.hsv_to_rgb(hue % 1, float(rng.uniform(0.7, 1)), float(rng.uniform(0.55, 1)))
     return colorsys.hsv_to_rgb(hue % 1, float(rng.uniform(0.25, 0.6)), float(rng.uniform(0.2, 0.75)))
@@ -89,7 +92,7 @@ def _two_tone(atlas: Atlas, second: Colour, belt: float, rng: np.random.Generato
         start, end = rng.uniform(0.28, 0.4) * atlas.length, rng.uniform(0.8, 1.0) * atlas.length
         top.rectangle(start, end, top.low, top.high, second)
     elif style == "bonnet":
-        top.rectangle(0, 0.3 * atlas.length, top.low, top.high, second)
+        top.rectangle(0.0, 0.3 * atlas.length, top.low, top.high, second)
 
 
 def _stripes(atlas: Atlas, second: Colour, rng: np.random.Generator) -> None:
@@ -98,7 +101,7 @@ def _stripes(atlas: Atlas, second: Colour, rng: np.random.Generator) -> None:
     offsets: Sequence[float] = (middle,) if rng.random() < 0.4 else (middle - width, middle + width)
     for offset in offsets:
         low, high = offset - 0.45 * width, offset + 0.45 * width
-        atlas.panels["top"].rectangle(0, atlas.length, low, high, second)
+        atlas.panels["top"].rectangle(0.0, atlas.length, low, high, second)
         for name in ("front", "rear"):
             panel = atlas.panels[name]
             panel.rectangle(low, high, panel.low, panel.high, second)
@@ -117,7 +120,7 @@ def _checks(atlas: Atlas, second: Colour, belt: float, rng: np.random.Generator)
 def _patches(panel: Panel, second: Colour, rng: np.random.Generator) -> None:
     """Slanted fields, other ones on each side."""
     for _ in range(int(rng.integers(1, 4))):
-        x = rng.uniform(*sorted((panel.left, panel.right)))
+        x = panel.left + rng.uniform() * (panel.right - panel.left)
         width, slant = rng.uniform(0.15, 0.9), rng.uniform(-0.8, 0.8)
         points = [(x, panel.low), (x + width, panel.low), (x + width + slant, panel.high), (x + slant, panel.high)]
         panel.polygon(points, second if rng.random() < 0.6 else draw_colour(rng))
@@ -134,8 +137,8 @@ def _number(atlas: Atlas, belt: float, rng: np.random.Generator) -> None:
         panel.text(s, 0.62 * belt, 1.1 * radius, number, ink)
     top = atlas.panels["top"]
     place = rng.choice([0.15, 0.55]) * atlas.length
-    top.disc(place, 0, radius, disc)
-    top.text(place, 0, 1.1 * radius, number, ink)
+    top.disc(place, 0.0, radius, disc)
+    top.text(place, 0.0, 1.1 * radius, number, ink)
 
 
 def _gloss(panels: Sequence[Panel], belt: float, rng: np.random.Generator) -> None:

@@ -3,13 +3,17 @@
 import numpy as np
 from jaxtyping import Float
 
-Triangles = Float[np.ndarray, "face 3 3"]
+Triangles = Float[np.ndarray, "_ 3 3"]
 
 
 def grid(points: Float[np.ndarray, "row column 3"]) -> Triangles:
-    """The quads between rows and columns of points; the outside is where columns x rows points to."""
+    """The quads between rows and columns of points; the outside is where columns x rows points to.
+
+    Triangles without area, as at poles, are left out.
+    """
     a, b, c, d = points[:-1, :-1], points[:-1, 1:], points[1:, 1:], points[1:, :-1]
-    return np.stack([np.stack([a, b, c], axis=-2), np.stack([a, c, d], axis=-2)]).reshape(-1, 3, 3)
+    triangles = np.stack([np.stack([a, b, c], axis=-2), np.stack([a, c, d], axis=-2)]).reshape(-1, 3, 3)
+    return triangles[np.linalg.norm(np.cross(*_edges(triangles)), axis=-1) > 1e-13]
 
 
 def strip(outer: Float[np.ndarray, "n 3"], inner: Float[np.ndarray, "n 3"]) -> Triangles:
@@ -60,6 +64,14 @@ def tube(start: Float[np.ndarray, "3"], end: Float[np.ndarray, "3"], radius: flo
     return lathe(profile, sides) @ np.stack([ahead, aside, np.cross(ahead, aside)]) + start
 
 
+def torus(ring: float, thickness: float, segments: int = 20) -> Triangles:
+    """A ring of radius 1 - thickness about the y axis, scaled by `ring`."""
+    around, across = np.meshgrid(*[np.linspace(0, 2 * np.pi, n + 1) for n in (segments, segments // 2)], indexing="ij")
+    radius = 1 - thickness + thickness * np.cos(across)
+    points = np.stack([radius * np.cos(around), thickness * np.sin(across), -radius * np.sin(around)], axis=-1)
+    return grid(ring * points.swapaxes(0, 1))
+
+
 def mirrored(triangles: Triangles) -> Triangles:
     """The same on the other side of the plane x = 0."""
     return (triangles * np.array([-1.0, 1, 1]))[:, ::-1]
@@ -70,12 +82,16 @@ def both_sides(triangles: Triangles) -> Triangles:
     return np.concatenate([triangles, mirrored(triangles)])
 
 
-def normals(triangles: Triangles) -> Float[np.ndarray, "face 3"]:
+def normals(triangles: Triangles) -> Float[np.ndarray, "_ 3"]:
     """Unit normals; zero where a triangle has no area."""
-    normal = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
+    normal = np.cross(*_edges(triangles))
     return normal / np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-12)
 
 
 def volume(triangles: Triangles) -> float:
     """What a closed surface encloses; negative if it is inside out."""
     return float(np.linalg.det(triangles).sum() / 6)
+
+
+def _edges(triangles: Triangles) -> tuple[Float[np.ndarray, "_ 3"], Float[np.ndarray, "_ 3"]]:
+    return triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]

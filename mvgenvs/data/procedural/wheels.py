@@ -36,11 +36,11 @@ def draw_wheel(panel: Panel, colour: Colour, rng: np.random.Generator) -> None:
     dark: Colour = (0.13, 0.13, 0.14)
     style = str(rng.choice(["spokes", "double", "holes", "cap", "wire"], p=[0.45, 0.15, 0.2, 0.12, 0.08]))
     size = rng.uniform(0.62, 0.74)
-    panel.disc(0, 0, size, rim)
+    panel.disc(0.0, 0.0, size, rim)
     count = int(rng.integers(4, 9))
     angles = np.arange(count) * 2 * np.pi / count + rng.uniform(0, 1)
     if style in ("spokes", "double", "wire"):
-        panel.disc(0, 0, 0.87 * size, dark)
+        panel.disc(0.0, 0.0, 0.87 * size, dark)
         width = {"spokes": rng.uniform(0.05, 0.13), "double": 0.035, "wire": 0.015}[style]
         apart = (-0.12, 0.12) if style == "double" else (0.0, 0.3) if style == "wire" else (0.0,)
         for angle in (angle + offset for angle in angles for offset in apart):
@@ -51,5 +51,5 @@ def draw_wheel(panel: Panel, colour: Colour, rng: np.random.Generator) -> None:
         for angle in angles:
             panel.disc(0.6 * size * np.cos(angle), 0.6 * size * np.sin(angle), 0.1, dark)
     else:
-        panel.disc(0, 0, 0.5 * size, (0.85, 0.85, 0.87))
-    panel.disc(0, 0, rng.uniform(0.1, 0.2), rim if rng.random() < 0.6 else dark)
+        panel.disc(0.0, 0.0, 0.5 * size, (0.85, 0.85, 0.87))
+    panel.disc(0.0, 0.0, rng.uniform(0.1, 0.2), rim if rng.random() < 0.6 else dark)
