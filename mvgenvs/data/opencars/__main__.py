@@ -15,8 +15,8 @@ CATEGORIES, FORMATS = ("cars", "chairs", "vehicles", *PROCEDURAL), ("png", "webp
 def parser() -> argparse.ArgumentParser:
     parse = OneSentenceParser(
         "python -m mvgenvs.data.opencars",
-        description="Renders freely licensed cars, chairs or vehicles out of Debian packages, or made-up ones, into the "
-        "layout of SRN, with mattes and exact depth. Run it again to continue after an interruption.",
+        description="Renders freely licensed cars, chairs or vehicles out of Debian packages, or procedural objects, "
+        "into the layout of SRN, with mattes and exact depth. Run it again to continue after an interruption.",
     )
 
     add = parse.add
