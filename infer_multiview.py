@@ -91,6 +91,7 @@ def make(
     pipe.to(device)
     options.steps = pipe.config.default_steps if options.steps is None else options.steps
     options.guidance = pipe.config.default_guidance if options.guidance is None else options.guidance
+    options.start, options.sigma_max = pipe.resolved_start(options.start, options.sigma_max, bool(known))
     options.sigma_max = pipe.scheduler.config.sigma_max if options.sigma_max is None else options.sigma_max
     loaded = time.perf_counter()
 

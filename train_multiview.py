@@ -1,25 +1,26 @@
 """Trains one stage of the model from a configuration, or exports a checkpoint as a pipeline folder.
 
-python train_multiview.py --config configs/opencars128_field.yaml [--optim.lr 1e-4] [--resume auto]
+python train_multiview.py --config configs/field.yaml [--optim.lr 1e-4] [--resume auto]
+python train_multiview.py recipe configs/recipes/two_cores.yaml --data DIR --output DIR [--minutes M]
 python train_multiview.py export RUN --output DIR
 python train_multiview.py refine RUN --data DIR --output DIR
-python train_multiview.py estimate --config configs/opencars128_field.yaml [--optim.batch 16]
+python train_multiview.py estimate --config configs/field.yaml [--optim.batch 16]
 """
 
 import argparse
-import json
-import signal
 import sys
 from pathlib import Path
 
 from mvgenvs.config import TrainConfig, fields_help, load_config
-from mvgenvs.errors import OneSentenceParser, UserError, run_script, whole_number
+from mvgenvs.errors import OneSentenceParser, run_script, whole_number
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] == ["export"]:
         return export(arguments[1:])
+    if arguments[:1] == ["recipe"]:
+        return recipe(arguments[1:])
     if arguments[:1] == ["refine"]:
         return refine(arguments[1:])
     if arguments[:1] == ["estimate"]:
@@ -35,102 +36,26 @@ def configuration(options: argparse.Namespace) -> TrainConfig:
 
 def train(config: TrainConfig, resume: bool) -> int:
     """One stage, from its first step or its newest checkpoint to its last."""
-    import torch
-    from accelerate import Accelerator
-    from accelerate.utils import set_seed
-    from diffusers.optimization import get_cosine_schedule_with_warmup
-    from diffusers.training_utils import EMAModel
-    from tqdm import tqdm
+    from mvgenvs.training.trainer import train
 
-    from mvgenvs.data.sampling import TrainingSets
-    from mvgenvs.data.scenes import open_scenes
-    from mvgenvs.parts import PARTS, build_parts, checkpoints, find_pipeline, load_parts
-    from mvgenvs.training import checkpoint, loop
-    from mvgenvs.training.objective import Objective, fit_codec
-    from mvgenvs.training.optimizer import make_optimizer
-    from mvgenvs.training.validation import training_images, validate
+    return train(config, resume)
 
-    run = Path(config.run.output)
-    if not resume and checkpoints(run):
-        raise UserError(f"{run} holds checkpoints already: add --resume auto, or choose another --run.output")
-    if unknown := {*config.run.train, *config.run.init_parts} - set(PARTS):
-        raise UserError(f"there is no part '{unknown.pop()}' for run.train or run.init_parts: use {', '.join(PARTS)}")
-    taken = config.run.init_parts if config.run.init_from else ()
-    if config.denoiser.trainable != "all" and config.model.kind == "latent" and "denoiser" not in taken:
-        raise UserError(f"denoiser.trainable {config.denoiser.trainable} needs a trained denoiser: give run.init_from")
-    if config.run.threads:
-        torch.set_num_threads(config.run.threads)
 
-    # Data
-    scenes = open_scenes(
-        Path(config.data.root), "train", config.data.size, config.data.category, config.data.fit_captures
-    )
-    sets = TrainingSets(
-        scenes,
-        config.data.num_views,
-        (config.data.min_known, config.data.max_known),
-        config.optim.batch,
-        config.run.seed,
-        config.optim.batch * config.optim.steps,
-        config.data.recolour,
-        config.data.mirror,
-    )
+def recipe(arguments: list[str]) -> int:
+    """`recipe FILE --data DIR --output DIR`: every stage from nothing to a model. Given again, it goes on."""
+    parser = OneSentenceParser(prog="train_multiview.py recipe", description=recipe.__doc__)
+    parser.add_argument("recipe", type=Path, help="a file of configs/recipes/")
+    parser.add_argument("--data", nargs="+", required=True, metavar="DIR[=WEIGHT]", help="data sets with a train split")
+    parser.add("--output", "folder for the stages' runs and the model", type=Path, required=True, metavar="DIR")
+    parser.add("--minutes", "of all stages together (default: the recipe's)", type=float, metavar="M")
+    parser.add_argument("--resume", choices=["auto"], help="taken for granted: a recipe that was stopped goes on")
+    options = parser.parse_args(arguments)
 
-    # Model
-    set_seed(config.run.seed)
-    parts = build_parts(config)
-    if taken:
-        parts = parts.replaced(load_parts(find_pipeline(Path(config.run.init_from))), taken)
-    if "codec" not in taken and config.model.kind == "latent":
-        fit_codec(parts.codec, training_images(scenes))
-    objective = Objective(parts, config)
-    trained = [p for p in objective.parameters() if p.requires_grad]
+    from mvgenvs.training.recipe import PIPELINE, cook, read_recipe
 
-    # Engine
-    tracker = None if config.run.tracker == "none" else config.run.tracker
-    accelerator = Accelerator(
-        mixed_precision=config.run.mixed_precision,
-        gradient_accumulation_steps=config.optim.accumulation,
-        log_with=tracker,
-        project_dir=str(run),
-    )
-    optimizer = make_optimizer(trained, config.optim, accelerator.device)
-    schedule = get_cosine_schedule_with_warmup(optimizer, config.optim.warmup, config.optim.steps)
-    ema = EMAModel(trained, decay=config.optim.ema)
-    prepared, optimizer = accelerator.prepare(objective, optimizer)
-    ema.to(accelerator.device)
-    accelerator.register_for_checkpointing(schedule, ema)
-    start, skipped = checkpoint.resume(accelerator, config)
-    if tracker:
-        accelerator.init_trackers("logs")
-    stop_signal = catch_signals()
-
-    # Training
-    steps = loop.train(
-        accelerator, prepared, optimizer, schedule, ema,
-        loop.batches(sets, config, accelerator, start), config, start, skipped,
-    )  # fmt: skip
-    bar = tqdm(steps, total=config.optim.steps, initial=start, unit="step", disable=not accelerator.is_main_process)
-    for report in bar:
-        losses = {name: round(value, 4) for name, value in report.losses.items()}
-        bar.set_postfix(**losses, skipped=report.skipped, wait=f"{report.wait:.0%}")
-        last = report.step == config.optim.steps
-        if report.step % config.run.log_every == 0 or last:
-            state = {"grad_norm": report.grad_norm, "lr": report.lr, "wait": report.wait}
-            accelerator.log({**report.losses, **state}, step=report.step)
-            append_line(run / "log.jsonl", {"step": report.step, **report.losses, **state})
-        if last or stop_signal or report.step % config.run.checkpoint_every == 0:
-            checkpoint.save_checkpoint(accelerator, config, parts, ema, report.step, report.skipped)
-        every = config.run.validate_every
-        if accelerator.is_main_process and ((every > 0 and report.step % every == 0) or (last and every >= 0)):
-            with checkpoint.ema_weights(ema, parts):
-                metrics = validate(parts, config, report.step)
-            accelerator.log({f"val/{name}": value for name, value in metrics.items()}, step=report.step)
-            bar.write(f"step {report.step}: " + ", ".join(f"{name} {value:.2f}" for name, value in metrics.items()))
-        if stop_signal:
-            bar.write(f"stopped by {stop_signal[0]} after step {report.step}; continue with --resume auto")
-            break
-    accelerator.end_training()
+    if code := cook(read_recipe(options.recipe, options.output, options.data, options.minutes)):
+        return code
+    print(f"wrote {options.output / PIPELINE}")
     return 0
 
 
@@ -141,6 +66,8 @@ def export(arguments: list[str]) -> int:
     parser.add_argument("--output", type=Path, required=True, help="pipeline folder to write")
     parser.add_argument("--steps", type=int, default=20, help="sampler steps that suit the model (default: 20)")
     parser.add_argument("--guidance", type=float, default=1.5, help="guidance that suits the model (default: 1.5)")
+    text = "start from the rendering with so much noise, instead of from noise alone"
+    parser.add_argument("--render-sigma", type=float, metavar="X", help=text)
     options = parser.parse_args(arguments)
 
     from mvgenvs.parts import find_pipeline, load_parts
@@ -148,7 +75,12 @@ def export(arguments: list[str]) -> int:
     from mvgenvs.training.checkpoint import save_fp16
 
     parts = load_parts(find_pipeline(options.run))
-    pipeline = MultiViewPipeline.from_parts(parts, default_steps=options.steps, default_guidance=options.guidance)
+    pipeline = MultiViewPipeline.from_parts(
+        parts,
+        default_steps=options.steps,
+        default_guidance=options.guidance,
+        default_render_sigma=options.render_sigma,
+    )
     save_fp16(pipeline, options.output)
     print(f"wrote {options.output}")
     return 0
@@ -161,7 +93,7 @@ def refine(arguments: list[str]) -> int:
     """
     parser = OneSentenceParser(prog="train_multiview.py refine", description=refine.__doc__)
     parser.add_argument("run", help="run, checkpoint or pipeline folder, or bundled")
-    parser.add("--data", "data set", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--data", nargs="+", required=True, metavar="DIR[=WEIGHT]", help="data sets")
     parser.add("--output", "folder for the views and the new pipeline", type=Path, required=True, metavar="DIR")
     parser.add("--sets", "training sets to make six views of", type=whole_number(1), default=120, metavar="N")
     parser.add("--steps", "optimisation steps", type=whole_number(1), default=2000, metavar="N")
@@ -209,24 +141,6 @@ def underscored(argument: str) -> str:
     """A flag with its hyphens as the configuration's underscores: --run.init-from is --run.init_from."""
     name, equals, value = argument.partition("=")
     return "--" + name[2:].replace("-", "_") + equals + value if name.startswith("--") else argument
-
-
-def catch_signals() -> list[str]:
-    """An empty list that receives the name of a SIGTERM or SIGINT; the step at hand is finished and saved first."""
-    received: list[str] = []
-
-    def note(number: int, _: object) -> None:
-        received.append(signal.Signals(number).name)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, note)
-    return received
-
-
-def append_line(path: Path, entry: dict[str, float]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(entry) + "\n")
 
 
 if __name__ == "__main__":

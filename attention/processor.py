@@ -1,6 +1,6 @@
 """Joint attention as diffusers attention processors, and the one function that installs them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from attention.anchor_cache import AnchorState
 from attention.backends import AttentionBackend, attend, attend_block_causal
+from attention.rotary import rotate
+
+Points = Mapping[int, Tensor]  # tokens of a view at one level of a network -> their points, (batch_view, n, 3)
 
 
 class _ViewsProcessor:
@@ -31,14 +34,22 @@ class _ViewsProcessor:
         context: Float[Tensor, "batch_view m e"] | None,
         attention_mask: Tensor | None,
         num_views: int,
+        points: Points | None,
         attend_set: Callable[[Tensor, Tensor, Tensor], Tensor],
     ) -> Float[Tensor, "batch_view n c"]:
-        """Merges `(b v) n c` to `b (v n) c` for `attend_set`, which takes queries, keys and values, and splits it."""
+        """Merges `(b v) n c` to `b (v n) c` for `attend_set`, which takes queries, keys and values, and splits it.
+
+        With `points`, queries and keys are turned by those of their tokens, see `rotary`.
+        """
         refuse_mask(attention_mask)
         if context is not None:
             return cross_attention(attn, hidden_states, context, self.backend)
         joined = rearrange(hidden_states, "(b v) n c -> b (v n) c", v=num_views)
-        out = project_out(attn, attend_set(*project_in(attn, joined, joined)))
+        query, key, value = project_in(attn, joined, joined)
+        if points is not None:
+            places = rearrange(points[hidden_states.shape[1]], "(b v) n xyz -> b (v n) xyz", v=num_views)
+            query, key = rotate(query, places), rotate(key, places)
+        out = project_out(attn, attend_set(query, key, value))
         return rearrange(out, "b (v n) c -> (b v) n c", v=num_views)
 
 
@@ -53,9 +64,10 @@ class JointViewAttnProcessor(_ViewsProcessor):
         attention_mask: None = None,
         *,
         num_views: int,
+        points: Points | None = None,
     ) -> Float[Tensor, "batch_view n c"]:
         whole_set = partial(attend, backend=self.backend)
-        return self.process(attn, hidden_states, encoder_hidden_states, attention_mask, num_views, whole_set)
+        return self.process(attn, hidden_states, encoder_hidden_states, attention_mask, num_views, points, whole_set)
 
 
 class IndependentViewAttnProcessor(JointViewAttnProcessor):
@@ -69,8 +81,9 @@ class IndependentViewAttnProcessor(JointViewAttnProcessor):
         attention_mask: None = None,
         *,
         num_views: int,
+        points: Points | None = None,
     ) -> Float[Tensor, "batch_view n c"]:
-        return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, num_views=1)
+        return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, num_views=1, points=points)
 
 
 class BlockCausalAttnProcessor(_ViewsProcessor):
@@ -90,6 +103,7 @@ class BlockCausalAttnProcessor(_ViewsProcessor):
         num_views: int,
         num_anchors: int,
         anchor_state: AnchorState | None = None,
+        points: Points | None = None,
     ) -> Float[Tensor, "batch_view n c"]:
         """The last `num_anchors` of the `num_views` views of each set are its anchors.
 
@@ -107,7 +121,7 @@ class BlockCausalAttnProcessor(_ViewsProcessor):
                 key, value = torch.cat([key, held_key], dim=1), torch.cat([value, held_value], dim=1)
             return attend_block_causal(query, key, value, new, self.backend)
 
-        return self.process(attn, hidden_states, encoder_hidden_states, attention_mask, num_views, attend_set)
+        return self.process(attn, hidden_states, encoder_hidden_states, attention_mask, num_views, points, attend_set)
 
 
 PROCESSORS = {

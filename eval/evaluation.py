@@ -15,14 +15,14 @@ from tqdm import tqdm
 from eval.instruments import Instruments, load_instruments
 from eval.methods import SamplesViews
 from eval.objects import evaluate_object
-from eval.provenance import all_versions, checkpoint_sha256
+from eval.provenance import all_versions
 from eval.records import REPORT, RunFolder, Settings, claim_run
 from eval.report import write_report
 from mvgenvs.data.scenes import open_scenes
 from mvgenvs.data.stored import CachedScenes
 from mvgenvs.errors import UserError
 from mvgenvs.folders import OwnFolder
-from mvgenvs.parts import resolve_checkpoint
+from mvgenvs.parts import checkpoint_sha256, resolve_checkpoint
 from mvgenvs.processes import join_processes, on_main
 from mvgenvs.runtime import explained_failures
 

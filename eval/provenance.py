@@ -2,22 +2,12 @@
 
 import hashlib
 import importlib.metadata
-from pathlib import Path
 
 from mvgenvs.media import to_uint8
 from mvgenvs.runtime import versions
 from mvgenvs.views import ViewSet
 
 PACKAGES = ("accelerate", "lpips", "numpy", "opencv-python-headless", "scikit-image", "scipy", "torchvision")
-
-
-def checkpoint_sha256(folder: Path) -> str:
-    """One hash of the names and contents of all weights of a pipeline."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
-        digest.update(f"{path.relative_to(folder).as_posix()}\n{path.stat().st_size}\n".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def truth_sha256(views: ViewSet) -> str:

@@ -10,21 +10,21 @@ from tqdm import tqdm
 from eval.evaluation import load_pipeline
 from eval.instruments import CONSISTENCY, load_instruments
 from eval.protocols import ORBIT_TARGETS
-from eval.provenance import checkpoint_sha256
 from eval.records import Settings
-from eval.studies import conditional, levels, plans, steps
+from eval.studies import conditional, geometry, levels, plans, steps
 from eval.studies.trials import BAR, Study
 from mvgenvs.data.scenes import open_scenes
 from mvgenvs.data.stored import CachedScenes
 from mvgenvs.errors import OneSentenceParser, run_script, whole_number
 from mvgenvs.folders import OwnFolder
-from mvgenvs.parts import resolve_checkpoint
+from mvgenvs.parts import checkpoint_sha256, resolve_checkpoint
 from mvgenvs.perceptual import NETS
 from mvgenvs.pipeline import MultiViewPipeline
 from mvgenvs.runtime import explained_failures, resolve_device
 
 STUDIES = {
     "conditional": "how far from the truth re-noised anchors lead new views, with an ideal denoiser and no weights",
+    "geometry": "the NeRF's depth and silhouettes against the true ones, and what its depth is good for",
     "levels": "the denoiser's error on true views at each noise level: alone, joint, with anchors, without renderings",
     "steps": "quality against network evaluations per new view",
     "plans": "every plan on the same views; joint attention and anchors on and off",
@@ -47,6 +47,9 @@ def run(args: argparse.Namespace, model: Model | None, own: OwnFolder) -> str:
     if model is None:
         with tqdm(total=conditional.num_cases(), desc="sampling", bar_format=BAR, smoothing=0) as progress:
             return conditional.study(own.path, progress.update)
+    if args.study == "geometry":
+        with tqdm(total=model[2], desc="rendering", bar_format=BAR, smoothing=0) as progress:
+            return geometry.study(own.path, *model, progress.update)
     if args.study == "levels":
         return levels.study(own.path, *model, args.seed)
     return INSTRUMENTED[args.study].study(make_study(args, model, own))

@@ -35,6 +35,8 @@ ConfigLoader.yaml_implicit_resolvers = {
 class DataConfig:
     root: str = "data/opencars"
     """data set: the SRN layout (cars_train/<object>/rgb/…), its packed form, or captures with a transforms.json"""
+    sources: tuple[str, ...] = ()
+    """several data sets instead of root, each FOLDER=WEIGHT; training sets are drawn from them by their weights"""
     category: str = ""
     """one of the data set's categories, such as cars; empty takes all"""
     fit_captures: bool = True
@@ -47,10 +49,14 @@ class DataConfig:
     """fewest known views of a set"""
     max_known: int = 2
     """most known views of a set"""
+    known_odds: tuple[float, ...] = ()
+    """odds of 1, 2, … known views, where they are not all the same; replaces min_known and max_known"""
     recolour: float = 0.8
     """probability that a set's hue is turned or its channels are permuted"""
     mirror: bool = True
     """mirror half of the sets left to right, cameras and all"""
+    on_device: bool = False
+    """keep all data on the GPU and draw the same sets there: for data that fit, and GPUs that wait for their loader"""
     workers: int = 0
     """processes that prepare batches; 0 prepares them in the training process"""
 
@@ -79,6 +85,8 @@ class CodecConfig:
     """channels of the network that refines the linear reconstruction"""
     refiner_blocks: int = 6
     """its residual blocks"""
+    refiner_cell: int = 0
+    """side in pixels of the cells that it works on; 0: a quarter of the patch's"""
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,16 @@ class NerfConfig:
     """let the field copy the known pixels that a point projects to"""
     mirror_known: bool = True
     """add the mirror image of each known view: for objects symmetric in x, such as cars"""
+    density: str = "softplus"
+    """how the field's output becomes a density: softplus, or exp, which reaches hard surfaces sooner"""
+    world_channels: int = 0
+    """channels of the volume in the world, made by 3-D convolutions; 0 does without"""
+    world_widths: tuple[int, ...] = (48, 96, 192)
+    """channels of its network's levels, finest first"""
+    world_grid: tuple[int, ...] = (20, 20, 32)
+    """voxels of its finest level along x, y and z, multiples of 4; it has twice as many"""
+    world_extent: tuple[float, ...] = (0.32, 0.32, 0.52)
+    """half sides of the box that it spans, in world units; nothing beyond is rendered"""
 
 
 @dataclass(frozen=True)
@@ -125,6 +143,22 @@ class DenoiserConfig:
     """normalise queries and keys of the joint attention"""
     attention: str = "joint"
     """joint: views of a set see one another; block-causal: known ones see no new ones; independent: each sees itself"""
+    show_prior: bool = False
+    """show the network the encoded rendering itself, besides its pooled features"""
+    rotary_points: bool = False
+    """turn queries and keys by the 3-D point that each token shows, so that views find each other's surfaces"""
+    std_floor: float = 0.05
+    """deviation of the latents from the encoded rendering where its opacity is almost 0"""
+    std_slope: float = 0.9
+    """what the square root of the opacity adds to it"""
+    std_ceiling: float = 0.8
+    """its largest value"""
+    std_air: float = 0.004
+    """its value where nothing is near"""
+    air_distance: int = 2
+    """how many latents away the nearest thing is there, at least"""
+    fit_prior: bool = False
+    """measure floor, slope and ceiling, and a factor for each channel, on training sets before the first step"""
     trainable: str = "all"
     """all; conditioner: its ControlNet or adapter alone; attention, lora: also the joint attention, or LoRA on it"""
     lora_rank: int = 8
@@ -141,28 +175,38 @@ class LossConfig:
     """weight of the NeRF's opacity against the object mask (MSE)"""
     depth: float = 0.0
     """weight of the NeRF's depth error on the object (L1); only for data with depth"""
+    distance: float = 0.0
+    """weight of the expected |distance - true distance| along rays of the object, which wants thin surfaces"""
     opacity: float = 0.0
     """weight of the mean opacity, which keeps the field from filling the frustum"""
     denoise: float = 0.0
     """weight of the denoising loss"""
     perceptual: float = 0.0
     """weight of LPIPS-VGG between the decoded denoised latents and the true images"""
+    perceptual_trunk: str = ""
+    """folder with the VGG weights of that loss, whole or the first stages; empty looks where evaluation does"""
     perceptual_crop: int = 64
-    """side of the random crops that LPIPS-VGG compares, in pixels"""
+    """side of the random crop of one view of each set that LPIPS-VGG compares, in pixels"""
     rays: int = 0
     """random rays per view for the NeRF's losses; 0 renders whole images at denoiser.render_size"""
+    object_rays: float = 0.0
+    """share of these rays that is drawn from the object and its surroundings, where there is a mask"""
+    random_background: bool = False
+    """compare colours on a random background for each set, so that white surfaces are no air; needs masks"""
     noise_law: str = "latent"
-    """distribution of training noise levels: high, mid, low, latent, high-to-low"""
+    """distribution of training noise levels: high, mid, low, latent, wide, high-to-low"""
     offset_noise: float = 0.0
     """amplitude of noise that is constant over each channel of a view; 0.1 is usual with Stable Diffusion"""
     min_snr: float = 0.0
     """gamma of Min-SNR weighting, 5 in its paper; 0 weighs noise levels as EDM does"""
     drop_condition: float = 0.1
-    """probability that a view's rendering is dropped"""
+    """probability that the renderings of a set are dropped, of all its views at once, as guidance does"""
     noise_draws: int = 1
     """noise levels and noises drawn for each rendered set; rendering costs more than denoising"""
     clean_known: float = 0.5
     """probability that a set's known views enter almost clean, as anchors, instead of at the set's noise level"""
+    clean_views: float = 0.0
+    """probability that each view of a set, known or not, enters almost clean with even odds: anchors to look at"""
     input_noise: float = 0.5
     """largest amplitude of noise on the known images, added to half of the sets"""
     latent_noise: float = 0.0
@@ -203,6 +247,8 @@ class RunConfig:
     """pipeline folder, or run folder, whose weights are the start; empty starts from scratch"""
     init_parts: tuple[str, ...] = ("codec", "nerf", "denoiser")
     """the parts to take from init_from; the others start from scratch"""
+    minutes: float = 0.0
+    """how long to train: steps follow from the throughput of the first ones, in place of optim.steps; 0: by steps"""
     seed: int = 0
     """seed of weights, sets, noise"""
     checkpoint_every: int = 200
@@ -218,11 +264,11 @@ class RunConfig:
     tracker: str = "tensorboard"
     """accelerate tracker, or none"""
     mixed_precision: str = "no"
-    """no, bf16 or fp16 (bf16 is slow on most CPUs)"""
+    """no, bf16, fp16, or auto: bf16 where the processor has it and a short trial finds it faster"""
     gradient_checkpointing: bool = False
     """compute the denoiser's activations twice instead of keeping them: less memory, same gradients"""
     compile: bool = False
-    """compile the denoiser's UNet with torch.compile, which takes minutes at the first step and a C++ compiler"""
+    """torch.compile the denoiser's UNet and the NeRF's encoders: minutes at the first step, and a C++ compiler"""
     threads: int = 0
     """CPU threads; 0 leaves torch's choice"""
     max_nonfinite: int = 20

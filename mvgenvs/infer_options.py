@@ -48,7 +48,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--steps", type=whole, metavar="N", help="sampler steps (default: what suits the checkpoint, usually 20)")
     add("--churn", type=positive, default=0.0, metavar="X", help="stochasticity, EDM's S_churn (default: %(default)s)")
     starts = ["noise", "render"]
-    add("--start", choices=starts, default="noise", help="noise alone, or on the NeRF's views (default: %(default)s)")
+    add("--start", choices=starts, help="noise alone, or on the NeRF's views (default: what suits the checkpoint)")
     add("--sigma-max", type=positive, metavar="X", help="noise level to start from (default: the checkpoint's)")
     add("--guidance", type=positive, metavar="X", help="guidance weight, 1 is none (default: likewise, usually 1.5)")
     add("--seed", type=number(int, 0, 2**63 - 1), default=0, metavar="N", help="seed of all noise (default: 0)")

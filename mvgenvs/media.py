@@ -2,11 +2,8 @@
 
 import os
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 
-import av
 import cv2
 import numpy as np
 import torch
@@ -15,7 +12,6 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 NEAR, FAR = 0.8, 1.8  # the depths that the field covers, in world units
-MIN_VIDEO_SIDE = 256  # pixels; players show smaller videos as stamps
 _LABEL_HEIGHT, _GAP = 18, 4  # pixels in a contact sheet
 
 
@@ -101,49 +97,3 @@ def tile(images: Float[Tensor, "view 3 h w"], columns: int = 8) -> Float[Tensor,
     columns = min(columns, len(images))
     white = images.new_ones(-len(images) % columns, *images.shape[1:])
     return rearrange(torch.cat([images, white]), "(row column) c h w -> c (row h) (column w)", column=columns)
-
-
-class VideoWriter:
-    """Writes an H.264 MP4 that plays in browsers (yuv420p, index in front), frame by frame, in constant memory.
-
-    A context manager: the file takes its name when the block ends well, and leaves nothing behind when it does not.
-    Small frames are enlarged by a whole factor to at least 256 pixels; odd sides lose a pixel.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], fps: int = 12) -> None:
-        self._target = Path(path)
-        self._temporary = self._target.with_name(f".{self._target.name}.{os.getpid()}")
-        self._container = av.open(
-            os.fspath(self._temporary), mode="w", format="mp4", options={"movflags": "+faststart"}
-        )
-        self._fps = fps
-        self._stream: av.VideoStream | None = None
-
-    def __enter__(self) -> "VideoWriter":
-        return self
-
-    def write(self, image: UInt8[np.ndarray, "h w 3"] | Float[Tensor, "3 h w"]) -> None:
-        """Appends an RGB frame, 8-bit or in [0, 1]; all frames have the size of the first."""
-        pixels = to_uint8(image) if isinstance(image, Tensor) else image
-        scale = max(1, -(-MIN_VIDEO_SIDE // min(pixels.shape[:2])))
-        if scale > 1:
-            pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_LANCZOS4)
-        pixels = np.ascontiguousarray(pixels[: pixels.shape[0] // 2 * 2, : pixels.shape[1] // 2 * 2], dtype=np.uint8)
-        if self._stream is None:
-            stream = self._container.add_stream("libx264", rate=Fraction(self._fps), options={"crf": "17"})
-            stream.height, stream.width, stream.pix_fmt = pixels.shape[0], pixels.shape[1], "yuv420p"
-            self._stream = stream
-        if pixels.shape[:2] != (self._stream.height, self._stream.width):
-            raise ValueError("all frames of a video must have one size")
-        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None and self._stream is not None:
-            self._container.mux(self._stream.encode(None))
-        self._container.close()
-        if kind is None and self._stream is not None:
-            self._temporary.replace(self._target)
-        else:
-            self._temporary.unlink(missing_ok=True)

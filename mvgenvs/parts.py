@@ -1,5 +1,6 @@
 """The three learned parts of the system, built from a configuration or read from a pipeline folder."""
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -77,7 +78,13 @@ def build_codec(config: TrainConfig) -> Codec:
         return IdentityCodec()
     if config.codec.kind == "patch":
         shape = config.codec
-        return PatchCodec(shape.patch, shape.channels, shape.refiner_width, shape.refiner_blocks)
+        return PatchCodec(
+            shape.patch,
+            shape.channels,
+            shape.refiner_width,
+            shape.refiner_blocks,
+            refiner_cell=shape.refiner_cell or None,
+        )
     raise UserError(f"setting 'codec.kind' must be patch or identity, not '{config.codec.kind}'")
 
 
@@ -85,7 +92,7 @@ def build_denoiser(config: TrainConfig, codec: Codec, features: int) -> JointDen
     """The denoiser of a model of kind latent, for renderings of this many features."""
     channels, latent_size, _ = codec.latent_shape((config.data.size, config.data.size))
     settings = asdict(config.denoiser)
-    for name in ("render_size", "trainable", "lora_rank"):  # which say how it is trained
+    for name in ("render_size", "fit_prior", "trainable", "lora_rank"):  # which say how it is trained
         del settings[name]
     return JointDenoiser(latent_channels=channels, latent_size=latent_size, features=features, **settings)
 
@@ -102,6 +109,15 @@ def find_pipeline(path: Path) -> Path:
         if (folder / "model_index.json").exists():
             return folder
     raise UserError(f"found no mvgenvs pipeline in {path}: give a pipeline, checkpoint or run folder")
+
+
+def checkpoint_sha256(folder: Path) -> str:
+    """One hash of the names and contents of all weights and settings of a pipeline."""
+    digest = hashlib.sha256()
+    for path in sorted([*folder.rglob("*.safetensors"), *folder.rglob("*.json")]):
+        digest.update(f"{path.relative_to(folder).as_posix()}\n{path.stat().st_size}\n".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def resolve_checkpoint(name: str) -> Path:

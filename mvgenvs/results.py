@@ -15,9 +15,10 @@ from tqdm import tqdm
 from mvgenvs.cameras import Cameras
 from mvgenvs.errors import UserError
 from mvgenvs.folders import OwnFolder
-from mvgenvs.media import VideoWriter, color_depth, contact_sheet, read_png, tile, write_png
+from mvgenvs.media import color_depth, contact_sheet, read_png, tile, write_png
 from mvgenvs.sequence import SequenceState
 from mvgenvs.transforms import write_cameras
+from mvgenvs.video import VideoWriter
 
 SHEET_VIEWS = 48  # the contact sheet of a longer trajectory shows this many, evenly spread
 _SUMMARIES = ("orbit.mp4", "contact_sheet.png", "cameras.json", "progress.png", "progress.mp4", "run.json")

@@ -12,7 +12,7 @@ import torch
 from tiny import Solid, ray_cast, ring_cameras, toy_car, write_srn
 from tiny_data import share_in_free_space, toy_views, write_opencars
 
-from mvgenvs.data.augment import augment, hue_rotation
+from mvgenvs.data.augment import draw_augmentation, hue_rotation
 from mvgenvs.data.sampling import TrainingSets, collate
 from mvgenvs.data.scenes import Scenes, open_scenes, splits_in
 from mvgenvs.data.srn import SRNScenes
@@ -378,7 +378,7 @@ def test_a_set_is_recoloured_alike_in_all_views():
     views = ray_cast([Solid((0.0, 0.0, 0.0), 0.2, (0.6, 0.4, 0.3))], ring_cameras(4))
     palettes = set()
     for seed in range(20):
-        images = augment(views, np.random.default_rng(seed), recolour=1.0, mirror=False).images
+        images = draw_augmentation(np.random.default_rng(seed), recolour=1.0, mirror=False)(views).images
         for view in range(4):
             painted = images[view].movedim(0, -1)[views.mask[view, 0] > 0]
             torch.testing.assert_close(painted, images[0, :, 16, 16].expand_as(painted))
@@ -391,7 +391,7 @@ def test_a_set_is_recoloured_alike_in_all_views():
 def test_augmentation_can_be_switched_off():
     views = ray_cast(toy_car(0), ring_cameras(2))
     for seed in range(5):
-        assert torch.equal(augment(views, np.random.default_rng(seed), 0.0, False).images, views.images)
+        assert torch.equal(draw_augmentation(np.random.default_rng(seed), 0.0, False)(views).images, views.images)
 
 
 def test_a_mirrored_set_is_the_mirrored_world():
@@ -437,5 +437,5 @@ def test_half_of_the_sets_are_mirrored():
     def is_mirrored(augmented: ViewSet) -> bool:
         return torch.equal(augmented.images, views.mirrored().images)
 
-    count = sum(is_mirrored(augment(views, np.random.default_rng(seed), recolour=0.0)) for seed in range(60))
+    count = sum(is_mirrored(draw_augmentation(np.random.default_rng(seed), recolour=0.0)(views)) for seed in range(60))
     assert count == pytest.approx(30, abs=14)

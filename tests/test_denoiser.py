@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import ring_cameras, stacked, tiny_config, tiny_parts, tiny_pipeline
 
-from mvgenvs.diffusion.denoiser import STD_FLOOR, STD_SLOPE, Conditions, JointDenoiser, concatenate_conditions
+from mvgenvs.diffusion.denoiser import Conditions, JointDenoiser, concatenate_conditions
 from mvgenvs.diffusion.noise import preconditioning
 from mvgenvs.nerf.model import Rendering
 from mvgenvs.parts import build_parts
@@ -60,8 +60,9 @@ def test_empty_background_is_expected_to_be_as_rendered(denoiser):
     opacity[..., 2:4, 4:6] = torch.tensor([0.01, 0.25]).repeat(2, 1)  # one latent's pixels; the most opaque one counts
     conditions = denoiser.conditions(Rendering(rendering.features, rendering.depth, opacity), XT, CAMERAS)
     assert torch.equal(conditions.mean, XT)
-    assert (conditions.std[..., 1, 2] - STD_FLOOR - 0.5 * STD_SLOPE).abs().max() < 1e-6
-    assert (conditions.std == STD_FLOOR).sum() == BATCH * VIEWS * 15
+    floor, slope = denoiser.config.std_floor, denoiser.config.std_slope
+    assert (conditions.std[..., 1, 2] - floor - 0.5 * slope).abs().max() < 1e-6
+    assert (conditions.std == floor).sum() == BATCH * VIEWS * 15
 
 
 def test_rendering_prior_is_a_switch():

@@ -22,6 +22,7 @@ import infer_multiview
 from mvgenvs import infer_options
 from mvgenvs.diffusion.plans import PLANS, make_plan
 from mvgenvs.errors import UserError
+from mvgenvs.pipeline import MultiViewPipeline
 from mvgenvs.sequence import SequenceState
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +33,8 @@ class RepeatingPipeline:
     """Has the interface of `MultiViewPipeline`; every view is its first input; remembers how it was called."""
 
     size = 32
-    config = SimpleNamespace(default_steps=20, default_guidance=1.5)
+    config = SimpleNamespace(default_steps=20, default_guidance=1.5, default_render_sigma=None)
+    resolved_start = MultiViewPipeline.resolved_start
     scheduler = SimpleNamespace(config=SimpleNamespace(sigma_max=8.0))
     calls: ClassVar[list[dict]] = []
 

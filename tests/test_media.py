@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from mvgenvs.media import VideoWriter, color_depth, contact_sheet, read_png, tile, to_uint8, write_png
+from mvgenvs.media import color_depth, contact_sheet, read_png, tile, to_uint8, write_png
+from mvgenvs.video import VideoWriter
 
 
 def test_uint8_rounds_and_clips():

@@ -16,7 +16,14 @@ from mvgenvs.nerf.chunks import map_chunks
 from mvgenvs.nerf.field import Scene
 from mvgenvs.nerf.mlp import BLOCK, blockwise_mlp
 from mvgenvs.nerf.model import ViewNeRF
-from mvgenvs.nerf.renderer import composite_weights, importance_samples, merged_ranks, render_rays, sphere_bounds
+from mvgenvs.nerf.renderer import (
+    box_bounds,
+    composite_weights,
+    importance_samples,
+    merged_ranks,
+    render_rays,
+    sphere_bounds,
+)
 from mvgenvs.nerf.volume import frustum_coordinates, sample_images, sample_volumes
 from mvgenvs.runtime import torch_threads
 
@@ -108,7 +115,7 @@ def test_a_blob_in_the_volume_renders_at_its_projection_in_other_cameras(odd_cam
 
     cameras = ring_cameras(2, size=64)
     origins, directions = (x.reshape(1, -1, 3) for x in cameras.rays())
-    out = render_rays(field, origins, directions, RADIUS, 16, 16)
+    out = render_rays(field, origins, directions, box_bounds(origins, directions, RADIUS), 16, 16)
     opacity = out.opacity.reshape(2, 64, 64)
     assert opacity.amax() < 0.5  # thin, so that its mean depth is that of its centre
     pixels, depth = cameras.project(point[None, None])
@@ -169,7 +176,7 @@ def ball(radius: float, density: float, colour: float = 0.2):
 @pytest.mark.parametrize(("coarse", "fine", "tolerance"), [(200, 0, 0.006), (24, 48, 0.02)])
 def test_an_opaque_ball_is_seen_at_its_surface(coarse, fine, tolerance):
     origins, directions = ray_fan(13)
-    out = render_rays(ball(0.3, 1e4), origins, directions, RADIUS, coarse, fine)
+    out = render_rays(ball(0.3, 1e4), origins, directions, box_bounds(origins, directions, RADIUS), coarse, fine)
     offset = origins[0, :, 0]
     for ray in range(13):
         if offset[ray] < 0.28:
@@ -184,7 +191,7 @@ def test_an_opaque_ball_is_seen_at_its_surface(coarse, fine, tolerance):
 
 def test_a_thin_ball_absorbs_as_beer_and_lambert_say():
     origins, directions = ray_fan(1)
-    out = render_rays(ball(0.4, 1.5, colour=0.0), origins, directions, RADIUS, 400, 0)
+    out = render_rays(ball(0.4, 1.5, colour=0.0), origins, directions, box_bounds(origins, directions, RADIUS), 400, 0)
     assert out.opacity.item() == pytest.approx(1 - math.exp(-1.5 * 0.8), abs=0.01)
     assert out.features[0, 0, 0].item() == pytest.approx(math.exp(-1.5 * 0.8), abs=0.01)  # the white behind it
 
@@ -194,7 +201,7 @@ def test_rays_see_nothing_beside_or_behind():
     everywhere = ball(9.0, 1e3)
     sideways = torch.tensor([1.0, 0.0, 0.0]).expand(1, 3, 3)
     for away in (sideways, -directions):
-        out = render_rays(everywhere, origins, away, RADIUS, 8, 8)
+        out = render_rays(everywhere, origins, away, box_bounds(origins, away, RADIUS), 8, 8)
         assert (out.opacity == 0).all()
         torch.testing.assert_close(out.features[..., :3], torch.ones(1, 3, 3))
 

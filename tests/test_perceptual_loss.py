@@ -9,6 +9,7 @@ from tiny import ray_cast, ring_cameras, tiny_config, tiny_parts, toy_car
 from mvgenvs.config import CodecConfig, DenoiserConfig, LossConfig
 from mvgenvs.data.sampling import Batch
 from mvgenvs.diffusion.codec import PatchCodec, decode_with_detail
+from mvgenvs.perceptual import Trunk
 from mvgenvs.training import objective as module
 from mvgenvs.training.objective import Objective
 from mvgenvs.views import stack
@@ -19,16 +20,16 @@ class SquaredError:
 
     def __init__(self, *_: object) -> None: ...
 
-    def loss(self, predicted: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    def losses(self, predicted: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         assert predicted.shape == truth.shape and predicted.shape[1:] == (3, 16, 16)
-        return (predicted - truth).square().mean()
+        return (predicted - truth).square().mean(dim=(1, 2, 3))
 
 
 @pytest.fixture
 def objective(monkeypatch: pytest.MonkeyPatch) -> Objective:
     """In pixels, so that true latents decode to the true images."""
     monkeypatch.setattr(module, "PerceptualDistance", SquaredError)
-    monkeypatch.setattr(module, "find_trunk", lambda net: None)
+    monkeypatch.setattr(module, "find_trunk", lambda net, folder: Trunk([], "", ""))
     config = replace(
         tiny_config(),
         codec=CodecConfig(kind="identity"),
@@ -66,7 +67,7 @@ def test_views_that_are_anchors_do_not_count(objective, batch, monkeypatch):
 
 def test_a_frozen_denoiser_leaves_the_decoder_to_learn(batch, monkeypatch):
     monkeypatch.setattr(module, "PerceptualDistance", SquaredError)
-    monkeypatch.setattr(module, "find_trunk", lambda net: None)
+    monkeypatch.setattr(module, "find_trunk", lambda net, folder: Trunk([], "", ""))
     config = tiny_config()
     config = replace(
         config,

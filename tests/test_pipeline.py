@@ -295,7 +295,7 @@ def test_autoregressive_lifts_the_nerf_from_the_views_that_it_made(quick, monkey
     lifted: list[tuple[torch.Tensor, Cameras]] = []
     encode = quick.nerf.encode
 
-    def watched(images, cameras):
+    def watched(images, cameras, **_):
         lifted.append((images, cameras))
         return encode(images, cameras)
 

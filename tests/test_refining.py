@@ -64,7 +64,7 @@ def test_the_command_makes_views_once_and_changes_the_refiner_alone(checkpoint, 
     data = write_srn(tmp_path / "data", views=8)
     words = ["refine", str(checkpoint), "--data", str(data), "--output", str(tmp_path / "out"), "--sets", "2"]
     assert train_multiview.main([*words, "--steps", "2"]) == 0
-    pictures = sorted((tmp_path / "out" / "views").iterdir())
+    pictures = sorted((tmp_path / "out" / "views").glob("*.png"))
     assert [path.name for path in pictures] == ["000000.png", "000001.png"]
     written = [path.stat().st_mtime_ns for path in pictures]
     assert train_multiview.main([*words, "--steps", "2"]) == 0
@@ -87,4 +87,20 @@ def test_a_codec_without_a_refiner_is_one_sentence(tmp_path):
     )
     MultiViewPipeline.from_parts(tiny_parts(config)).save_pretrained(tmp_path / "pixels")
     with pytest.raises(UserError, match="has no refiner"):
-        refining.refine_checkpoint(str(tmp_path / "pixels"), tmp_path, tmp_path / "out", 1, 1, 0)
+        refining.refine_checkpoint(str(tmp_path / "pixels"), [str(tmp_path)], tmp_path / "out", 1, 1, 0)
+
+
+def test_views_of_another_model_or_seed_are_refused(checkpoint, tmp_path):
+    data = write_srn(tmp_path / "data", views=8)
+    words = ["refine", str(checkpoint), "--data", str(data), "--output", str(tmp_path / "out"), "--sets", "1"]
+    assert train_multiview.main([*words, "--steps", "1"]) == 0
+    with pytest.raises(UserError, match="another model"):
+        train_multiview.main([*words, "--steps", "1", "--seed", "1"])
+    with pytest.raises(UserError, match="another model"):
+        train_multiview.main([words[0], str(tmp_path / "out" / "pipeline"), *words[2:], "--steps", "1"])
+    foreign = tmp_path / "foreign" / "views"
+    foreign.mkdir(parents=True)
+    (foreign / "000000.png").write_bytes(b"mine")
+    with pytest.raises(UserError, match="another model"):
+        train_multiview.main([*words[:4], "--output", str(tmp_path / "foreign"), "--sets", "1", "--steps", "1"])
+    assert (foreign / "000000.png").read_bytes() == b"mine"

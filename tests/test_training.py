@@ -103,14 +103,26 @@ def test_accumulation_changes_nothing(tmp_path: Path, uninterrupted: Path) -> No
 
 def test_two_processes_equal_one(tmp_path: Path, uninterrupted: Path) -> None:
     arguments = [f"--{key}={value}" for key, value in (TINY | {"run.output": str(tmp_path / "run")}).items()]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
-                "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-                "--num_cpu_threads_per_process", "1", "--main_process_port", "0"]  # fmt: skip
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*launcher, "train_multiview.py", *arguments], cwd=REPO, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    assert "training on 2 processes" in done.stdout
     assert_equal(weights(tmp_path / "run"), weights(uninterrupted), tolerance=2e-4)
+
+
+def test_processes_that_do_not_meet_are_refused(tmp_path: Path) -> None:
+    """On a CPU `accelerate launch --cpu` starts one process, however many it was asked for."""
+    arguments = [f"--{key}={value}" for key, value in (TINY | {"run.output": str(tmp_path / "run")}).items()]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+                "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]  # fmt: skip
+    done = subprocess.run(
+        [*launcher, "train_multiview.py", *arguments], cwd=REPO, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode != 0
+    assert "torchrun" in done.stderr
+    assert not checkpoints(tmp_path / "run")
 
 
 def test_nonfinite_steps_are_skipped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

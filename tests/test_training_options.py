@@ -125,7 +125,7 @@ def test_saved_lora_is_plain_and_gives_the_same_output(tmp_path: Path, monkeypat
         assert torch.equal(reloaded(batch, 0.0)["denoise"], merged)
     torch.testing.assert_close(merged, expected, rtol=1e-5, atol=1e-6)
     untrained = Objective(tiny_parts(config), denoiser_config()).eval()
-    assert not torch.allclose(untrained(batch, 0.0)["denoise"], expected, rtol=1e-3)
+    assert not torch.allclose(untrained(batch, 0.0)["denoise"], expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("trainable", ["attention", "lora"])

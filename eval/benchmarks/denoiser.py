@@ -5,7 +5,7 @@ token is worked out, and joint attention computed by its definition.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from attention import AttentionBackend, attention_layers, joint_attention_reference
 from attention.backends import attend
 from attention.processor import project_in, project_out
+from attention.rotary import rotate
 from eval.benchmarks.stage import Setup, Stage
 from mvgenvs.diffusion.denoiser import Conditions, JointDenoiser
 
@@ -46,7 +47,9 @@ def random_inputs(denoiser: JointDenoiser, views: int) -> tuple[Tensor, Tensor, 
     sigma = torch.full((1, views), 0.5, device=unet.device)
     poses = torch.randn(1, views, 12, generator=generator).to(unet.device)
     channels = config.latent_channels
-    conditions = Conditions(maps(unet.config.in_channels - channels), poses, maps(channels), maps(1).abs() + 0.1)
+    conditions = Conditions(
+        maps(unet.config.in_channels - channels), poses, maps(channels), maps(1).abs() + 0.1, 0.3 * maps(3)
+    )
     return maps(channels), sigma, conditions
 
 
@@ -68,11 +71,16 @@ class PlainProcessor:
         attention_mask: None = None,  # which diffusers always passes
         *,
         num_views: int,
+        points: Mapping[int, Tensor] | None = None,
     ) -> Tensor:
         if encoder_hidden_states is not None:
             out = attend(*project_in(attn, hidden_states, encoder_hidden_states), AttentionBackend.SDPA)
         else:
-            query, key, value = (x.flatten(-2) for x in project_in(attn, hidden_states, hidden_states))
+            query, key, value = project_in(attn, hidden_states, hidden_states)
+            if points is not None:
+                places = points[hidden_states.shape[1]]
+                query, key = rotate(query, places), rotate(key, places)
+            query, key, value = (x.flatten(-2) for x in (query, key, value))
             out = joint_attention_reference(query, key, value, num_views, attn.heads)
             out = out.unflatten(-1, (attn.heads, -1))
         return project_out(attn, out)

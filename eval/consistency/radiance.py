@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from eval.consistency.pairs import Distance
 from eval.metrics import psnr, rounded_to_8_bits, ssim
 from mvgenvs.cameras import Cameras
-from mvgenvs.nerf.renderer import RayRendering, render_rays, sphere_bounds
+from mvgenvs.nerf.renderer import RayRendering, box_bounds, render_rays, sphere_bounds
 from mvgenvs.runtime import torch_threads
 
 HELD_OUT_SHARE = 0.1
@@ -175,7 +175,7 @@ class VoxelField:
         samples: int,
         jitter: Float[Tensor, "1 ray"] | None = None,
     ) -> RayRendering:
-        return render_rays(self, origins, directions, RADIUS, samples, 0, jitter)
+        return render_rays(self, origins, directions, box_bounds(origins, directions, RADIUS), samples, 0, jitter)
 
     @torch.no_grad()
     def render(self, cameras: Cameras) -> Float[Tensor, "view 3 h w"]:

@@ -49,10 +49,10 @@ def rendered_once(nerf: ViewNeRF, images: Float[Tensor, "batch known 3 h w"]) ->
             kept[key] = made, now() - started
         return kept[key][0]
 
-    def encode(given: Tensor, cameras: Cameras) -> Scene:
+    def encode(given: Tensor, cameras: Cameras, find_empty: bool = False) -> Scene:
         if given.shape != images.shape or not torch.equal(given, images):
-            return lift(given, cameras)
-        return once(b"", lambda: lift(given, cameras))
+            return lift(given, cameras, find_empty)
+        return once(b"", lambda: lift(given, cameras, find_empty))
 
     def look(scene: Scene, cameras: Cameras) -> Rendering:
         if b"" not in kept or scene is not kept[b""][0]:

@@ -13,17 +13,17 @@ from eval.summary import Table
 
 # What is changed, and with which numbers of steps; everything else is the checkpoint's own.
 GRID: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
-    "euler": ((1, 2, 3, 4, 6, 10, 50), {}),
-    "heun": ((4,), {"sampler": "heun"}),
-    "dpmpp-2m": ((4, 8), {"sampler": "dpmpp-2m"}),
-    "churn": ((8,), {"churn": 1000.0}),  # as much as EDM allows
-    "sigma_max 3": ((2, 4), {"sigma_max": 3.0}),
-    "sigma_max 1": ((2,), {"sigma_max": 1.0}),
-    "rho 3": ((4,), {"rho": 3.0}),
-    "guidance 1.5": ((2,), {"guidance_scale": 1.5}),
-    "clean anchors": ((2, 4), {"anchor_level": "clean"}),
-    "anchors up to 0.5": ((4,), {"anchor_level": 0.5}),
-    "fixed noise": ((4,), {"renoise": "fixed"}),
+    "euler": ((1, 2, 3, 4, 6, 10, 50), {"start": "noise"}),
+    "heun": ((4,), {"start": "noise", "sampler": "heun"}),
+    "dpmpp-2m": ((4, 8), {"start": "noise", "sampler": "dpmpp-2m"}),
+    "churn": ((8,), {"start": "noise", "churn": 1000.0}),  # as much as EDM allows
+    "sigma_max 3": ((2, 4), {"start": "noise", "sigma_max": 3.0}),
+    "sigma_max 1": ((2,), {"start": "noise", "sigma_max": 1.0}),
+    "rho 3": ((4,), {"start": "noise", "rho": 3.0}),
+    "guidance 1.5": ((2,), {"start": "noise", "guidance_scale": 1.5}),
+    "clean anchors": ((2, 4), {"start": "noise", "anchor_level": "clean"}),
+    "anchors up to 0.5": ((4,), {"start": "noise", "anchor_level": 0.5}),
+    "fixed noise": ((4,), {"start": "noise", "renoise": "fixed"}),
     "from the rendering, sigma_max 3": ((2,), {"start": "render", "sigma_max": 3.0}),
     "from the rendering, sigma_max 1": ((2,), {"start": "render", "sigma_max": 1.0}),
     "from the rendering, sigma_max 0.3": ((1, 2), {"start": "render", "sigma_max": 0.3}),
@@ -97,7 +97,7 @@ def _plot(path: Path, table: Table) -> None:
             for label, (steps, changes) in GRID.items():
                 rows = [table[f"{label}, {n} steps"] for n in steps]
                 points = [(row[EVALUATIONS.key], row[column.key]) for row in rows]
-                color, marker = "black" if label == "euler" else None, "s" if "start" in changes else "o"
+                color, marker = "black" if label == "euler" else None, "s" if changes.get("start") == "render" else "o"
                 axes.plot(*zip(*points, strict=True), marker=marker, label=label, color=color)
             for trial, dashes in zip(REFERENCES, ("--", ":"), strict=True):
                 level = table[trial.name].get(column.key)

@@ -1,6 +1,7 @@
 """Augmentations that act alike on all views of a set, so that the set stays one consistent object."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,17 +11,28 @@ from torch import Tensor
 from mvgenvs.views import ViewSet
 
 
-def augment(views: ViewSet, rng: np.random.Generator, recolour: float = 0.8, mirror: bool = True) -> ViewSet:
+@dataclass(frozen=True, eq=False, slots=True)
+class Augmentation:
+    """What is done to one set: a mirror image or not, and a turn of the colours or none."""
+
+    mirrored: bool = False
+    colours: Float[Tensor, "3 3"] | None = None  # a rotation or permutation of RGB space, see `turned`
+
+    def __call__(self, views: ViewSet) -> ViewSet:
+        views = views.mirrored() if self.mirrored else views
+        return views if self.colours is None else views.with_images(turned(views.images, self.colours))
+
+
+def draw_augmentation(rng: np.random.Generator, recolour: float = 0.8, mirror: bool = True) -> Augmentation:
     """Mirrors half of the sets in x and, with probability `recolour`, turns their hue or permutes their channels."""
-    if mirror and rng.random() < 0.5:
-        views = views.mirrored()
+    mirrored = mirror and bool(rng.random() < 0.5)
+    colours = None
     if rng.random() < recolour:
         if rng.random() < 0.5:
-            order = torch.from_numpy(rng.permutation(3))
-            views = views.with_images(views.images.index_select(-3, order))
+            colours = torch.eye(3)[torch.from_numpy(rng.permutation(3))]
         else:
-            views = views.with_images(turned(views.images, hue_rotation(rng.uniform(0, 2 * math.pi))))
-    return views
+            colours = hue_rotation(rng.uniform(0, 2 * math.pi))
+    return Augmentation(mirrored, colours)
 
 
 def turned(

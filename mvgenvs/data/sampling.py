@@ -4,13 +4,16 @@ There is no sampler state and no global generator: resuming at step n, or splitt
 very same sets.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from mvgenvs.data.augment import augment
+from mvgenvs.data.augment import Augmentation, draw_augmentation
 from mvgenvs.data.scenes import Scenes
+from mvgenvs.errors import UserError
 from mvgenvs.views import ViewSet, stack
 
 
@@ -32,6 +35,17 @@ class Batch:
     seeds: list[int]
 
 
+@dataclass(frozen=True, eq=False)
+class SetDraw:
+    """What chance says of one training set, before any picture is touched."""
+
+    scene: int
+    views: list[int]  # positions in the scene's views; the known ones first
+    augmentation: Augmentation
+    num_known: int
+    seed: int
+
+
 class TrainingSets(Dataset[Sample]):
     """An endless sequence of view sets; item `i` belongs to optimisation step `i // global_batch`."""
 
@@ -45,29 +59,54 @@ class TrainingSets(Dataset[Sample]):
         num_items: int,
         recolour: float = 0.8,
         mirror: bool = True,
+        known_odds: Sequence[float] = (),
     ) -> None:
-        """`num_known` is the inclusive range from which each step draws its number of known views."""
+        """`num_known` is the inclusive range from which each step draws its number of known views; `known_odds`, if
+        given, are the odds of 1, 2, ... of them instead. Scenes of several sources are drawn by their weights, within
+        a source by family. Raises `UserError` for odds that leave no view to be made.
+        """
+        sound = all(0 <= odds < math.inf for odds in known_odds) and sum(known_odds) > 0  # NaN is not
+        if known_odds and (len(known_odds) >= num_views or not sound):
+            raise UserError(f"setting 'data.known_odds' wants up to {num_views - 1} odds, one of them above 0")
         self.scenes, self.num_views, self.num_known = scenes, num_views, num_known
         self.global_batch, self.seed, self.num_items = global_batch, seed, num_items
         self.recolour, self.mirror = recolour, mirror
-        families: dict[str, list[int]] = {}
+        self.known_odds = np.array(known_odds) / sum(known_odds) if known_odds else None
+        families: dict[tuple[int, str], list[int]] = {}
         for index, item in enumerate(scenes.objects):
-            families.setdefault(item.family, []).append(index)
-        self.families = [families[name] for name in sorted(families)]
+            families.setdefault((item.source, item.family), []).append(index)
+        self.families = [families[key] for key in sorted(families)]
+        sources = np.array([source for source, _ in sorted(families)])
+        weights = np.array(getattr(scenes, "weights", [1.0]))
+        self.odds = None  # of the families, where they are not all the same
+        if len(weights) > 1:
+            self.odds = weights[sources] / np.bincount(sources, minlength=len(weights))[sources]
+            self.odds = self.odds / self.odds.sum()
 
     def __len__(self) -> int:
         return self.num_items
 
-    def __getitem__(self, index: int) -> Sample:
+    def draw(self, index: int) -> SetDraw:
+        """The set with this index, as far as chance goes."""
         rng = np.random.default_rng((self.seed, index))
-        family = self.families[rng.integers(len(self.families))]
+        number = rng.integers(len(self.families)) if self.odds is None else rng.choice(len(self.odds), p=self.odds)
+        family = self.families[number]
         scene = family[rng.integers(len(family))]
         available = len(self.scenes.objects[scene].view_ids)
         chosen = rng.choice(available, size=self.num_views, replace=available < self.num_views)
-        views = augment(self.scenes.load(scene, chosen.tolist()), rng, self.recolour, self.mirror)
+        augmentation = draw_augmentation(rng, self.recolour, self.mirror)
         low, high = self.num_known
         step_rng = np.random.default_rng((self.seed, index // self.global_batch, 1))
-        return Sample(views, int(step_rng.integers(low, high + 1)), int(rng.integers(2**62)))
+        if self.known_odds is None:
+            num_known = int(step_rng.integers(low, high + 1))
+        else:
+            num_known = 1 + int(step_rng.choice(len(self.known_odds), p=self.known_odds))
+        return SetDraw(scene, chosen.tolist(), augmentation, num_known, int(rng.integers(2**62)))
+
+    def __getitem__(self, index: int) -> Sample:
+        draw = self.draw(index)
+        views = draw.augmentation(self.scenes.load(draw.scene, draw.views))
+        return Sample(views, draw.num_known, draw.seed)
 
 
 def collate(samples: list[Sample]) -> Batch:

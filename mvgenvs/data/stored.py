@@ -27,6 +27,7 @@ class SceneObject:
     view_ids: tuple[int, ...]  # the numbers of its views in the data set, ascending
     category: str = ""  # "cars", "chairs"; empty for captures
     about: Mapping[str, Any] = field(default_factory=dict)  # the data set's own record: licence, attribution, source…
+    source: int = 0  # which of several data sets it is from
 
 
 @dataclass(frozen=True, eq=False, slots=True)

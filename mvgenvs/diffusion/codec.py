@@ -104,14 +104,18 @@ class PatchCodec(Codec):
         refiner_width: int = 48,
         refiner_blocks: int = 6,
         whitening: float = 0.7,
+        refiner_cell: int | None = None,
     ) -> None:
+        """`refiner_cell` is the side in pixels of the cells that the refiner works on, a quarter of the patch's unless
+        given.
+        """
         super().__init__()
         self.downscale = patch  # image side over latent side
         pixels = 3 * patch * patch
         self.register_buffer("mean", torch.full((pixels,), 0.5))
         self.register_buffer("basis", torch.eye(channels, pixels))  # rows are orthonormal
         self.register_buffer("scale", torch.ones(channels))
-        self.refiner = Refiner(max(1, patch // 4), refiner_width, refiner_blocks)
+        self.refiner = Refiner(refiner_cell or max(1, patch // 4), refiner_width, refiner_blocks)
 
     def latent_shape(self, hw: tuple[int, int]) -> tuple[int, int, int]:
         """(channel, height, width) of the latents of an image of size `hw`."""

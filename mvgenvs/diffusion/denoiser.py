@@ -12,6 +12,7 @@ holds unchanged, pixel by pixel; views whose rendering is dropped get mean 0 and
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -29,8 +30,7 @@ from mvgenvs.diffusion.noise import preconditioning
 from mvgenvs.nerf.model import Rendering
 
 POSE_TOKEN_DIM = 64
-STD_FLOOR, STD_SLOPE, STD_CEILING = 0.05, 0.9, 0.8  # latents minus encoded rendering, measured on OpenCars' train set
-STD_AIR, AIR_OPACITY, AIR_DISTANCE = 0.004, 0.05, 2  # where no latent within so many sees an opacity above that
+AIR_OPACITY = 0.05  # where no latent nearby sees an opacity above this, there is nothing
 TIMESTEP_SCALE = 1000  # c_noise spans about [-1.5, 1.2]; diffusers' sinusoids resolve steps of 1 within [0, 1000]
 
 
@@ -41,11 +41,43 @@ class Conditions:
     maps: Float[Tensor, "batch view c h w"]  # at the latents' resolution
     poses: Float[Tensor, "batch view 12"]  # camera-to-world matrices, flattened
     mean: Float[Tensor, "batch view l h w"]  # what the latents are expected to be
-    std: Float[Tensor, "batch view 1 h w"]  # and by how much they may differ
+    std: Float[Tensor, "batch view k h w"]  # and by how much they may differ: alike (k = 1), or each channel by its own
+    points: Float[Tensor, "batch view 3 h w"]  # where in the world the surface is that each latent shows
 
     def select(self, views: Int[Tensor, " chosen"]) -> "Conditions":
         """Those of the chosen views, in that order."""
-        return Conditions(self.maps[:, views], self.poses[:, views], self.mean[:, views], self.std[:, views])
+        return Conditions(*(getattr(self, field.name)[:, views] for field in dataclasses.fields(Conditions)))
+
+
+def surface_points(
+    rendering: Rendering, cameras: Cameras, hw: tuple[int, int], dropped: Bool[Tensor, "batch view"]
+) -> Float[Tensor, "batch view 3 h w"]:
+    """The point of the world that each cell of a picture of size `hw` shows: the mean of what its pixels hit.
+
+    Where nothing is hit, or the rendering is dropped, the point of the ray through its middle nearest to the origin.
+    """
+    origins, directions = cameras.resized(hw).rays()
+    nearest = -(origins * directions).sum(dim=-1)  # distance along the ray
+    forward = cameras.c2w[..., None, None, :3, 2]
+    cosine = (directions * forward).sum(dim=-1)
+    opacity = rendering.opacity.detach().flatten(0, 1).float()
+    kept = F.adaptive_avg_pool2d(opacity, hw)
+    depth = F.adaptive_avg_pool2d(rendering.depth.detach().flatten(0, 1).float() * opacity, hw) / kept.clamp(min=1e-6)
+    kept, depth = (x[:, 0].unflatten(0, dropped.shape) for x in (kept, depth))
+    seen = (kept > AIR_OPACITY) & ~dropped[..., None, None]
+    distance = torch.where(seen, depth / cosine, nearest)
+    return (origins + distance[..., None] * directions).movedim(-1, 2)
+
+
+def token_points(
+    points: Float[Tensor, "batch_view 3 h w"], attention_levels: Sequence[bool]
+) -> dict[int, Float[Tensor, "batch_view n 3"]]:
+    """The points of the tokens at each level of the UNet, by their number; the level below has a quarter of them."""
+    by_level = {}
+    for _ in attention_levels:
+        by_level[points.shape[-1] * points.shape[-2]] = points.flatten(2).mT
+        points = F.avg_pool2d(points, 2)
+    return by_level
 
 
 def concatenate_conditions(parts: Sequence[Conditions], dim: int) -> Conditions:
@@ -75,13 +107,27 @@ class JointDenoiser(JointModel):
         num_heads: int = 4,
         qk_norm: bool = True,
         attention: str = "joint",
+        show_prior: bool = False,
+        rotary_points: bool = False,
+        std_floor: float = 0.05,
+        std_slope: float = 0.9,
+        std_ceiling: float = 0.8,
+        std_air: float = 0.004,
+        air_distance: int = 2,
+        std_channels: Sequence[float] | None = None,
     ) -> None:
         """`latent_size` is the side of the latents, `condition_scale` that of the condition maps over it;
         `render_prior` centres the preconditioning on the rendering; `attention_levels` says at which levels, finest
-        first, transformer blocks attend across the views; `attention` which views see which, see `set_attention`.
+        first, transformer blocks attend across the views; `attention` which views see which, see `set_attention`;
+        `show_prior` gives the encoded rendering to the network besides the maps; `rotary_points` lets tokens know the
+        point of the surface that they show, see `attention.rotary`.
+
+        The prior's deviation is `std_floor` + `std_slope` sqrt(opacity), up to `std_ceiling`, times the channel's of
+        `std_channels`, and `std_air` where no latent within `air_distance` sees anything. They belong to the data,
+        the codec and the field: `fit_prior` measures them.
         """
         super().__init__()
-        map_channels = (features + 1) * condition_scale**2 + 1 + 6 * plucker
+        map_channels = (features + 1) * condition_scale**2 + 1 + 6 * plucker + latent_channels * show_prior
         self.unet = UNet2DConditionModel(
             sample_size=latent_size,
             in_channels=latent_channels + map_channels,
@@ -103,7 +149,8 @@ class JointDenoiser(JointModel):
         nn.init.zeros_(self.unet.conv_out.bias)
         if qk_norm:
             add_qk_norm(self.unet)
-        self.render_prior = self.sees_render_latents = render_prior
+        self.render_prior = render_prior
+        self.sees_render_latents = render_prior or show_prior
         self.set_attention(attention)
 
     def conditions(
@@ -130,15 +177,23 @@ class JointDenoiser(JointModel):
         maps = [folded, (1 - keep).expand(*folded.shape[:2], 1, *hw)]
         if self.config.plucker:
             maps.append(cameras.resized(hw).plucker().to(render.dtype))
+        if self.config.show_prior:
+            maps.append(keep * render_latents)
         poses = cameras.c2w[..., :3, :].flatten(-2).to(render.dtype)
         if not self.config.render_prior:
             keep = torch.zeros_like(keep)
-        opacity = F.adaptive_max_pool2d(rendering.opacity.flatten(0, 1), hw).unflatten(0, keep.shape[:2])
-        std = (STD_FLOOR + STD_SLOPE * opacity.clamp(min=0).sqrt()).clamp(max=STD_CEILING)
-        nearby = F.max_pool2d(opacity.flatten(0, 1), 2 * AIR_DISTANCE + 1, stride=1, padding=AIR_DISTANCE)
-        std = torch.where(nearby.unflatten(0, keep.shape[:2]) < AIR_OPACITY, STD_AIR, std)
+        # Not a way for gradients: the square root's is infinite where nothing is hit.
+        opacity = F.adaptive_max_pool2d(rendering.opacity.detach().flatten(0, 1), hw).unflatten(0, keep.shape[:2])
+        config = self.config
+        std = (config.std_floor + config.std_slope * opacity.clamp(min=0).sqrt()).clamp(max=config.std_ceiling)
+        reach = config.air_distance
+        nearby = F.max_pool2d(opacity.flatten(0, 1), 2 * reach + 1, stride=1, padding=reach)
+        std = torch.where(nearby.unflatten(0, keep.shape[:2]) < AIR_OPACITY, config.std_air, std)
+        if config.std_channels is not None:
+            std = std * std.new_tensor(config.std_channels)[:, None, None]
         std = keep * std + (1 - keep) * SIGMA_DATA
-        return Conditions(torch.cat(maps, dim=2), poses, keep * render_latents, std)
+        points = surface_points(rendering, cameras, hw, dropped)
+        return Conditions(torch.cat(maps, dim=2), poses, keep * render_latents, std, points.to(std.dtype))
 
     def forward(
         self,
@@ -161,6 +216,7 @@ class JointDenoiser(JointModel):
             torch.cat([scale.c_in * centred, conditions.maps], dim=2),
             rearrange(scale.c_noise * TIMESTEP_SCALE, "b v 1 1 1 -> b v"),
             self.pose_token(conditions.poses),
+            conditions.points,
         )
         network = self.attend(views, joint, num_anchors, cache)
         shown = network.shape[1]
@@ -168,8 +224,9 @@ class JointDenoiser(JointModel):
 
     def _network(self, views: tuple[Tensor, ...], **attention: int | AnchorState) -> Float[Tensor, "batch view c h w"]:
         """F of [EDM eq. 7]; `views` holds inputs, timesteps and tokens, each (batch, view, ...)."""
-        inputs, timesteps, tokens = (x.flatten(0, 1) for x in views)
-        out = self.unet(
-            inputs, timesteps, encoder_hidden_states=tokens[:, None], cross_attention_kwargs=attention
-        ).sample
+        inputs, timesteps, tokens, points = (x.flatten(0, 1) for x in views)
+        given: dict[str, Any] = dict(attention)
+        if self.config.rotary_points:
+            given["points"] = token_points(points, self.config.attention_levels)
+        out = self.unet(inputs, timesteps, encoder_hidden_states=tokens[:, None], cross_attention_kwargs=given).sample
         return out.unflatten(0, views[0].shape[:2])

@@ -28,6 +28,7 @@ NOISE_LAWS = {
     "mid": NoiseLaw(0.5, 1.4),  # genvs_unofficial, later in training
     "low": NoiseLaw(-1.2, 1.2),  # EDM
     "latent": NoiseLaw(0.0, 1.1),  # between mid and low: latents around the rendering, see JointDenoiser
+    "wide": NoiseLaw(-0.5, 1.4),  # down to the finest detail of lossless latents
     "high-to-low": NoiseLaw(1.0, 1.4, mean_end=-0.4),
 }
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 GROUPS = 16
+DECODER_WIDTH = 64  # channels of the features
 
 
 class ResnetStage(nn.Sequential):
@@ -49,9 +50,14 @@ class AtrousPyramid(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Image (H, W) -> volume (C, D, H/4, W/4). Patchified stem, three stages, pyramid, decoder with a skip."""
+    """Image (H, W) -> features (H/4, W/4) -> volume (C, D, H/4, W/4).
 
-    def __init__(self, widths: Sequence[int], volume_channels: int, volume_depth: int, decoder_width: int = 64) -> None:
+    Patchified stem, three stages, pyramid, decoder with a skip.
+    """
+
+    def __init__(
+        self, widths: Sequence[int], volume_channels: int, volume_depth: int, decoder_width: int = DECODER_WIDTH
+    ) -> None:
         super().__init__()
         stem, middle, deep = widths
         self.volume_depth = volume_depth
@@ -67,11 +73,13 @@ class ImageEncoder(nn.Module):
             nn.GroupNorm(GROUPS, decoder_width), nn.SiLU(), nn.Conv2d(decoder_width, volume_channels * volume_depth, 1)
         )
 
-    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c d vh vw"]:
-        """Volumes of images in [0, 1], whose sides are multiples of 16."""
+    def forward(
+        self, images: Float[Tensor, "n 3 h w"]
+    ) -> tuple[Float[Tensor, "n c vh vw"], Float[Tensor, "n k d vh vw"]]:
+        """Features and volumes of images in [0, 1], whose sides are multiples of 16."""
         fine = self.stage1(self.stem(images * 2 - 1))
         coarse = self.pyramid(self.stage3(self.stage2(fine)))
         coarse = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
-        volume = self.head(self.decoder(torch.cat([coarse, fine], dim=1)))
-        together = rearrange(volume, "n (c d) h w -> n d h w c", d=self.volume_depth).contiguous()
-        return together.movedim(-1, 1)  # the channels of a voxel lie together, which is how they are read
+        features = self.decoder(torch.cat([coarse, fine], dim=1))
+        together = rearrange(self.head(features), "n (c d) h w -> n d h w c", d=self.volume_depth).contiguous()
+        return features, together.movedim(-1, 1)  # the channels of a voxel lie together, which is how they are read

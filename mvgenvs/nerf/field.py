@@ -1,6 +1,7 @@
 """The radiance field: features of the known views, fused at a point, to density and 16 features."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,16 +11,25 @@ from torch.nn import functional as F
 
 from mvgenvs.cameras import Cameras
 from mvgenvs.nerf.mlp import blockwise_mlp
+from mvgenvs.nerf.occupancy import Occupancy
 from mvgenvs.nerf.volume import frustum_coordinates, sample_images, sample_volumes
+
+MAX_LOG_DENSITY = 8.0  # a surface that swallows 95% of the light within a thousandth of the object's size
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Scene:
-    """What the field needs to know of the known views: their volumes, images and cameras."""
+    """What the field needs to know of the known views: their volumes, images and cameras, and the world's volume.
+
+    The views are the known ones and, after them, the mirror images, if there are any.
+    """
 
     volumes: Float[Tensor, "batch view c d h w"]
     images: Float[Tensor, "batch view 3 ih iw"]
     cameras: Cameras
+    num_mirrored: int = 0
+    world: Float[Tensor, "batch k wd wh ww"] | None = None
+    occupancy: Occupancy | None = None  # of a scene that is not in training
 
 
 class Field(nn.Module):
@@ -42,15 +52,23 @@ class Field(nn.Module):
         world_coordinates: bool = True,
         source_colour: bool = True,
         octaves: int = 4,
+        world_channels: int = 0,
+        world_extent: Sequence[float] = (0.32, 0.32, 0.52),
+        density: str = "softplus",
     ) -> None:
         """`world_coordinates` feeds the encoded position to the MLP, which departs from GeNVS and helps posed data;
-        `source_colour` lets the field copy the known pixels that a point projects to.
+        `source_colour` lets the field copy the known pixels that a point projects to. The world's volume, if it has
+        channels, spans the box of half sides `world_extent`; its last channel says how far to trust mirror images.
+        `density` is how the network's output becomes one: "softplus", or "exp", which reaches a hard surface sooner
+        [Müller et al. 2022, arXiv 2201.05989].
         """
         super().__init__()
         self.channels, self.features, self.near, self.far = channels, features, near, far
         self.fusion, self.world_coordinates, self.source_colour = fusion, world_coordinates, source_colour
         self.register_buffer("frequencies", math.pi * 2.0 ** torch.arange(octaves), persistent=False)
-        inputs = channels + (3 + 6 * octaves) * world_coordinates + 3 * source_colour
+        self.density = density
+        self.world_channels, self.world_extent = world_channels, tuple(world_extent)
+        inputs = channels + (3 + 6 * octaves) * world_coordinates + 3 * source_colour + max(0, world_channels - 1)
         self.mlp = nn.Sequential(
             nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(),
             nn.Linear(hidden, 1 + features + source_colour),
@@ -68,6 +86,11 @@ class Field(nn.Module):
         coordinates = frustum_coordinates(scene.cameras, points, self.near, self.far)
         sampled = sample_volumes(scene.volumes, coordinates)  # (batch, view, n, channels + 1)
         values, logits = sampled[..., :-1], sampled[..., -1]
+        world = None if scene.world is None else self._of_world(scene.world, points)  # (batch, n, k)
+        if world is not None and scene.num_mirrored:
+            trust = torch.zeros_like(logits)
+            trust[:, -scene.num_mirrored :] = world[:, None, :, -1]
+            logits = logits + trust
         weights = logits.softmax(dim=1) if self.fusion == "softmax" else torch.full_like(logits, 1 / logits.shape[1])
         fused = _weighted_sum(weights[..., None], values)
         rows = []  # (channels, batch, n)
@@ -76,13 +99,22 @@ class Field(nn.Module):
         if self.source_colour:
             pixel = _weighted_sum(weights[:, :, None], sample_images(scene.images, coordinates)).transpose(0, 1)
             rows.append(pixel)
-        out = blockwise_mlp(self.mlp, fused.flatten(0, 1), torch.cat(rows).flatten(1))
+        columns = fused if world is None else torch.cat([fused, world[..., :-1]], dim=-1)
+        out = blockwise_mlp(self.mlp, columns.flatten(0, 1), torch.cat(rows).flatten(1))
         out = out.unflatten(1, points.shape[:2])
-        density = F.softplus(out[0] - 1)  # the shift starts the object out thin rather than solid
+        # The shifts start the object out thin rather than solid.
+        density = out[0].clamp(max=MAX_LOG_DENSITY).exp() if self.density == "exp" else 10 * F.softplus(out[0] - 1)
         colour = out[1:4].sigmoid()
         if self.source_colour:
             colour = torch.lerp(colour, pixel, out[-1].sigmoid())
-        return density * 10, torch.cat([colour, out[4 : 1 + self.features]]).permute(1, 2, 0)
+        return density, torch.cat([colour, out[4 : 1 + self.features]]).permute(1, 2, 0)
+
+    def _of_world(
+        self, world: Float[Tensor, "batch k d h w"], points: Float[Tensor, "batch n 3"]
+    ) -> Float[Tensor, "batch n k"]:
+        """The world's volume at the points; beyond its box, that of the voxel at the border."""
+        coordinates = points / points.new_tensor(self.world_extent)
+        return sample_volumes(world[:, None], coordinates[:, None])[:, 0]
 
     def _encoded(self, points: Float[Tensor, "batch n 3"]) -> Float[Tensor, "c batch n"]:
         """Positions, sines and cosines of them times all frequencies; each octave's by doubling the angles before."""

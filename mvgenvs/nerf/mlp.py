@@ -21,6 +21,8 @@ def blockwise_mlp(
     Hidden layers are never kept: the backward pass computes them again, which is cheaper than to store and fetch them.
     """
     parameters = [parameter.to(columns.dtype) for parameter in layers.parameters()]
+    if len(parameters) != 6:
+        raise ValueError(f"blockwise_mlp knows three layers with biases, not {len(parameters)} parameters")
     out: Tensor = _BlockwiseMLP.apply(columns, rows, *parameters)
     return out
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers import ModelMixin
@@ -13,13 +13,16 @@ from torch import Tensor
 
 from mvgenvs.cameras import Cameras, concatenate
 from mvgenvs.nerf.chunks import map_chunks, threads_on
-from mvgenvs.nerf.encoder import ImageEncoder
+from mvgenvs.nerf.encoder import DECODER_WIDTH, ImageEncoder
 from mvgenvs.nerf.field import Field, Scene
-from mvgenvs.nerf.renderer import RayRendering, background_features, render_rays, sphere_bounds
+from mvgenvs.nerf.occupancy import Occupancy, find_occupancy
+from mvgenvs.nerf.renderer import Bounds, RayRendering, background_features, box_bounds, render_rays
+from mvgenvs.nerf.world import WorldVolume
 from mvgenvs.precision import without_autocast
 
-CHUNK, CHUNK_ON_GPU = 2**17, 2**20  # samples; what they need stays in the third-level cache of a CPU
-KEPT_SAMPLES = 2**21  # whose intermediate results are kept for the backward pass: about 1 GB for two volumes
+CHUNK, CHUNK_ON_GPU = 2**17, 2**22  # samples; what they need stays in the third-level cache of a CPU
+CELL = 0.016  # half a cell of the occupancy, in world units
+KEPT_SAMPLES, KEPT_ON_GPU = 2**21, 2**24  # whose intermediate results wait for the backward pass: .5 GB for each 2**20
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -29,6 +32,7 @@ class Rendering:
     features: Float[Tensor, "batch view f h w"]  # the first three are RGB in [0, 1] on white
     depth: Float[Tensor, "batch view 1 h w"]  # z-depth in world units; the far side of the scene where nothing is hit
     opacity: Float[Tensor, "batch view 1 h w"]
+    distance_error: Float[Tensor, "batch view 1 h w"] | None = None  # see `RayRendering`; training alone asks for it
 
     @property
     def rgb(self) -> Float[Tensor, "batch view 3 h w"]:
@@ -59,22 +63,68 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         world_coordinates: bool = True,
         source_colour: bool = True,
         mirror_known: bool = True,
+        density: str = "softplus",
+        world_channels: int = 0,
+        world_widths: Sequence[int] = (48, 96, 192),
+        world_grid: Sequence[int] = (20, 20, 32),
+        world_extent: Sequence[float] = (0.32, 0.32, 0.52),
     ) -> None:
         """`mirror_known` adds the mirror image of every known view, seen by its mirrored camera, to the known views:
         a prior for objects symmetric in x, as cars are, which shows the field a guess of the unseen side.
+        `world_channels` adds a volume in the world, see `WorldVolume`, and nothing beyond its box is rendered then.
+        `density` as in `Field`.
         """
         super().__init__()
         self.field = Field(
-            volume_channels, features, hidden, near, far, fusion, world_coordinates, source_colour
+            volume_channels, features, hidden, near, far, fusion, world_coordinates, source_colour,
+            world_channels=world_channels, world_extent=world_extent, density=density,
         )  # fmt: skip
         self.encoder = ImageEncoder(tuple(encoder_widths), self.field.volume_channels, volume_depth)
+        self.world = None
+        if world_channels:
+            self.world = WorldVolume(DECODER_WIDTH, world_channels, world_widths, world_grid, world_extent)
 
-    def encode(self, images: Float[Tensor, "batch view 3 h w"], cameras: Cameras) -> Scene:
-        """Lifts 1-3 known views, images in [0, 1]."""
-        if self.config.mirror_known:
+    @property
+    def extent(self) -> Sequence[float] | None:
+        """Half sides of the box that is rendered; None where it is the sphere alone."""
+        return None if self.world is None else self.config.world_extent
+
+    def encode(self, images: Float[Tensor, "batch view 3 h w"], cameras: Cameras, find_empty: bool = False) -> Scene:
+        """Lifts 1-3 known views, images in [0, 1].
+
+        `find_empty` also finds where the scene is empty, so that rendering it costs what is there: not for training.
+        """
+        num_mirrored = images.shape[1] if self.config.mirror_known else 0
+        if num_mirrored:
             images, cameras = torch.cat([images, images.flip(-1)], dim=1), concatenate([cameras, cameras.mirrored()])
-        volumes = self.encoder(rearrange(images, "b v c h w -> (b v) c h w")).to(images.dtype)  # also under autocast
-        return Scene(rearrange(volumes, "(b v) c d h w -> b v c d h w", b=images.shape[0]), images, cameras)
+        features, volumes = self.encoder(images.flatten(0, 1))
+        volumes = volumes.to(images.dtype).unflatten(0, images.shape[:2])  # also under autocast
+        world = None
+        if self.world is not None:
+            near, far = self.config.near, self.config.far
+            seen = features.unflatten(0, images.shape[:2])
+            world = self.world(seen, images, cameras, num_mirrored, near, far).to(images.dtype)
+        scene = Scene(volumes, images, cameras, num_mirrored, world)
+        return replace(scene, occupancy=self.occupancy(scene)) if find_empty else scene
+
+    def bounds(self, origins: Float[Tensor, "batch ray 3"], directions: Float[Tensor, "batch ray 3"]) -> Bounds:
+        """The part of each ray that lies in the scene's sphere, and in the world volume's box if there is one."""
+        return box_bounds(origins, directions, self.config.scene_radius, self.extent)
+
+    @without_autocast
+    def occupancy(self, scene: Scene) -> Occupancy:
+        """Where a scene that is not in training is empty."""
+        radius = self.config.scene_radius
+        x, y, z = (radius, radius, radius) if self.extent is None else self.extent
+        extent, cells = (x, y, z), (round(x / CELL), round(y / CELL), round(z / CELL))
+        batch, device = scene.images.shape[0], scene.images.device
+        return find_occupancy(lambda points: self.field(scene, points)[0], batch, cells, extent, device)
+
+    def compile_encoders(self) -> None:
+        """Compiles the two networks that lift views, where they stand, at their next call."""
+        self.encoder.compile(dynamic=False)
+        if self.world is not None:
+            self.world.unet.compile(dynamic=False)
 
     def render_rays(
         self,
@@ -83,6 +133,8 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         directions: Float[Tensor, "batch ray 3"],
         jitter: Float[Tensor, "batch ray"] | None = None,
         chunk: int | None = None,
+        true_distance: Float[Tensor, "batch ray"] | None = None,
+        bounds: Bounds | None = None,
     ) -> RayRendering:
         """Renders any rays of the scenes, each thread some with about `chunk` samples in all at a time.
 
@@ -93,19 +145,28 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         chunk = (CHUNK_ON_GPU if origins.is_cuda else CHUNK) if chunk is None else chunk
         num_samples = origins[..., 0].numel() * (config.num_coarse + config.num_fine)
         num_chunks = max(1, threads * math.ceil(num_samples / (chunk * threads)))  # so that no thread waits at the end
-        rays = [origins, directions, *([] if jitter is None else [jitter])]
-        chunks = list(zip(*(x.chunk(num_chunks, dim=1) for x in rays), strict=True))
-        num_kept = len(chunks) * KEPT_SAMPLES // max(num_samples, 1)
+        bounds = self.bounds(origins, directions) if bounds is None else bounds
+        given = {
+            "origins": origins, "directions": directions, "near": bounds.near, "far": bounds.far, "hits": bounds.hits,
+            "jitter": jitter, "true_distance": true_distance,
+        }  # fmt: skip
+        rays = {name: x for name, x in given.items() if x is not None}
+        chunks = list(zip(*(x.chunk(num_chunks, dim=1) for x in rays.values()), strict=True))
+        num_kept = len(chunks) * (KEPT_ON_GPU if origins.is_cuda else KEPT_SAMPLES) // max(num_samples, 1)
 
         @without_autocast
-        def render(origins: Tensor, directions: Tensor, jitter: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        def render(*chunk: Tensor) -> tuple[Tensor, ...]:
+            part = dict(zip(rays, chunk, strict=True))
+            within = Bounds(part.pop("near"), part.pop("far"), part.pop("hits"))
             out = render_rays(
                 lambda points: self.field(scene, points),
-                origins, directions, config.scene_radius, config.num_coarse, config.num_fine, jitter,
+                **part, bounds=within, num_coarse=config.num_coarse, num_fine=config.num_fine,
             )  # fmt: skip
-            return out.features, out.distance, out.opacity
+            error = () if out.distance_error is None else (out.distance_error,)
+            return out.features, out.distance, out.opacity, *error
 
-        parts = map_chunks(render, chunks, [scene.volumes, *self.field.parameters()], num_kept)
+        volumes = [scene.volumes, *([] if scene.world is None else [scene.world])]
+        parts = map_chunks(render, chunks, [*volumes, *self.field.parameters()], num_kept)
         return RayRendering(*(torch.cat(each, dim=1) for each in zip(*parts, strict=True)))
 
     def render(
@@ -113,17 +174,20 @@ class ViewNeRF(ModelMixin, ConfigMixin):
     ) -> Rendering:
         """Renders whole images of size `cameras.hw`, `chunk` as in `render_rays`.
 
-        Rays that miss the scene's sphere see the background and cost nothing. `jitter` has one entry per pixel.
+        Rays that meet nothing see the background and cost nothing. `jitter` has one entry per pixel.
         """
         origins, directions = (rearrange(x, "b v h w xyz -> b (v h w) xyz") for x in cameras.rays())
-        hits = sphere_bounds(origins, directions, self.config.scene_radius)[2]
+        bounds = self.bounds(origins, directions)
+        if scene.occupancy is not None:
+            bounds = scene.occupancy.tightened(bounds, origins, directions)
+        hits = bounds.hits
         order = hits.argsort(dim=1, descending=True, stable=True)[:, : int(hits.sum(dim=1).max())]
 
         def pick(x: Tensor) -> Tensor:
             return x.gather(1, order[..., None].expand(-1, -1, x.shape[-1]))
 
         of_rays = None if jitter is None else pick(jitter[..., None])[..., 0]
-        rays = self.render_rays(scene, pick(origins), pick(directions), of_rays, chunk)
+        rays = self.render_rays(scene, pick(origins), pick(directions), of_rays, chunk, bounds=bounds.pick(order))
         height, width = cameras.hw
 
         def images(seen: Tensor, background: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Volume rendering: stratified samples along each ray, importance samples where they found something, one composite."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ class RayRendering:
     features: Float[Tensor, "batch ray f"]  # the first three are RGB composited on white
     distance: Float[Tensor, "batch ray"]  # expected distance along the ray where it hits, far bound where it does not
     opacity: Float[Tensor, "batch ray"]
+    distance_error: Float[Tensor, "batch ray"] | None = None  # expected |distance - true distance|, where that is given
 
 
 def sphere_bounds(
@@ -30,21 +31,54 @@ def sphere_bounds(
     return (towards - half).clamp(min=1e-3), towards + half, hits.to(origins.dtype)
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Bounds:
+    """The part of each ray that is rendered."""
+
+    near: Float[Tensor, "batch ray"]  # distances along the ray
+    far: Float[Tensor, "batch ray"]
+    hits: Float[Tensor, "batch ray"]  # 1 where there is such a part, 0 where the ray sees the background alone
+
+    def pick(self, order: Int64[Tensor, "batch some"]) -> "Bounds":
+        """Those of some rays."""
+        return Bounds(*(x.gather(1, order) for x in (self.near, self.far, self.hits)))
+
+
+def box_bounds(
+    origins: Float[Tensor, "batch ray 3"],
+    directions: Float[Tensor, "batch ray 3"],
+    radius: float,
+    extent: Sequence[float] | None = None,
+) -> Bounds:
+    """`sphere_bounds`, cut to the box of half sides `extent` where there is one."""
+    near, far, hits = sphere_bounds(origins, directions, radius)
+    if extent is None:
+        return Bounds(near, far, hits)
+    half = origins.new_tensor(tuple(extent))
+    safe = torch.where(directions.abs() < 1e-6, torch.full_like(directions, 1e-6), directions)
+    first, second = (-half - origins) / safe, (half - origins) / safe
+    enter = torch.minimum(first, second).amax(dim=-1).maximum(near)
+    leave = torch.maximum(first, second).amin(dim=-1).minimum(far)
+    hits = hits * (enter < leave)
+    return Bounds(torch.where(hits > 0, enter, near), torch.where(hits > 0, leave, far), hits)
+
+
 def render_rays(
     field: RadianceField,
     origins: Float[Tensor, "batch ray 3"],
     directions: Float[Tensor, "batch ray 3"],
-    radius: float,
+    bounds: Bounds,
     num_coarse: int,
     num_fine: int,
     jitter: Float[Tensor, "batch ray"] | None = None,
+    true_distance: Float[Tensor, "batch ray"] | None = None,
 ) -> RayRendering:
-    """Renders rays through the sphere of `radius` around the origin, on a white background.
+    """Renders the part of each ray within its bounds, on a white background.
 
     Every sample is evaluated once: the coarse samples place the fine ones and then count in the composite with them.
     `jitter` in [0, 1) shifts all strata of a ray, as training wants; without it samples sit at the middle of strata.
     """
-    near, far, hits = sphere_bounds(origins, directions, radius)
+    near, far, hits = bounds.near, bounds.far, bounds.hits
     offset = torch.full_like(near, 0.5) if jitter is None else jitter
     span = (far - near)[..., None]
 
@@ -72,7 +106,11 @@ def render_rays(
     rendered = torch.stack([torch.einsum("brs,brsf->brf", w, features) for w, _, features in samples]).sum(dim=0)
     background = background_features(rendered.shape[-1], near)
     transparency = 1 - opacity
-    return RayRendering(rendered + transparency[..., None] * background, distance + transparency * far, opacity)
+    error = None
+    if true_distance is not None:
+        parts = [(weights * (t - true_distance[..., None]).abs()).sum(dim=-1) for weights, t, _ in samples]
+        error = torch.stack(parts).sum(dim=0) + transparency * (far - true_distance).abs()
+    return RayRendering(rendered + transparency[..., None] * background, distance + transparency * far, opacity, error)
 
 
 def background_features(num_features: int, like: Tensor) -> Float[Tensor, " f"]:

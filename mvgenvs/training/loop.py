@@ -1,8 +1,9 @@
 """The training loop, as a generator: it yields one report per optimisation step and leaves the rest to its caller."""
 
+import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -10,14 +11,17 @@ from typing import TypeVar
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from mvgenvs.config import TrainConfig
+from mvgenvs.data.device_sets import DeviceSets
 from mvgenvs.data.sampling import Batch, TrainingSets, collate
 from mvgenvs.errors import UserError
 from mvgenvs.training.objective import Objective
+from mvgenvs.training.schedule import StageLength
 
 T = TypeVar("T")
 
@@ -40,8 +44,8 @@ class StepReport:
         return self.waited / self.seconds
 
 
-class StepBatches(Sequence[list[int]]):
-    """Indices of the training sets that this process sees in each backward pass, from step `start` on."""
+class StepBatches:
+    """Indices of the training sets that this process sees in each backward pass, from step `start` on, without end."""
 
     def __init__(self, config: TrainConfig, accelerator: Accelerator, start: int) -> None:
         passes = config.optim.accumulation
@@ -51,24 +55,23 @@ class StepBatches(Sequence[list[int]]):
                 f"optim.batch {config.optim.batch} must be a multiple of optim.accumulation {passes}"
                 f" times {accelerator.num_processes} processes"
             )
-        self.rank, self.world = accelerator.process_index, accelerator.num_processes
-        self.first, self.passes = start * passes, config.optim.steps * passes
+        self.rank, self.world, self.first = accelerator.process_index, accelerator.num_processes, start * passes
 
-    def __len__(self) -> int:
-        return self.passes - self.first
-
-    def __getitem__(self, i: int) -> list[int]:  # type: ignore[override]
-        if i >= len(self):
-            raise IndexError(i)
-        begin = ((self.first + i) * self.world + self.rank) * self.share
-        return list(range(begin, begin + self.share))
+    def __iter__(self) -> Iterator[list[int]]:
+        for number in itertools.count(self.first):
+            begin = (number * self.world + self.rank) * self.share
+            yield list(range(begin, begin + self.share))
 
 
 def batches(sets: TrainingSets, config: TrainConfig, accelerator: Accelerator, start: int) -> Iterator[Batch]:
-    """The training sets of this process from step `start` on, in order."""
+    """The training sets of this process from step `start` on, in order, without end."""
+    indices = StepBatches(config, accelerator, start)
+    if config.data.on_device:
+        on_device = DeviceSets(sets, accelerator.device)
+        return prefetched(map(on_device.batch, indices))
     loader = DataLoader(
         sets,
-        batch_sampler=StepBatches(config, accelerator, start),
+        batch_sampler=indices,
         num_workers=config.data.workers,
         collate_fn=collate,
         generator=torch.Generator(),  # of the workers' seeds, which nothing here uses; not the global one
@@ -94,19 +97,21 @@ def train(
     ema: EMAModel,
     data: Iterator[Batch],
     config: TrainConfig,
+    length: StageLength,
     start: int,
     skipped: int = 0,
 ) -> Iterator[StepReport]:
-    """Trains from step `start` to `optim.steps`. A step with a non-finite loss or gradient is skipped and counted.
+    """Trains from step `start` to the stage's end. A step with a non-finite loss or gradient is skipped and counted.
 
     `objective` is the prepared `Objective`. Raises `UserError` after `run.max_nonfinite` skipped steps in a row.
     """
     core: Objective = accelerator.unwrap_model(objective)
     trained = [p for p in core.parameters() if p.requires_grad]
     in_a_row = 0
-    for step in range(start, config.optim.steps):
+    step = start
+    while step < length.end:
         objective.train()  # whoever had the last report may have saved or sampled
-        sums: dict[str, float] = {}
+        sums: dict[str, Tensor] = {}
         norm = math.nan
         begin, waited = time.perf_counter(), 0.0
         for _ in range(config.optim.accumulation):
@@ -115,16 +120,20 @@ def train(
             waited += time.perf_counter() - asked
             with accelerator.accumulate(objective):
                 losses = objective(Batch(batch.views.to(accelerator.device), batch.num_known, batch.seeds),
-                                   step / config.optim.steps)  # fmt: skip
+                                   length.progress(step))  # fmt: skip
                 accelerator.backward(core.total(losses))  # divides by the accumulation steps
                 if accelerator.sync_gradients:
                     norm = accelerator.clip_grad_norm_(trained, config.optim.clip).item()
-                    if math.isfinite(norm):  # gradients are already averaged, so every process decides alike
+                    # Gradients are already averaged, so every process decides alike. A scaler of fp16 skips the step
+                    # by itself, and must be told of it, to scale less from then on.
+                    if math.isfinite(norm) or accelerator.scaler is not None:
                         optimizer.step()
                     optimizer.zero_grad()
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value.item() / config.optim.accumulation
+                sums[name] = sums.get(name, 0.0) + value.detach() / config.optim.accumulation
         schedule.step()
+        step += 1
+        length.after(step)
         if math.isfinite(norm):
             ema.step(trained)
             in_a_row = 0
@@ -132,8 +141,9 @@ def train(
             skipped, in_a_row = skipped + 1, in_a_row + 1
             if in_a_row >= config.run.max_nonfinite:
                 raise UserError(
-                    f"stopped at step {step + 1}: the loss was not finite for {in_a_row} steps in a row;"
+                    f"stopped at step {step}: the loss was not finite for {in_a_row} steps in a row;"
                     " lower optim.lr or look at the data"
                 )
         lr = float(schedule.get_last_lr()[0])
-        yield StepReport(step + 1, sums, norm, lr, skipped, time.perf_counter() - begin, waited)
+        floats = {name: float(value) for name, value in sums.items()}
+        yield StepReport(step, floats, norm, lr, skipped, time.perf_counter() - begin, waited)

@@ -81,6 +81,7 @@ def step_memory(parts: Parts, config: TrainConfig) -> tuple[StepMemory, StepMemo
     """
     check_optimizer(config.optim)
     objective = Objective(parts, replace(config, run=replace(config.run, gradient_checkpointing=False))).train()
+    objective.skips_air = False  # what is air depends on weights
     without_data(objective)
     sets = max(1, config.optim.batch // config.optim.accumulation)
     batch = blank_batch(sets, config.data.num_views, config.data.max_known, config.data.size)

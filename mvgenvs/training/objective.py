@@ -6,10 +6,11 @@ over processes and accumulation steps, and a resumed run continues exactly.
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,9 +24,11 @@ from mvgenvs.errors import UserError
 from mvgenvs.nerf.field import Scene
 from mvgenvs.nerf.model import Rendering
 from mvgenvs.parts import Parts
-from mvgenvs.perceptual import PerceptualDistance, find_trunk
+from mvgenvs.perceptual import PerceptualDistance, Trunk, find_trunk
 from mvgenvs.training.trainable import choose_trainable
 from mvgenvs.views import ViewSet
+
+SURROUNDINGS = 4  # pixels around the object that count as near it
 
 
 class Draws:
@@ -42,6 +45,25 @@ class Draws:
         return torch.stack([torch.rand(shape, generator=g) for g in self.generators]).to(self.device)
 
 
+class DeviceDraws(Draws):
+    """The same, drawn on a GPU by one generator for the whole batch: draws then depend on how sets are batched."""
+
+    def __init__(self, seeds: list[int], device: torch.device) -> None:
+        self.generator = torch.Generator(device).manual_seed(sum(seeds) % 2**62)
+        self.batch, self.device = len(seeds), device
+
+    def normal(self, *shape: int) -> Float[Tensor, "batch *shape"]:
+        return torch.randn(self.batch, *shape, generator=self.generator, device=self.device)
+
+    def uniform(self, *shape: int) -> Float[Tensor, "batch *shape"]:
+        return torch.rand(self.batch, *shape, generator=self.generator, device=self.device)
+
+
+def draws_of(seeds: list[int], device: torch.device) -> Draws:
+    """On a CPU each set has its own generator; on a GPU drawing there is worth more than that."""
+    return (Draws if device.type == "cpu" else DeviceDraws)(seeds, device)
+
+
 class Objective(nn.Module):
     """Holds the parts, so that one forward pass through it yields every loss that the stage asks for."""
 
@@ -51,11 +73,14 @@ class Objective(nn.Module):
         self.weights: LossConfig = config.loss
         self.render_size = config.denoiser.render_size
         self.trained = config.run.train
+        self.skips_air = "nerf" not in self.trained  # in rendering: a field that learns must look everywhere
         if self.weights.noise_law not in NOISE_LAWS:
             raise UserError(f"setting 'loss.noise_law' must be one of {', '.join(NOISE_LAWS)}")
         self.noise_law = NOISE_LAWS[self.weights.noise_law]
         if self.weights.perceptual:
-            self.perceptual_distance = PerceptualDistance("vgg", find_trunk("vgg"))  # no module: not saved
+            self.perceptual_distance = PerceptualDistance("vgg", vgg_trunk(config))  # no module: not saved
+        if self.weights.clean_views and config.denoiser.attention == "block-causal":
+            raise UserError("loss.clean_views makes any view an anchor, which block-causal attention cannot: use joint")
         if "denoiser" in self.trained:
             self.denoiser.set_attention(config.denoiser.attention)  # which the weights it started from may not have had
         for name, part in parts.modules().items():
@@ -66,6 +91,8 @@ class Objective(nn.Module):
                 self.denoiser.enable_gradient_checkpointing()
             if config.run.compile:
                 self.denoiser.compile_unet()
+        if "nerf" in self.trained and config.run.compile:
+            self.nerf.compile_encoders()
 
     def train(self, mode: bool = True) -> "Objective":
         """Frozen parts stay in evaluation mode."""
@@ -76,30 +103,44 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, progress: float) -> dict[str, Float[Tensor, ""]]:
         """Unweighted losses by name; `progress` in [0, 1] is how far the training has come."""
-        draws = Draws(batch.seeds, batch.views.images.device)
+        draws = draws_of(batch.seeds, batch.views.images.device)
         losses: dict[str, Float[Tensor, ""]] = {}
         if self.weights.reconstruction:
             losses["reconstruction"] = self._reconstruction(batch.views, draws)
         if self._needs_nerf():
             with self._frozen("nerf"):
                 known = self._noisy_known(batch, draws)
-                scene = self.nerf.encode(known.images, known.cameras)
+                scene = self.nerf.encode(known.images, known.cameras, self.skips_air)
                 if self.weights.denoise or not self.weights.rays:
                     rendering, targets = self._render_images(scene, batch.views, draws)
                 else:
                     rendering, targets = self._render_rays(scene, batch.views, draws)
-            losses |= self._rendering_losses(rendering, targets)
+            losses |= self._rendering_losses(rendering, targets, draws)
             if self.weights.denoise:
                 losses |= self._denoise(batch, rendering, draws, progress)
         return losses
 
+    def residual(self, batch: Batch) -> tuple[Float[Tensor, "set view c h w"], Float[Tensor, "set view 1 h w"]]:
+        """What the encoded renderings of sets lack of the true latents, and the largest opacity within each latent."""
+        draws = draws_of(batch.seeds, batch.views.images.device)
+        known = self._noisy_known(batch, draws)
+        rendering, _ = self._render_images(
+            self.nerf.encode(known.images, known.cameras, self.skips_air), batch.views, draws
+        )
+        x0 = self.codec.encode(batch.views.images.flatten(0, 1)).unflatten(0, (-1, batch.views.num_views))
+        latents = encode_rendering(self.codec, rendering.rgb, self.denoiser.config.latent_size)
+        opacity = F.adaptive_max_pool2d(rendering.opacity.flatten(0, 1), x0.shape[-2:])
+        return x0 - latents, opacity.unflatten(0, x0.shape[:2])
+
     def total(self, losses: dict[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
-        """The weighted sum that is minimised."""
+        """The weighted sum that is minimised. Raises `UserError` where the data allow none of the losses asked for."""
+        if not losses:
+            raise UserError("the data lack the masks or depths that the losses need: give loss.rgb or another a weight")
         return torch.stack([getattr(self.weights, name) * value for name, value in losses.items()]).sum()
 
     def _needs_nerf(self) -> bool:
         weights = self.weights
-        return any((weights.rgb, weights.mask, weights.depth, weights.opacity, weights.denoise))
+        return any((weights.rgb, weights.mask, weights.depth, weights.distance, weights.opacity, weights.denoise))
 
     @contextlib.contextmanager
     def _frozen(self, name: str) -> Iterator[None]:
@@ -145,38 +186,73 @@ class Objective(nn.Module):
 
     def _render_rays(self, scene: Scene, views: ViewSet, draws: Draws) -> tuple[Rendering, ViewSet]:
         """Random rays of full-size views, as images of one row, with the pixels that they should see."""
-        height, width = views.cameras.hw
         rays = self.weights.rays
-        chosen = (draws.uniform(views.num_views, rays) * (height * width)).long()  # (b, v, r)
-        chosen = chosen.clamp(max=height * width - 1)
+        chosen = self._chosen_pixels(views, draws.uniform(views.num_views, rays))  # (b, v, r)
 
         def pick(x: Tensor) -> Tensor:  # (b, v, c, h, w) -> (b, v, c, 1, r)
             return x.flatten(-2).gather(-1, chosen[:, :, None].expand(-1, -1, x.shape[2], -1))[:, :, :, None]
 
         origins, directions = (rearrange(x, "b v h w d -> b v d h w") for x in views.cameras.rays())
         forward = views.cameras.c2w[..., :3, 2]
-        flat_origins, flat_directions = (rearrange(pick(x), "b v d 1 r -> b (v r) d") for x in (origins, directions))
-        out = self.nerf.render_rays(scene, flat_origins, flat_directions, draws.uniform(flat_origins.shape[1]))
+        cosine = (pick(directions) * forward[..., :, None, None]).sum(dim=2, keepdim=True)
+        mask = None if views.mask is None else pick(views.mask)
+        depth = None if views.depth is None else pick(views.depth)
+
+        def flat(x: Tensor) -> Tensor:
+            return rearrange(x, "b v d 1 r -> b (v r) d")
 
         def image(x: Tensor) -> Tensor:
             return rearrange(x if x.ndim == 3 else x[..., None], "b (v r) f -> b v f 1 r", r=rays)
 
-        cosine = (pick(directions) * forward[..., :, None, None]).sum(dim=2, keepdim=True)
-        rendering = Rendering(image(out.features), image(out.distance) * cosine, image(out.opacity))
-        mask = None if views.mask is None else pick(views.mask)
-        depth = None if views.depth is None else pick(views.depth)
+        flat_origins = flat(pick(origins))
+        out = self.nerf.render_rays(
+            scene,
+            flat_origins,
+            flat(pick(directions)),
+            draws.uniform(flat_origins.shape[1]),
+            true_distance=flat(depth / cosine)[..., 0] if depth is not None and self.weights.distance else None,
+        )
+        rendering = Rendering(
+            image(out.features),
+            image(out.distance) * cosine,
+            image(out.opacity),
+            None if out.distance_error is None else image(out.distance_error),
+        )
         return rendering, ViewSet(pick(views.images), views.cameras, mask, depth)
 
-    def _rendering_losses(self, rendering: Rendering, targets: ViewSet) -> dict[str, Float[Tensor, ""]]:
+    def _chosen_pixels(
+        self, views: ViewSet, uniform: Float[Tensor, "batch view ray"]
+    ) -> Int64[Tensor, "batch view ray"]:
+        """Pixels of each view at random: a share `object_rays` of them from the object and some pixels around it."""
+        height, width = views.cameras.hw
+        share = self.weights.object_rays
+        if views.mask is None or not share:
+            return (uniform * (height * width)).long().clamp(max=height * width - 1)
+        near = F.max_pool2d(views.mask.flatten(0, 1), 2 * SURROUNDINGS + 1, stride=1, padding=SURROUNDINGS)
+        near = (near > 0).float().flatten(1)
+        odds = share * near / near.sum(dim=1, keepdim=True).clamp(min=1) + (1 - share) / near.shape[1]
+        cumulative = odds.double().cumsum(dim=1)
+        places = uniform.flatten(0, 1).double() * cumulative[:, -1:]
+        chosen = torch.searchsorted(cumulative, places.contiguous(), right=True).clamp(max=height * width - 1)
+        return chosen.unflatten(0, uniform.shape[:2])
+
+    def _rendering_losses(self, rendering: Rendering, targets: ViewSet, draws: Draws) -> dict[str, Float[Tensor, ""]]:
         weights, losses = self.weights, {}
         if weights.rgb:
-            losses["rgb"] = (rendering.rgb - targets.images).square().mean()
+            error = rendering.rgb - targets.images
+            if weights.random_background and targets.mask is not None:
+                change = draws.uniform(3)[:, None, :, None, None] - 1  # from white
+                error = error + (targets.mask - rendering.opacity) * change
+            losses["rgb"] = error.square().mean()
         if weights.mask and targets.mask is not None:
             losses["mask"] = (rendering.opacity - targets.mask).square().mean()
         if weights.depth and targets.depth is not None:
             on_object = (targets.depth > 0).to(targets.depth.dtype)
             error = (rendering.depth - targets.depth).abs() * on_object
             losses["depth"] = error.sum() / on_object.sum().clamp(min=1)
+        if weights.distance and targets.depth is not None and rendering.distance_error is not None:
+            on_object = (targets.depth > 0).to(targets.depth.dtype)
+            losses["distance"] = (rendering.distance_error * on_object).sum() / on_object.sum().clamp(min=1)
         if weights.opacity:
             losses["opacity"] = rendering.opacity.mean()
         return losses
@@ -186,8 +262,9 @@ class Objective(nn.Module):
     ) -> dict[str, Float[Tensor, ""]]:
         """EDM's weighted denoising error [EDM eq. 8] over the views of a set, denoised jointly.
 
-        All views share the set's noise level, but in some sets the known views are nearly clean anchors, which are
-        given and so carry no loss. Some views lose their rendering, for classifier-free guidance.
+        All views share the set's noise level, but in some sets the known views, and in some others too, are nearly
+        clean anchors, which are given and so carry no loss: what they show beyond the renderings, only attention to
+        them can tell. Some sets lose their renderings, for classifier-free guidance.
 
         Under block-causal attention all known views are anchors to their neighbours, the noisy ones too: sampling
         has nearly clean anchors and anchors at the level of the new views.
@@ -199,8 +276,12 @@ class Objective(nn.Module):
         sigma = self.noise_law.sigma(draws.normal(repeats).flatten(), progress)[:, None].expand(-1, num_views)
         is_known = torch.arange(num_views, device=x0.device) < batch.num_known
         anchors = is_known & (draws.uniform(repeats).flatten()[:, None] < self.weights.clean_known)  # (b r, v)
+        if self.weights.clean_views:
+            some = draws.uniform(repeats).flatten()[:, None] < self.weights.clean_views
+            anchors = anchors | (some & (draws.uniform(repeats, num_views).flatten(0, 1) < 0.5))
+            anchors = anchors & ~anchors.all(dim=1, keepdim=True)
         sigma = torch.where(anchors, CLEAN_SIGMA, sigma)
-        dropped = draws.uniform(repeats, num_views).flatten(0, 1) < self.weights.drop_condition
+        dropped = draws.uniform(repeats).flatten()[:, None].expand(-1, num_views) < self.weights.drop_condition
         noise = draws.normal(repeats, *x0.shape[1:]).flatten(0, 1)
         if self.weights.offset_noise:
             noise = with_offset(noise, draws.normal(repeats, *x0.shape[1:3]).flatten(0, 1), self.weights.offset_noise)
@@ -217,32 +298,41 @@ class Objective(nn.Module):
         error = (denoised - x0).square().mean(dim=(-1, -2, -3))
         counted = (~anchors).to(error.dtype)
         weighted = loss_weight(sigma, self.weights.min_snr) * error * counted
-        losses = {"denoise": weighted.sum(dim=1).div(counted.sum(dim=1)).mean()}
+        losses = {"denoise": weighted.sum(dim=1).div(counted.sum(dim=1).clamp(min=1)).mean()}
         if self.weights.perceptual:
-            losses["perceptual"] = self._perceptual(denoised, ~anchors, batch.views, rendering, draws)
+            losses["perceptual"] = self._perceptual(denoised, sigma, ~anchors, batch.views, rendering, draws)
         return losses
 
     def _perceptual(
         self,
         denoised: Float[Tensor, "set view c h w"],
+        sigma: Float[Tensor, "set view"],
         counted: Bool[Tensor, "set view"],
         views: ViewSet,
         rendering: Rendering,
         draws: Draws,
     ) -> Float[Tensor, ""]:
-        """LPIPS-VGG between the decoded views that count and the true images, in one random crop of each set."""
+        """LPIPS-VGG of a random crop of one random view of each set, decoded, that counts.
+
+        Weighed by 1 / (1 + sigma^2): under much noise the denoised view is rightly the mean of all that may be.
+        """
         repeats, side = self.weights.noise_draws, self.weights.perceptual_crop
-        detail = rendering.rgb.repeat_interleave(repeats, dim=0) if self.denoiser.render_prior else None
-        decoded = decode_with_detail(self.codec, denoised, detail)
-        truth = views.images.repeat_interleave(repeats, dim=0)
-        height, width = truth.shape[-2:]
-        pairs = []
-        for i, (across, down) in enumerate(draws.uniform(repeats, 2).flatten(0, 1).tolist()):
-            top, left = int(down * (height - side + 1)), int(across * (width - side + 1))
-            crop = (counted[i].nonzero()[:, 0], slice(None), slice(top, top + side), slice(left, left + side))
-            pairs.append((decoded[i][crop], truth[i][crop]))
-        predicted, true = (torch.cat(images) for images in zip(*pairs, strict=True))
-        return self.perceptual_distance.loss(predicted, true)
+        sets = torch.arange(len(denoised), device=denoised.device)
+        view = (draws.uniform(repeats, views.num_views).flatten(0, 1) * counted).argmax(dim=1)
+        of_set = sets // repeats
+        truth = views.images[of_set, view]
+        detail = rendering.rgb[of_set, view][:, None] if self.denoiser.render_prior else None
+        decoded = decode_with_detail(self.codec, denoised[sets, view][:, None], detail)[:, 0]
+        room = truth.shape[-1] - side + 1
+        corner = (draws.uniform(repeats, 2).flatten(0, 1) * room).long().clamp(max=room - 1)
+        steps = torch.arange(side, device=truth.device)
+        rows, columns = (corner[:, :1] + steps)[:, :, None], (corner[:, 1:] + steps)[:, None]
+
+        def crop(images: Float[Tensor, "set 3 h w"]) -> Float[Tensor, "set 3 s s"]:
+            return images[sets[:, None, None], :, rows, columns].movedim(-1, 1)
+
+        weight = 1 / (1 + sigma[sets, view].square())
+        return (weight * self.perceptual_distance.losses(crop(decoded), crop(truth))).mean()
 
     def _denoised(
         self,
@@ -257,6 +347,11 @@ class Objective(nn.Module):
         order = torch.arange(xt.shape[1], device=xt.device).roll(-num_known)
         x0 = self.denoiser(xt[:, order], sigma[:, order], conditions.select(order), num_anchors=num_known)
         return x0.roll(num_known, dims=1)
+
+
+def vgg_trunk(config: TrainConfig) -> Trunk:
+    folder = config.loss.perceptual_trunk
+    return find_trunk("vgg", Path(folder) if folder else None)
 
 
 def fit_codec(codec: nn.Module, images: Float[Tensor, "n 3 h w"]) -> None:

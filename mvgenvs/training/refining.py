@@ -4,8 +4,10 @@ The pipeline's views are made once, by the very sampling that users run, and kep
 neighbourhoods only, then learns from many crops of them.
 """
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +17,14 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mvgenvs.data.mixture import open_mixture, parse_sources
 from mvgenvs.data.sampling import TrainingSets
-from mvgenvs.data.scenes import open_scenes
 from mvgenvs.diffusion.codec import PatchCodec
 from mvgenvs.diffusion.refiner import Refiner
 from mvgenvs.errors import UserError
+from mvgenvs.files import write_text
 from mvgenvs.media import read_png, tile, write_png
+from mvgenvs.parts import checkpoint_sha256, resolve_checkpoint
 from mvgenvs.perceptual import PerceptualDistance, find_trunk
 from mvgenvs.pipeline import MultiViewPipeline
 from mvgenvs.runtime import explained_failures, resolve_device
@@ -32,8 +36,12 @@ BATCH, CROP, LR, WARMUP, EMA = 8, 64, 1e-3, 30, 0.995
 Pictures = UInt8[Tensor, "view 3 h w"]
 
 
-def refine_checkpoint(checkpoint: str, data: Path, output: Path, num_sets: int, steps: int, seed: int) -> None:
-    """The whole stage. Raises `UserError` where checkpoint, refiner, data or VGG's weights are not there."""
+def refine_checkpoint(checkpoint: str, data: Sequence[str], output: Path, num_sets: int, steps: int, seed: int) -> None:
+    """The whole stage; `data` are FOLDER or FOLDER=WEIGHT.
+
+    Raises `UserError` where checkpoint, refiner, data or VGG's weights are not there, or OUTPUT holds views of another
+    model, seed or data.
+    """
     device = resolve_device("auto")
     pipeline = MultiViewPipeline.from_pretrained(checkpoint).to(device)
     pipeline.set_progress_bar_config(disable=True)
@@ -41,18 +49,33 @@ def refine_checkpoint(checkpoint: str, data: Path, output: Path, num_sets: int, 
     if not isinstance(codec, PatchCodec):
         raise UserError(f"the codec of {checkpoint} has no refiner: only those of kind 'patch' have one")
     distance = PerceptualDistance("vgg", find_trunk("vgg"), device)
-    sets = TrainingSets(open_scenes(data, "train", pipeline.size), VIEWS + 1, (1, 1), 1, seed, num_sets)
+    scenes = open_mixture(parse_sources("", data), "train", pipeline.size)
+    sets = TrainingSets(scenes, VIEWS + 1, (1, 1), 1, seed, num_sets)
+    made_by = {"checkpoint": checkpoint_sha256(resolve_checkpoint(checkpoint)), "data": list(data), "seed": seed}
     torch.manual_seed(seed)
     refiner = Refiner(codec.refiner.cell, codec.config.refiner_width, codec.config.refiner_blocks).to(device)
     codec.refiner = refiner  # which does nothing yet
     with explained_failures(output):
-        (output / "views").mkdir(parents=True, exist_ok=True)
+        claim(output / "views", made_by)
         with tqdm(total=num_sets, desc="making views") as bar:
             made, true = make_views(pipeline, sets, output / "views", bar.update)
         with tqdm(train_refiner(refiner, made, true, distance, steps, seed), total=steps, desc="refining") as bar:
             for losses in bar:
                 bar.set_postfix({name: round(value, 4) for name, value in losses.items()})
         save_fp16(pipeline, output / "pipeline")
+
+
+def claim(folder: Path, made_by: dict[str, Any]) -> None:
+    """Says in the folder what makes its views. Raises `UserError` where something else has made those there."""
+    path = folder / "made_by.json"
+    if folder.exists() and any(folder.iterdir()):
+        try:
+            theirs = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            theirs = None
+        if theirs != made_by:
+            raise UserError(f"{folder} holds views of another model, seed or data: choose another --output")
+    write_text(path, json.dumps(made_by) + "\n")
 
 
 def make_views(

@@ -16,12 +16,12 @@ from mvgenvs.pipeline import MultiViewPipeline
 NUM_TARGETS = 7
 
 
-def training_images(scenes: Scenes, views_per_object: int = 10) -> Float[Tensor, "n 3 h w"]:
-    """Some views of every object, evenly spread over its list, as many from each."""
+def training_images(scenes: Scenes, views_per_object: int = 10, most: int = 1000) -> Float[Tensor, "n 3 h w"]:
+    """Some views of every object, or of every n-th where they are many, evenly spread over its list."""
     images = []
-    for index, item in enumerate(scenes.objects):
-        stride = max(1, len(item.view_ids) // views_per_object)
-        images.append(scenes.load(index, range(0, len(item.view_ids), stride)).images)
+    for index in range(0, len(scenes), max(1, len(scenes) * views_per_object // most)):
+        count = len(scenes.objects[index].view_ids)
+        images.append(scenes.load(index, range(0, count, max(1, count // views_per_object))).images)
     return torch.cat(images)
 
 

@@ -98,7 +98,8 @@ class StableDenoiser(JointModel):
         flag = (1 - keep).expand(*seen.shape[:2], 1, *seen.shape[-2:])
         poses = cameras.c2w[..., :3, :].flatten(-2).to(seen.dtype)  # which this denoiser does not look at
         std = torch.full_like(flag, SIGMA_DATA)
-        return Conditions(torch.cat([seen, flag], dim=2), poses, torch.zeros_like(render_latents), std)
+        points = flag.expand(-1, -1, 3, -1, -1)  # likewise
+        return Conditions(torch.cat([seen, flag], dim=2), poses, torch.zeros_like(render_latents), std, points)
 
     def forward(
         self,

@@ -1,0 +1,137 @@
+"""Does the NeRF know where surfaces are? Its renderings against true depth and mattes, and what its depth is good for.
+
+Views can agree about a surface only as far as the model knows where it is: a neighbour's true pixels, moved over by the
+rendered depth, say what joint attention, warped pixels and anchors could gain; moved over by the true depth, what is
+possible; the NeRF's own colours, what there is without them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from eval.columns import Column
+from eval.consistency.warp import warp
+from eval.metrics import MAX_PSNR, psnr
+from eval.protocols import orbit
+from eval.records import write_json, write_text
+from eval.report import format_table
+from eval.summary import Table, mean_of_present
+from mvgenvs.data.stored import CachedScenes
+from mvgenvs.errors import UserError
+from mvgenvs.nerf.model import ViewNeRF
+from mvgenvs.pipeline import MultiViewPipeline
+from mvgenvs.views import ViewSet
+
+NEIGHBOUR = 3  # places along the orbit: an eighth of it
+FEWEST = 20  # pixels that two views must both see to be compared
+COLUMNS = (
+    Column("psnr", "PSNR", "view", "high", 2, "of the rendering"),
+    Column("depth-error", "depth error", "view", "low", 4, "mean absolute, on the object, in world units"),
+    Column("iou", "IoU", "view", "high", 3, "of silhouettes"),
+    Column("warp", "neighbour warp", "view", "high", 2, "a neighbour's true pixels, moved by the rendered depth"),
+    Column("ceiling", "by true depth", "view", "high", 2, "the same, moved by the true depth"),
+    Column("own", "own colours", "view", "high", 2, "the rendering's, on the same pixels"),
+)
+ANGLES = {"all": (0, 181), "0 to 60 degrees": (0, 60), "60 to 120": (60, 120), "120 to 180": (120, 181)}
+
+Figures = dict[str, Float[Tensor, " view"]]
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectFigures:
+    """Figures of one object's targets, not a number where there is none, and their angles from the input in degrees."""
+
+    figures: Figures
+    angles: Float[Tensor, " view"]
+
+
+def study(
+    output: Path,
+    pipeline: MultiViewPipeline,
+    scenes: CachedScenes,
+    num_objects: int,
+    on_object: Callable[[], object] = lambda: None,
+) -> str:
+    """Writes geometry.json and .md, and returns the text. Raises `UserError` where the data have no depth or masks."""
+    found = []
+    for index in range(num_objects):
+        views = scenes.read(index).view_set()
+        if views.depth is None or views.mask is None:
+            raise UserError(f"{scenes.objects[index].folder} has no depth or masks, which this study compares with")
+        task = orbit(scenes.objects[index].view_ids, views.cameras)
+        found.append(object_figures(pipeline.nerf, views.select(task.inputs), views.select(task.targets)))
+        on_object()
+    table = make_table(found)
+    text = format_table(table, COLUMNS)
+    write_json(output / "geometry.json", {"table": table, "objects": [o.name for o in scenes.objects[:num_objects]]})
+    write_text(output / "geometry.md", text + "\n")
+    return text
+
+
+@torch.no_grad()
+def object_figures(nerf: ViewNeRF, known: ViewSet, truth: ViewSet) -> ObjectFigures:
+    """Renders the targets from the known views, and compares."""
+    device = next(nerf.parameters()).device
+    scene = nerf.encode(known.images[None].to(device), known.cameras.batched().to(device), find_empty=True)
+    seen = nerf.render(scene, truth.cameras.batched().to(device))
+    rgb, depth, opacity = (x[0].cpu() for x in (seen.rgb.clamp(0, 1), seen.depth, seen.opacity))
+    directions, start = (c / c.norm(dim=-1, keepdim=True) for c in (truth.cameras.centers, known.cameras.centers[:1]))
+    angles = torch.rad2deg((directions @ start[0]).clamp(-1, 1).acos())
+    return ObjectFigures(compare(rgb, depth, opacity, truth), angles)
+
+
+def compare(
+    rgb: Float[Tensor, "view 3 h w"], depth: Float[Tensor, "view 1 h w"], opacity: Float[Tensor, "view 1 h w"],
+    truth: ViewSet,
+) -> Figures:  # fmt: skip
+    """The columns, of renderings of the views of `truth`, which go round the object."""
+    assert truth.depth is not None and truth.mask is not None
+    solid, there = opacity > 0.5, truth.mask > 0.5
+    both = there & (truth.depth > 0)
+    places = list(range(len(rgb)))
+    neighbours = [(place + NEIGHBOUR) % len(places) for place in places]
+    sources = truth.images[neighbours]
+    by_truth = warp(sources, truth, places, neighbours)
+    by_rendering = warp(sources, replace(truth, depth=torch.where(solid, depth, 0.0)), places, neighbours)
+    return {
+        "psnr": psnr(rgb, truth.images),
+        "depth-error": _sum((depth - truth.depth).abs() * both) / _sum(both),
+        "iou": _sum(solid & there) / _sum(solid | there),
+        "warp": _psnr_where(by_rendering.images, truth.images, by_truth.visible),
+        "ceiling": _psnr_where(by_truth.images, truth.images, by_truth.visible),
+        "own": _psnr_where(rgb, truth.images, by_truth.visible),
+    }
+
+
+def make_table(found: list[ObjectFigures]) -> Table:
+    """Means within each object and each range of angles, then over the objects that have views there."""
+    return {
+        name: {
+            column.key: mean_of_present([_mean(each, column.key, low, high) for each in found]) for column in COLUMNS
+        }
+        for name, (low, high) in ANGLES.items()
+    }
+
+
+def _mean(found: ObjectFigures, key: str, low: int, high: int) -> float | None:
+    values = found.figures[key][(found.angles >= low) & (found.angles < high)]
+    values = values[values.isfinite()]
+    return float(values.mean()) if len(values) else None
+
+
+def _sum(x: Tensor) -> Float[Tensor, " view"]:
+    return x.float().sum(dim=(1, 2, 3))
+
+
+def _psnr_where(
+    images: Float[Tensor, "view 3 h w"], truth: Float[Tensor, "view 3 h w"], where: Bool[Tensor, "view 1 h w"]
+) -> Float[Tensor, " view"]:
+    """PSNR of the pixels `where`, not a number where they are too few."""
+    pixels = _sum(where)
+    error = _sum((images - truth).square() * where) / (3 * pixels)
+    values = -10 * error.clamp(min=10 ** (-MAX_PSNR / 10)).log10()
+    return torch.where(pixels >= FEWEST, values, torch.nan)

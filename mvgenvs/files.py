@@ -1,0 +1,28 @@
+"""Files that appear whole or not at all, and failures of writing told in one sentence."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mvgenvs.errors import UserError
+
+
+def atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Has `write` fill a file under a temporary name; after a crash the file at `path` is whole or absent.
+
+    Raises `UserError` where it cannot be written, and leaves nothing behind.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path} ({error.strerror}): free some space or choose another folder") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes atomically."""
+    atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))

@@ -1,0 +1,77 @@
+"""Where a lifted scene is empty: found once on a coarse grid, so that rays spend no samples on air.
+
+Most rays of a picture meet nothing, and those that meet the object are in air for most of their way. A cell is empty
+where the field's density is negligible at several points of it and of all its neighbours.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from mvgenvs.nerf.renderer import Bounds
+
+POINTS = 2  # along each axis of a cell
+NEGLIGIBLE = 0.2  # density: a ray through the whole box would lose a tenth of its light to it, and air is below .01
+STEPS, AT_ONCE = 48, 16  # at which a ray looks for occupied cells, and how many of them at a time
+AT_ONCE_POINTS = 2**17  # whose density is computed at a time
+MARGIN = 1.0  # of these steps, before the first occupied cell and after the last
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Occupancy:
+    """Cells of the box of half sides `extent` around the origin that hold anything."""
+
+    cells: Bool[Tensor, "batch d h w"]
+    extent: tuple[float, float, float]
+
+    def tightened(
+        self,
+        bounds: Bounds,
+        origins: Float[Tensor, "batch ray 3"],
+        directions: Float[Tensor, "batch ray 3"],
+    ) -> Bounds:
+        """From the first occupied cell on a ray to the last; rays that meet none miss."""
+        step = (bounds.far - bounds.near) / STEPS
+        size = torch.tensor(self.cells.shape[:0:-1], device=origins.device)  # along x, y, z
+        scale = size / (2 * origins.new_tensor(self.extent))
+        flat = self.cells.flatten(1)
+        start = (origins + origins.new_tensor(self.extent)) * scale  # in cells
+        along = directions * scale
+        first, last = torch.full_like(bounds.near, STEPS), torch.full_like(bounds.near, -1)
+        for block in torch.arange(STEPS, device=origins.device).split(AT_ONCE):
+            t = bounds.near[..., None] + (block + 0.5) * step[..., None]  # (batch, ray, block)
+            x, y, z = (
+                (start[..., axis, None] + t * along[..., axis, None]).long().clamp(0, self.cells.shape[-1 - axis] - 1)
+                for axis in range(3)
+            )
+            row = (z * size[1] + y) * size[0] + x
+            occupied = flat.gather(1, row.flatten(1)).view(row.shape)
+            first = torch.minimum(first, torch.where(occupied, block, STEPS).amin(dim=-1))
+            last = torch.maximum(last, torch.where(occupied, block, -1).amax(dim=-1))
+        hits = bounds.hits * (last >= 0)
+        near = torch.maximum(bounds.near, bounds.near + (first - MARGIN) * step)
+        far = torch.minimum(bounds.far, bounds.near + (last + 1 + MARGIN) * step)
+        return Bounds(torch.where(hits > 0, near, bounds.near), torch.where(hits > 0, far, bounds.far), hits)
+
+
+def find_occupancy(
+    density: Callable[[Float[Tensor, "batch n 3"]], Float[Tensor, "batch n"]],
+    batch: int,
+    cells: tuple[int, int, int],
+    extent: tuple[float, float, float],
+    device: torch.device,
+) -> Occupancy:
+    """The occupancy of `cells` along x, y and z of a density."""
+    axes = [((torch.arange(n * POINTS, device=device) + 0.5) / (n * POINTS) * 2 - 1) * half
+            for n, half in zip(cells, extent, strict=True)]  # fmt: skip
+    z, y, x = torch.meshgrid(axes[2], axes[1], axes[0], indexing="ij")
+    points = torch.stack([x, y, z], dim=-1).reshape(1, -1, 3)
+    parts = [density(part.expand(batch, -1, -1)) for part in points.split(max(1, AT_ONCE_POINTS // batch), dim=1)]
+    found = torch.cat(parts, dim=1).unflatten(1, x.shape)
+    largest = F.max_pool3d(found[:, None].float(), POINTS)
+    around = F.max_pool3d(largest, 3, stride=1, padding=1)[:, 0]
+    return Occupancy(around > NEGLIGIBLE, extent)

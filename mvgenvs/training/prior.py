@@ -1,0 +1,71 @@
+"""Measures by how much latents differ from those of the rendering: the constants of the denoiser's preconditioning."""
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mvgenvs.data.sampling import Batch, TrainingSets, collate
+from mvgenvs.diffusion.joint_model import JointModel
+from mvgenvs.errors import UserError
+from mvgenvs.training.objective import Objective
+
+SETS = 64
+SOLID = 0.9  # opacity of an object's inside
+LEAST = 0.01  # deviation of anything, of a latent that is never wrong too: it keeps the network's inputs finite
+CONSTANTS = ("std_floor", "std_slope", "std_ceiling", "std_air", "std_channels")
+
+
+def first_sets(sets: TrainingSets, size: int, device: torch.device) -> Iterator[Batch]:
+    """The first training sets in batches: the same for all processes, and none is taken from training."""
+    for begin in itertools.count(0, size):
+        batch = collate([sets[index] for index in range(begin, begin + size)])
+        yield Batch(batch.views.to(device), batch.num_known, batch.seeds)
+
+
+def recall_prior(denoiser: JointModel, pipeline: Path) -> None:
+    """Gives a denoiser the constants of a checkpoint's, which are no weights. Raises `UserError` if it is damaged."""
+    try:
+        config = json.loads((pipeline / "denoiser" / "config.json").read_text())
+        denoiser.register_to_config(**{name: config[name] for name in CONSTANTS})
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{pipeline} is damaged: choose another --run.output") from error
+
+
+@torch.no_grad()
+def fit_prior(objective: Objective, data: Iterator[Batch]) -> None:
+    """Sets the denoiser's `std_floor`, `std_slope`, `std_ceiling`, `std_air` and `std_channels` from training sets."""
+    objective.eval()
+    residuals: list[Tensor] = []
+    opacities: list[Tensor] = []
+    while sum(len(residual) for residual in residuals) < SETS:
+        residual, opacity = objective.residual(next(data))
+        residuals.append(residual.float())
+        opacities.append(opacity.float())
+    constants = deviations(torch.cat(residuals).flatten(0, 1), torch.cat(opacities).flatten(0, 1))
+    objective.denoiser.register_to_config(**constants)
+    print("prior: " + ", ".join(f"{k} {v:.4f}" for k, v in constants.items() if isinstance(v, float)))
+
+
+def deviations(residual: Float[Tensor, "n c h w"], opacity: Float[Tensor, "n 1 h w"]) -> dict[str, float | list[float]]:
+    """The constants of latents minus encoded renderings, whose opacity per latent is the largest of its pixels."""
+    inside, empty = opacity[:, 0] > SOLID, opacity[:, 0] < 0.05
+
+    def rms(x: Tensor) -> float:
+        return max(LEAST, float(x.square().mean().sqrt())) if x.numel() else LEAST
+
+    channels = residual.movedim(1, 0)
+    within = rms(channels[:, inside])
+    factors = [max(LEAST, rms(channel[inside]) / within) for channel in channels]
+    floor = rms(channels[:, empty])
+    return {
+        "std_floor": floor,
+        "std_slope": within - floor if within > floor else LEAST,
+        "std_ceiling": max(within, floor),
+        "std_air": floor / 4,
+        "std_channels": factors,
+    }

@@ -1,0 +1,186 @@
+"""One stage of training, from its configuration to its last checkpoint: data, model, engine, and the loop's caller."""
+
+import json
+import signal
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, set_seed
+from diffusers.training_utils import EMAModel
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
+
+from mvgenvs.config import TrainConfig
+from mvgenvs.data.mixture import open_mixture, parse_sources
+from mvgenvs.data.sampling import TrainingSets
+from mvgenvs.data.stored import CachedScenes
+from mvgenvs.errors import UserError
+from mvgenvs.folders import OwnFolder
+from mvgenvs.parts import CHECKPOINT_PREFIX, PARTS, Parts, build_parts, checkpoints, find_pipeline, load_parts
+from mvgenvs.precision import best_mixed_precision, low_precision_norms
+from mvgenvs.processes import join_processes, on_main
+from mvgenvs.training import checkpoint, loop
+from mvgenvs.training.objective import Objective, fit_codec
+from mvgenvs.training.optimizer import make_optimizer
+from mvgenvs.training.prior import first_sets, fit_prior, recall_prior
+from mvgenvs.training.schedule import ENDLESS, StageLength
+from mvgenvs.training.validation import training_images, validate
+
+
+def train(config: TrainConfig, resume: bool) -> int:
+    """One stage, from its first step or its newest checkpoint to its last. Raises `UserError`."""
+    run = Path(config.run.output)
+    if not resume and checkpoints(run):
+        raise UserError(f"{run} holds checkpoints already: add --resume auto, or choose another --run.output")
+    check(config)
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+    accelerator = make_accelerator(config)
+    lock = ExitStack()  # until this process ends: nobody else trains into the folder
+    on_main(accelerator.state, lambda: lock.enter_context(OwnFolder(run, "--run.output")))
+    length = StageLength(config, lambda steps: agreed(accelerator, steps, "min"))
+    scenes, sets = open_data(config)
+    set_seed(config.run.seed)
+    parts, taken = make_parts(config, scenes)
+    objective = Objective(parts, config)
+    low_precision_norms(objective)
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    optimizer = make_optimizer(trained, config.optim, accelerator.device)
+    schedule = LambdaLR(optimizer, lambda step: length.rate(step))  # a lambda has no state to save
+    ema = EMAModel(trained, decay=config.optim.ema, foreach=True)
+    prepared, optimizer = accelerator.prepare(objective, optimizer)
+    ema.to(accelerator.device)
+    accelerator.register_for_checkpointing(schedule, ema)
+    start, skipped = checkpoint.resume(accelerator, config, ema)
+    data = loop.batches(sets, config, accelerator, start)
+    if config.denoiser.fit_prior and "denoiser" in config.run.train and "denoiser" not in taken:
+        if start:
+            recall_prior(parts.denoiser, run / f"{CHECKPOINT_PREFIX}{start:06d}" / "pipeline")
+        else:
+            fit_prior(objective, first_sets(sets, config.optim.batch // config.optim.accumulation, accelerator.device))
+    if config.run.tracker != "none":
+        accelerator.init_trackers("logs")
+
+    stopped = catch_signals()
+    steps = loop.train(accelerator, prepared, optimizer, schedule, ema, data, config, length, start, skipped)
+    with tqdm(steps, initial=start, unit="step", disable=not accelerator.is_main_process) as bar:
+        for report in bar:
+            bar.total = None if length.end == ENDLESS else length.end
+            last = report.step == length.end
+            note(bar, accelerator, report, config, last)
+            stop = agreed(accelerator, len(stopped), "sum") > 0
+            if last or stop or report.step % config.run.checkpoint_every == 0:
+                checkpoint.save_checkpoint(accelerator, config, parts, ema, report.step, report.skipped)
+            every = config.run.validate_every
+            if accelerator.is_main_process and ((every > 0 and report.step % every == 0) or (last and every >= 0)):
+                with checkpoint.ema_weights(ema, parts):
+                    metrics = validate(parts, config, report.step)
+                accelerator.log({f"val/{name}": value for name, value in metrics.items()}, step=report.step)
+                bar.write(f"step {report.step}: " + ", ".join(f"{name} {value:.2f}" for name, value in metrics.items()))
+            if stop:
+                bar.write(f"stopped by {', '.join(stopped)} after step {report.step}; continue with --resume auto")
+                break
+    accelerator.end_training()
+    lock.close()
+    return 1 if stop and not last else 0
+
+
+def check(config: TrainConfig) -> None:
+    """Raises `UserError` for settings that do not make a stage."""
+    if unknown := {*config.run.train, *config.run.init_parts} - set(PARTS):
+        raise UserError(f"there is no part '{unknown.pop()}' for run.train or run.init_parts: use {', '.join(PARTS)}")
+    loss = config.loss
+    if not any((loss.reconstruction, loss.rgb, loss.mask, loss.depth, loss.distance, loss.opacity, loss.denoise)):
+        raise UserError("there is nothing to learn: give a loss a weight, such as loss.denoise 1")
+    taken = config.run.init_parts if config.run.init_from else ()
+    if config.denoiser.trainable != "all" and config.model.kind == "latent" and "denoiser" not in taken:
+        raise UserError(f"denoiser.trainable {config.denoiser.trainable} needs a trained denoiser: give run.init_from")
+
+
+def open_data(config: TrainConfig) -> tuple[CachedScenes, TrainingSets]:
+    """The training scenes, and the endless sequence of sets drawn from them."""
+    data = config.data
+    roots = parse_sources(data.root, data.sources)
+    scenes = open_mixture(roots, "train", data.size, data.category, data.fit_captures)
+    sets = TrainingSets(
+        scenes,
+        data.num_views,
+        (data.min_known, data.max_known),
+        config.optim.batch,
+        config.run.seed,
+        ENDLESS,
+        data.recolour,
+        data.mirror,
+        data.known_odds,
+    )
+    return scenes, sets
+
+
+def make_parts(config: TrainConfig, scenes: CachedScenes) -> tuple[Parts, tuple[str, ...]]:
+    """The parts, new or from `run.init_from`, and the names of those that were taken from there."""
+    taken = config.run.init_parts if config.run.init_from else ()
+    parts = build_parts(config)
+    if taken:
+        parts = parts.replaced(load_parts(find_pipeline(Path(config.run.init_from))), taken)
+    if "codec" not in taken and config.model.kind == "latent":
+        fit_codec(parts.codec, training_images(scenes))
+    return parts, taken
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Accelerate's engine; says on how many processes it runs."""
+    state = join_processes()
+    precision = [best_mixed_precision() if config.run.mixed_precision == "auto" else config.run.mixed_precision]
+    if state.num_processes > 1:
+        broadcast_object_list(precision)  # trials on several processes may differ
+    torch.backends.cudnn.benchmark = True  # shapes do not change
+    accelerator = Accelerator(
+        mixed_precision=precision[0],
+        gradient_accumulation_steps=config.optim.accumulation,
+        log_with=None if config.run.tracker == "none" else config.run.tracker,
+        project_dir=config.run.output,
+    )
+    processes = "1 process" if accelerator.num_processes == 1 else f"{accelerator.num_processes} processes"
+    accelerator.print(f"training on {processes}, {accelerator.device.type}, {accelerator.mixed_precision}")
+    return accelerator
+
+
+def agreed(accelerator: Accelerator, value: int, how: str) -> int:
+    """One number of those that the processes have: their sum, or the smallest."""
+    if accelerator.num_processes == 1:
+        return value
+    values = accelerator.gather(torch.tensor([value], device=accelerator.device))
+    return int(values.sum() if how == "sum" else values.min())
+
+
+def catch_signals() -> list[str]:
+    """An empty list that receives the name of a SIGTERM or SIGINT; the step at hand is finished and saved first."""
+    received: list[str] = []
+
+    def take(number: int, _: object) -> None:
+        received.append(signal.Signals(number).name)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, take)
+    return received
+
+
+def note(bar: tqdm, accelerator: Accelerator, report: loop.StepReport, config: TrainConfig, last: bool) -> None:
+    """Shows a step, and logs it when its turn has come."""
+    losses = {name: round(value, 4) for name, value in report.losses.items()}
+    bar.set_postfix(**losses, skipped=report.skipped, wait=f"{report.wait:.0%}", refresh=False)
+    if report.step % config.run.log_every and not last:
+        return
+    state = {"grad_norm": report.grad_norm, "lr": report.lr, "wait": report.wait, "seconds": report.seconds}
+    accelerator.log({**report.losses, **state}, step=report.step)
+    if accelerator.is_main_process:
+        append_line(Path(config.run.output) / "log.jsonl", {"step": report.step, **report.losses, **state})
+
+
+def append_line(path: Path, entry: Mapping[str, float | int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(entry) + "\n")

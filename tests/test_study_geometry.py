@@ -1,0 +1,38 @@
+"""The study of the NeRF's geometry: true depth reaches the ceiling, fog and shifts do not."""
+
+import pytest
+import torch
+from tiny import ray_cast, ring_cameras, toy_car
+
+from eval.studies import geometry
+from mvgenvs.views import ViewSet
+
+
+def orbit_views() -> ViewSet:
+    return ray_cast(toy_car(1), ring_cameras(24, 64, elevation=0.3))
+
+
+def test_the_truth_is_its_own_ceiling() -> None:
+    truth = orbit_views()
+    figures = geometry.compare(truth.images, truth.depth, truth.mask, truth)
+    assert torch.equal(figures["warp"].nan_to_num(), figures["ceiling"].nan_to_num())
+    assert figures["depth-error"].abs().max() == 0
+    assert (figures["iou"] == 1).all()
+    assert figures["ceiling"].nanmean() > 15
+
+
+def test_wrong_depth_costs_what_it_must() -> None:
+    truth = orbit_views()
+    farther = torch.where(truth.depth > 0, truth.depth + 0.1, truth.depth)
+    figures = geometry.compare(truth.images, farther, truth.mask, truth)
+    torch.testing.assert_close(figures["depth-error"], torch.full_like(figures["depth-error"], 0.1), atol=1e-5, rtol=0)
+    assert figures["warp"].nanmean() < figures["ceiling"].nanmean() - 3
+    nothing = geometry.compare(torch.ones_like(truth.images), farther, torch.zeros_like(truth.mask), truth)
+    assert (nothing["iou"] == 0).all()
+
+
+def test_figures_are_sorted_by_angle() -> None:
+    angles = torch.tensor([10.0, 100.0, 170.0, 179.0])
+    figures = {column.key: torch.tensor([1.0, 2.0, torch.nan, 5.0]) for column in geometry.COLUMNS}
+    table = geometry.make_table([geometry.ObjectFigures(figures, angles)])
+    assert [row["psnr"] for row in table.values()] == pytest.approx([8 / 3, 1.0, 2.0, 5.0])
