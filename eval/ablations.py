@@ -21,9 +21,10 @@ from eval.bootstrap import mean_interval
 from eval.columns import COLUMNS, markdown_table
 from eval.compare import read_run
 from eval.methods import JOINT, NERF
-from eval.records import folder_name, read_json, write_json, write_text
+from eval.records import folder_name, read_json, write_json
 from mvgenvs.config import TrainConfig, load_config
 from mvgenvs.errors import OneSentenceParser, UserError, run_script, whole_number
+from mvgenvs.files import write_text
 from mvgenvs.folders import OwnFolder
 from mvgenvs.runtime import explained_failures
 

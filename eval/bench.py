@@ -17,8 +17,9 @@ from eval.benchmarks.measure import Measurement, measure
 from eval.benchmarks.stage import Setup, Stage
 from eval.columns import markdown_table
 from eval.provenance import all_versions
-from eval.records import write_json, write_text
+from eval.records import write_json
 from mvgenvs.errors import OneSentenceParser, UserError, run_script, whole_number
+from mvgenvs.files import write_text
 from mvgenvs.folders import OwnFolder
 from mvgenvs.runtime import explained_failures, resolve_device
 

@@ -9,8 +9,9 @@ from typing import Any
 from eval.bootstrap import mean_interval
 from eval.columns import CONSISTENCY, QUALITY, Column
 from eval.methods import COPY, INDEPENDENT, JOINT, NERF, TRUTH
-from eval.records import Record, atomically
+from eval.records import Record
 from eval.summary import AngleBin, Table, columns_of, curve
+from mvgenvs.files import atomically
 
 HOW_TO_GET = "run `pip install matplotlib` and the same command again"
 # Okabe & Ito's palette; marker and dashes say the same again for print without colour.

@@ -11,9 +11,9 @@ from pathlib import Path
 from eval.columns import CONSISTENCY, QUALITY, Column, markdown_table
 from eval.compare import Run, read_run
 from eval.methods import JOINT
-from eval.records import write_text
 from eval.summary import columns_of
 from mvgenvs.errors import OneSentenceParser, UserError, run_script
+from mvgenvs.files import write_text
 
 FILES = (Path("README.md"), Path("mvgenvs/pretrained/README.md"))
 MARKED = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -9,9 +9,8 @@ OUTPUT/metrics.json, report.md, *.png     see `eval.report`
 """
 
 import json
-import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mvgenvs.errors import UserError
+from mvgenvs.files import atomically, write_text
 from mvgenvs.folders import OwnFolder
 
 REPORT = (
@@ -160,18 +160,6 @@ def claim_run(folder: OwnFolder, run: RunFolder, names: Sequence[str]) -> None:
 def _plain(settings: Settings) -> dict[str, Any]:
     """As they come back from JSON."""
     return json.loads(json.dumps(asdict(settings)))
-
-
-def atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Has `write` fill a file under a temporary name; after a crash the file at `path` is whole or absent."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    write(partial)
-    partial.replace(path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes atomically."""
-    atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -13,8 +13,9 @@ from eval.columns import COLUMNS, CONSISTENCY, QUALITY, SAMPLES, Column, markdow
 from eval.distributions import distributions
 from eval.instruments import Instruments
 from eval.methods import DESCRIPTIONS, TRUTH
-from eval.records import Record, RunFolder, write_json, write_text
+from eval.records import Record, RunFolder, write_json
 from eval.summary import AngleBin, Table, columns_of, make_table, psnr_by_angle, ranked, rows_of
+from mvgenvs.files import write_text
 
 
 def write_report(

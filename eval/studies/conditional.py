@@ -18,10 +18,11 @@ from torch import Tensor
 
 from eval import plots
 from eval.columns import markdown_table
-from eval.records import write_json, write_text
+from eval.records import write_json
 from eval.studies.gaussian import GaussianViews, bures, equally_correlated
 from mvgenvs.diffusion.codec import SIGMA_DATA
 from mvgenvs.diffusion.renoising import CLEAN_SIGMA, SamplerOptions, sample
+from mvgenvs.files import write_text
 from mvgenvs.pipeline import SIGMA_MAX
 
 NEW, ANCHORS = 4, 5  # a set of the default plan: four new views, the input and the four views before

@@ -17,11 +17,12 @@ from eval.columns import Column
 from eval.consistency.warp import warp
 from eval.metrics import MAX_PSNR, psnr
 from eval.protocols import orbit
-from eval.records import write_json, write_text
+from eval.records import write_json
 from eval.report import format_table
 from eval.summary import Table, mean_of_present
 from mvgenvs.data.stored import CachedScenes
 from mvgenvs.errors import UserError
+from mvgenvs.files import write_text
 from mvgenvs.nerf.model import ViewNeRF
 from mvgenvs.pipeline import MultiViewPipeline
 from mvgenvs.views import ViewSet

@@ -21,7 +21,7 @@ from eval.bootstrap import LEVEL, mean_interval
 from eval.columns import Column, markdown_table
 from eval.objects import sample_seed
 from eval.protocols import ORBIT_TARGETS, orbit
-from eval.records import write_json, write_text
+from eval.records import write_json
 from eval.report import format_table
 from eval.studies.plans import BLOCK
 from eval.studies.trials import BAR
@@ -32,6 +32,7 @@ from mvgenvs.diffusion.denoiser import Conditions, concatenate_conditions
 from mvgenvs.diffusion.plans import make_plan
 from mvgenvs.diffusion.renoising import ANCHOR_LEVELS
 from mvgenvs.errors import UserError
+from mvgenvs.files import write_text
 from mvgenvs.pipeline import MultiViewPipeline
 
 SIGMAS = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)

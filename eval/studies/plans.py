@@ -7,11 +7,12 @@ import torch
 from eval.columns import COLUMNS, Column
 from eval.methods import INDEPENDENT
 from eval.protocols import ORBIT_TARGETS, orbit
-from eval.records import write_json, write_text
+from eval.records import write_json
 from eval.report import format_table
 from eval.studies.trials import REFERENCES, SECONDS, Study, Trial, run_trials
 from eval.summary import Table
 from mvgenvs.diffusion.plans import make_plan
+from mvgenvs.files import write_text
 from mvgenvs.media import contact_sheet, write_png
 
 BLOCK = 4

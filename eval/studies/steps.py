@@ -6,10 +6,11 @@ from typing import Any
 from eval import plots
 from eval.columns import COLUMNS, Column
 from eval.protocols import ORBIT_TARGETS
-from eval.records import write_json, write_text
+from eval.records import write_json
 from eval.report import format_table
 from eval.studies.trials import REFERENCES, SECONDS, Study, Trial, run_trials
 from eval.summary import Table
+from mvgenvs.files import write_text
 
 # What is changed, and with which numbers of steps; everything else is the checkpoint's own.
 GRID: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
