@@ -87,6 +87,12 @@ def test_resume_equals_uninterrupted(tmp_path: Path, uninterrupted: Path, monkey
     assert_equal(weights(run), weights(uninterrupted))
 
 
+def test_a_finished_run_has_nothing_left_to_do(uninterrupted: Path) -> None:
+    before = [path.stat().st_mtime_ns for path in checkpoints(uninterrupted)]
+    assert train_multiview.train(tiny(uninterrupted), resume=True) == 0
+    assert [path.stat().st_mtime_ns for path in checkpoints(uninterrupted)] == before
+
+
 def test_training_changes_what_it_trains(uninterrupted: Path) -> None:
     first, last = (load_parts(folder / "pipeline").modules() for folder in checkpoints(uninterrupted))
     for name in ("nerf", "denoiser"):

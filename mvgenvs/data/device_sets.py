@@ -4,7 +4,7 @@ A GPU trains faster than processes can decode, stack and send pictures: 8,000 vi
 bits, and fit.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -51,9 +51,6 @@ class DeviceSets:
         turns = torch.stack([torch.eye(3) if colour is None else colour for colour in colours]).to(self.device)
         darkness = torch.einsum("bij,bvjhw->bvihw", turns, 1 - views.images)
         return Batch(views.with_images((1 - darkness).clamp(0, 1)), draws[0].num_known, [draw.seed for draw in draws])
-
-    def batches(self, steps: Sequence[Sequence[int]]) -> Iterator[Batch]:
-        return (self.batch(indices) for indices in steps)
 
     def _gathered(self, draws: Sequence[SetDraw]) -> ViewSet:
         rows = torch.tensor([[self.starts[d.scene] + view for view in d.views] for d in draws]).to(self.device)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvgenvs.data.sampling import Batch, TrainingSets, collate
+from mvgenvs.diffusion.denoiser import AIR_OPACITY
 from mvgenvs.diffusion.joint_model import JointModel
 from mvgenvs.errors import UserError
 from mvgenvs.training.objective import Objective
@@ -53,7 +54,7 @@ def fit_prior(objective: Objective, data: Iterator[Batch]) -> None:
 
 def deviations(residual: Float[Tensor, "n c h w"], opacity: Float[Tensor, "n 1 h w"]) -> dict[str, float | list[float]]:
     """The constants of latents minus encoded renderings, whose opacity per latent is the largest of its pixels."""
-    inside, empty = opacity[:, 0] > SOLID, opacity[:, 0] < 0.05
+    inside, empty = opacity[:, 0] > SOLID, opacity[:, 0] < AIR_OPACITY
 
     def rms(x: Tensor) -> float:
         return max(LEAST, float(x.square().mean().sqrt())) if x.numel() else LEAST

@@ -65,6 +65,7 @@ def train(config: TrainConfig, resume: bool) -> int:
         accelerator.init_trackers("logs")
 
     stopped = catch_signals()
+    stop, last = False, True  # where a finished run is resumed
     steps = loop.train(accelerator, prepared, optimizer, schedule, ema, data, config, length, start, skipped)
     with tqdm(steps, initial=start, unit="step", disable=not accelerator.is_main_process) as bar:
         for report in bar:
