@@ -63,8 +63,10 @@ def parser() -> OneSentenceParser:
         if name != "conditional":
             add("--checkpoint", "pipeline folder", default="bundled", metavar="bundled|DIR")
             add("--data", "data set", type=Path, required=True, metavar="DIR")
-            add("--split", "which objects", choices=("test", "val", "test2", "val2"), default="val")
-            add("--num-objects", "only the first N objects", type=whole_number(1), metavar="N")
+            splits = ("test", "val", "test2", "val2", *(("train",) if name == "geometry" else ()))
+            add("--split", "which objects", choices=splits, default="val")
+            which = "only N objects, evenly spread" if name == "geometry" else "only the first N objects"
+            add("--num-objects", which, type=whole_number(1), metavar="N")
             add("--seed", "start of the random numbers", type=int, default=0)
             add("--device", "where to compute", choices=("auto", "cpu", "cuda"), default="auto")
         if name in INSTRUMENTED:

@@ -1,10 +1,15 @@
 """The study of the NeRF's geometry: true depth reaches the ceiling, fog and shifts do not."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
-from tiny import ray_cast, ring_cameras, toy_car
+from tiny import SIZE, ray_cast, ring_cameras, tiny_pipeline, toy_car
+from tiny_data import write_opencars
 
 from eval.studies import geometry
+from mvgenvs.data.srn import SRNScenes
 from mvgenvs.views import ViewSet
 
 
@@ -36,3 +41,12 @@ def test_figures_are_sorted_by_angle() -> None:
     figures = {column.key: torch.tensor([1.0, 2.0, torch.nan, 5.0]) for column in geometry.COLUMNS}
     table = geometry.make_table([geometry.ObjectFigures(figures, angles)])
     assert [row["psnr"] for row in table.values()] == pytest.approx([8 / 3, 1.0, 2.0, 5.0])
+
+
+def test_objects_are_chosen_from_the_whole_list(tmp_path: Path) -> None:
+    """Of the training objects too, which one family after the other begins: the first few are all alike."""
+    write_opencars(tmp_path, {"train": 6}, views=24)
+    output = tmp_path / "out"
+    output.mkdir()
+    geometry.study(output, tiny_pipeline(), SRNScenes(tmp_path, "train", SIZE), 3)
+    assert json.loads((output / "geometry.json").read_text())["objects"] == ["train-0", "train-2", "train-4"]

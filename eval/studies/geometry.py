@@ -58,8 +58,9 @@ def study(
     on_object: Callable[[], object] = lambda: None,
 ) -> str:
     """Writes geometry.json and .md, and returns the text. Raises `UserError` where the data have no depth or masks."""
+    chosen = [index * len(scenes.objects) // num_objects for index in range(num_objects)]
     found = []
-    for index in range(num_objects):
+    for index in chosen:
         views = scenes.read(index).view_set()
         if views.depth is None or views.mask is None:
             raise UserError(f"{scenes.objects[index].folder} has no depth or masks, which this study compares with")
@@ -68,7 +69,7 @@ def study(
         on_object()
     table = make_table(found)
     text = format_table(table, COLUMNS)
-    write_json(output / "geometry.json", {"table": table, "objects": [o.name for o in scenes.objects[:num_objects]]})
+    write_json(output / "geometry.json", {"table": table, "objects": [scenes.objects[i].name for i in chosen]})
     write_text(output / "geometry.md", text + "\n")
     return text
 

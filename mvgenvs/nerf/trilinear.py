@@ -70,19 +70,22 @@ class _WeightedRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """A row's gradient is the weighted sum over the samples near it: a bag as well, once they are sorted by row."""
+        """A row's gradient is the weighted sum over the samples near it: a bag as well, once they are sorted by row.
+
+        Rays meet few of the rows: what is done for each of them counts, not what is done for all.
+        """
         first, weights = ctx.saved_tensors
         if (kernels := gpu_kernels(gradient.device)) is not None:
             steps = torch.tensor(ctx.corners, dtype=first.dtype, device=first.device)
             total = kernels.scatter(gradient.contiguous(), first, weights.contiguous(), steps, ctx.num_rows)
             return total, None, None, None
         ordered, order = first.sort()
-        all_rows = torch.arange(ctx.num_rows, dtype=ordered.dtype, device=ordered.device)
-        starts = torch.searchsorted(ordered, all_rows)
+        met, counts = ordered.unique_consecutive(return_counts=True)
+        starts = counts.cumsum(dim=0) - counts
         by_corner = weights[order].T.contiguous()
         gradient = gradient.contiguous()
         total = gradient.new_zeros(ctx.num_rows, gradient.shape[-1])
         for corner, weight in zip(ctx.corners, by_corner, strict=True):
             sums = F.embedding_bag(order, gradient, starts, per_sample_weights=weight, mode="sum")
-            total[corner:] += sums[: ctx.num_rows - corner]
+            total.index_add_(0, met + corner, sums)
         return total, None, None, None
