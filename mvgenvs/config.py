@@ -53,6 +53,8 @@ class DataConfig:
     """odds of 1, 2, … known views, where they are not all the same; replaces min_known and max_known"""
     recolour: float = 0.8
     """probability that a set's hue is turned or its channels are permuted"""
+    expose: float = 0.0
+    """probability that a set is exposed for too long, up to four times, so that bright paint turns white"""
     mirror: bool = True
     """mirror half of the sets left to right, cameras and all"""
     on_device: bool = False
@@ -117,6 +119,12 @@ class NerfConfig:
     """voxels of its finest level along x, y and z, multiples of 4; it has twice as many"""
     world_extent: tuple[float, ...] = (0.32, 0.32, 0.52)
     """half sides of the box that it spans, in world units; nothing beyond is rendered"""
+    world_density: bool = False
+    """give it a density of its own, which the field adds to and loss.carving teaches directly"""
+    world_detail: int = 0
+    """channels of convolutions over its fine voxels, a multiple of 4; 0 does without"""
+    zoom_known: bool = False
+    """crop known views to their object, so that all their pixels show it"""
 
 
 @dataclass(frozen=True)
@@ -177,6 +185,8 @@ class LossConfig:
     """weight of the NeRF's depth error on the object (L1); only for data with depth"""
     distance: float = 0.0
     """weight of the expected |distance - true distance| along rays of the object, which wants thin surfaces"""
+    carving: float = 0.0
+    """weight of the cross-entropy between nerf.world_density and what the depth maps of a set say of every voxel"""
     opacity: float = 0.0
     """weight of the mean opacity, which keeps the field from filling the frustum"""
     denoise: float = 0.0

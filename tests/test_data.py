@@ -388,6 +388,21 @@ def test_a_set_is_recoloured_alike_in_all_views():
     assert len(palettes) > 8
 
 
+def test_a_set_exposed_for_too_long_has_white_paint():
+    """Alike in all views, by up to four times, and only what was bright turns white."""
+    views = ray_cast([Solid((0.0, 0.0, 0.0), 0.2, (0.9, 0.5, 0.1))], ring_cameras(2))
+    painted = views.mask[:, 0] > 0
+    factors = []
+    for seed in range(40):
+        images = draw_augmentation(np.random.default_rng(seed), 0.0, False, expose=0.5)(views).images
+        colours = images.movedim(1, -1)[painted]
+        assert (colours == colours[0]).all() and (images.movedim(1, -1)[~painted] == 1).all()
+        factors.append(float(colours[0, 2]) / 0.1)
+        torch.testing.assert_close(colours[0], (torch.tensor([0.9, 0.5, 0.1]) * factors[-1]).clamp(max=1))
+    assert 10 <= sum(factor > 1.001 for factor in factors) <= 30
+    assert 2.5 < max(factors) <= 4.001
+
+
 def test_augmentation_can_be_switched_off():
     views = ray_cast(toy_car(0), ring_cameras(2))
     for seed in range(5):

@@ -30,7 +30,7 @@ class Noise(CachedScenes):
 
 
 def sets_of(scenes: CachedScenes) -> TrainingSets:
-    return TrainingSets(scenes, 4, (1, 3), 4, seed=3, num_items=100)
+    return TrainingSets(scenes, 4, (1, 3), 4, seed=3, num_items=100, expose=0.5)
 
 
 @pytest.mark.parametrize("indices", [[0, 1, 2, 3], [4, 5, 6, 7], [37], list(range(80, 100))])
@@ -52,6 +52,7 @@ def test_all_kinds_of_augmentation_were_among_them() -> None:
     draws = [sets_of(Noise((6, 4, 3, 9))).draw(index).augmentation for index in range(80, 100)]
     assert {draw.mirrored for draw in draws} == {True, False}
     assert {draw.colours is None for draw in draws} == {True, False}
+    assert {draw.exposure == 1 for draw in draws} == {True, False}
 
 
 def test_masks_that_some_objects_lack_are_left_out() -> None:

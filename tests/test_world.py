@@ -9,7 +9,7 @@ from mvgenvs.cameras import Cameras
 from mvgenvs.nerf.field import Field, Scene
 from mvgenvs.nerf.model import ViewNeRF
 from mvgenvs.nerf.renderer import box_bounds
-from mvgenvs.nerf.world import PIXEL_FEATURES, WorldVolume
+from mvgenvs.nerf.world import PIXEL_FEATURES, WorldVolume, gather
 
 NEAR, FAR = 0.8, 1.8
 EXTENT, GRID = (0.2, 0.3, 0.4), (4, 8, 12)
@@ -31,9 +31,9 @@ def cameras() -> Cameras:
     return stacked(ring_cameras(VIEWS, SIZE), 2)
 
 
-def centres() -> torch.Tensor:
+def centres(grid: tuple[int, ...] = GRID) -> torch.Tensor:
     """Of the voxels, (d, h, w, 3), one after the other."""
-    width, height, depth = GRID
+    width, height, depth = grid
     out = torch.empty(depth, height, width, 3)
     for k in range(depth):
         for j in range(height):
@@ -51,12 +51,19 @@ def ramps(size: int, channels: int) -> torch.Tensor:
     return out
 
 
+def gathered(volume: WorldVolume, features: torch.Tensor, images: torch.Tensor, cameras: Cameras) -> torch.Tensor:
+    """What the voxels gather of each view, (2, view, k, d, h, w)."""
+    narrow = volume.project(features.flatten(0, 1)).unflatten(0, images.shape[:2])
+    seen = gather(volume.centers.flatten(1).T, narrow, images, cameras, NEAR, FAR)
+    return seen.unflatten(3, volume.centers.shape[1:])
+
+
 def test_voxels_project_where_the_cameras_say(volume: WorldVolume, cameras: Cameras) -> None:
     """Images and features that say where a pixel lies; both are read at the projection of every voxel's centre."""
     nn.init.zeros_(volume.project.bias)
     nn.init.zeros_(volume.project.weight)
     volume.project.weight.data[:2, :2, 0, 0] = torch.eye(2)
-    seen = volume._gathered(ramps(SIZE // 4, FEATURES), ramps(SIZE, 3), cameras, NEAR, FAR).flatten(3).mT
+    seen = gathered(volume, ramps(SIZE // 4, FEATURES), ramps(SIZE, 3), cameras).flatten(3).mT
     pixels, depth = cameras.project(centres().reshape(1, 1, -1, 3).expand(2, -1, -1, -1))
     places = pixels / SIZE
     for columns, size in ((slice(0, 2), SIZE // 4), (slice(PIXEL_FEATURES, PIXEL_FEATURES + 2), SIZE)):
@@ -70,8 +77,8 @@ def test_voxels_project_where_the_cameras_say(volume: WorldVolume, cameras: Came
 def test_a_coloured_blob_is_gathered_at_the_voxels_on_its_ray(volume: WorldVolume, cameras: Cameras) -> None:
     images = torch.ones(2, VIEWS, 3, SIZE, SIZE)
     images[1, 2, 1:, 14:18, 14:18] = 0  # red, in one view of one set
-    gathered = volume._gathered(torch.zeros(2, VIEWS, FEATURES, 8, 8), images, cameras, NEAR, FAR)
-    blue = gathered[:, :, PIXEL_FEATURES + 2].flatten(2)
+    seen = gathered(volume, torch.zeros(2, VIEWS, FEATURES, 8, 8), images, cameras)
+    blue = seen[:, :, PIXEL_FEATURES + 2].flatten(2)
     pixels, _ = cameras.project(centres().reshape(1, 1, -1, 3).expand(2, -1, -1, -1))
     away = (pixels[1, 2] - SIZE / 2).abs().amax(dim=-1)
     assert (away < 1.5).any(), "the optical axis passes through some voxels"
@@ -91,7 +98,7 @@ def test_mirrored_views_are_kept_apart(volume: WorldVolume, cameras: Cameras) ->
         assert out.shape[1] == 2 * group + 6
         return out[:, :group], out[:, group : 2 * group]
 
-    each = volume._gathered(features, images, cameras, NEAR, FAR)
+    each = gathered(volume, features, images, cameras)
     true, mirrored = groups([0, 1, 2], 1)
     torch.testing.assert_close(true, each[:, :2].mean(dim=1))
     torch.testing.assert_close(mirrored, each[:, 2])
@@ -111,7 +118,9 @@ def tiny_nerf(**options: object) -> ViewNeRF:
 
 
 def test_every_parameter_learns() -> None:
-    nerf, cameras = tiny_nerf(density="exp"), stacked(ring_cameras(3, SIZE), 2)
+    nerf = tiny_nerf(density="exp", world_detail=4, world_density=True, zoom_known=True)
+    nn.init.normal_(nerf.world.detail.leave.weight, std=0.1)  # which starts at zero
+    cameras = stacked(ring_cameras(3, SIZE), 2)
     scene = nerf.encode(torch.rand(2, 1, 3, SIZE, SIZE), cameras.select([0]))
     assert scene.world.shape == (2, 4, 24, 16, 8), "twice the voxels of the grid, z first"
     rendering = nerf.render(scene, cameras.resized((12, 12)).select([1, 2]))
@@ -119,6 +128,19 @@ def test_every_parameter_learns() -> None:
     ((rendering.features - target).square().mean() + rendering.depth.mean() + rendering.opacity.mean()).backward()
     without = [name for name, p in nerf.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert without == []
+
+
+@torch.no_grad()
+def test_detail_starts_as_nothing_and_gathers_at_the_fine_voxels() -> None:
+    """A new detail changes nothing; once it speaks, what it says follows a change of colours finer than the U-Net's."""
+    plain, nerf = tiny_nerf(), tiny_nerf(world_detail=4)
+    nerf.load_state_dict(plain.state_dict(), strict=False)
+    cameras, images = stacked(ring_cameras(1, SIZE), 1), torch.rand(1, 1, 3, SIZE, SIZE)
+    torch.testing.assert_close(nerf.encode(images, cameras).world, plain.encode(images, cameras).world)
+    expected = centres(tuple(2 * n for n in GRID)).movedim(-1, 0)
+    torch.testing.assert_close(nerf.world.fine_centers, expected)
+    nn.init.normal_(nerf.world.detail.leave.weight)
+    assert (nerf.encode(images, cameras).world - plain.encode(images, cameras).world).abs().max() > 0.01
 
 
 @torch.no_grad()

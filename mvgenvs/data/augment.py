@@ -10,21 +10,30 @@ from torch import Tensor
 
 from mvgenvs.views import ViewSet
 
+LONGEST = 2.0  # stops of exposure
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Augmentation:
-    """What is done to one set: a mirror image or not, and a turn of the colours or none."""
+    """What is done to one set: a mirror image or not, a turn of the colours or none, and how long it is exposed."""
 
     mirrored: bool = False
     colours: Float[Tensor, "3 3"] | None = None  # a rotation or permutation of RGB space, see `turned`
+    exposure: float = 1.0  # what colours are multiplied by
 
     def __call__(self, views: ViewSet) -> ViewSet:
         views = views.mirrored() if self.mirrored else views
-        return views if self.colours is None else views.with_images(turned(views.images, self.colours))
+        views = views if self.colours is None else views.with_images(turned(views.images, self.colours))
+        return views if self.exposure == 1 else views.with_images((views.images * self.exposure).clamp(max=1))
 
 
-def draw_augmentation(rng: np.random.Generator, recolour: float = 0.8, mirror: bool = True) -> Augmentation:
-    """Mirrors half of the sets in x and, with probability `recolour`, turns their hue or permutes their channels."""
+def draw_augmentation(
+    rng: np.random.Generator, recolour: float = 0.8, mirror: bool = True, expose: float = 0.0
+) -> Augmentation:
+    """Mirrors half of the sets in x and, with probability `recolour`, turns their hue or permutes their channels.
+
+    With probability `expose` the set is exposed for too long: bright paint turns as white as the background.
+    """
     mirrored = mirror and bool(rng.random() < 0.5)
     colours = None
     if rng.random() < recolour:
@@ -32,7 +41,8 @@ def draw_augmentation(rng: np.random.Generator, recolour: float = 0.8, mirror: b
             colours = torch.eye(3)[torch.from_numpy(rng.permutation(3))]
         else:
             colours = hue_rotation(rng.uniform(0, 2 * math.pi))
-    return Augmentation(mirrored, colours)
+    exposure = 2.0 ** rng.uniform(0, LONGEST) if expose and rng.random() < expose else 1.0
+    return Augmentation(mirrored, colours, exposure)
 
 
 def turned(

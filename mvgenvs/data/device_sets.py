@@ -50,7 +50,9 @@ class DeviceSets:
         colours = [draw.augmentation.colours for draw in draws]
         turns = torch.stack([torch.eye(3) if colour is None else colour for colour in colours]).to(self.device)
         darkness = torch.einsum("bij,bvjhw->bvihw", turns, 1 - views.images)
-        return Batch(views.with_images((1 - darkness).clamp(0, 1)), draws[0].num_known, [draw.seed for draw in draws])
+        exposure = torch.tensor([draw.augmentation.exposure for draw in draws], device=self.device)
+        images = ((1 - darkness).clamp(0, 1) * exposure.view(-1, 1, 1, 1, 1)).clamp(max=1)
+        return Batch(views.with_images(images), draws[0].num_known, [draw.seed for draw in draws])
 
     def _gathered(self, draws: Sequence[SetDraw]) -> ViewSet:
         rows = torch.tensor([[self.starts[d.scene] + view for view in d.views] for d in draws]).to(self.device)

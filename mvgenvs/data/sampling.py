@@ -60,6 +60,7 @@ class TrainingSets(Dataset[Sample]):
         recolour: float = 0.8,
         mirror: bool = True,
         known_odds: Sequence[float] = (),
+        expose: float = 0.0,
     ) -> None:
         """`num_known` is the inclusive range from which each step draws its number of known views; `known_odds`, if
         given, are the odds of 1, 2, ... of them instead. Scenes of several sources are drawn by their weights, within
@@ -70,7 +71,7 @@ class TrainingSets(Dataset[Sample]):
             raise UserError(f"setting 'data.known_odds' wants up to {num_views - 1} odds, one of them above 0")
         self.scenes, self.num_views, self.num_known = scenes, num_views, num_known
         self.global_batch, self.seed, self.num_items = global_batch, seed, num_items
-        self.recolour, self.mirror = recolour, mirror
+        self.recolour, self.mirror, self.expose = recolour, mirror, expose
         self.known_odds = np.array(known_odds) / sum(known_odds) if known_odds else None
         families: dict[tuple[int, str], list[int]] = {}
         for index, item in enumerate(scenes.objects):
@@ -94,7 +95,7 @@ class TrainingSets(Dataset[Sample]):
         scene = family[rng.integers(len(family))]
         available = len(self.scenes.objects[scene].view_ids)
         chosen = rng.choice(available, size=self.num_views, replace=available < self.num_views)
-        augmentation = draw_augmentation(rng, self.recolour, self.mirror)
+        augmentation = draw_augmentation(rng, self.recolour, self.mirror, self.expose)
         low, high = self.num_known
         step_rng = np.random.default_rng((self.seed, index // self.global_batch, 1))
         if self.known_odds is None:

@@ -14,6 +14,7 @@ from mvgenvs.nerf.mlp import blockwise_mlp
 from mvgenvs.nerf.occupancy import Occupancy
 from mvgenvs.nerf.volume import frustum_coordinates, sample_images, sample_volumes
 
+LOGIT_SLOPE = 2.0  # of the log density, in the world's logit of matter
 MAX_LOG_DENSITY = 8.0  # a surface that swallows 95% of the light within a thousandth of the object's size
 
 
@@ -30,6 +31,12 @@ class Scene:
     num_mirrored: int = 0
     world: Float[Tensor, "batch k wd wh ww"] | None = None
     occupancy: Occupancy | None = None  # of a scene that is not in training
+
+    @property
+    def world_logits(self) -> Float[Tensor, "batch wd wh ww"]:
+        """Of matter, where the world's volume has a density of its own."""
+        assert self.world is not None
+        return self.world[:, -2]
 
 
 class Field(nn.Module):
@@ -55,10 +62,12 @@ class Field(nn.Module):
         world_channels: int = 0,
         world_extent: Sequence[float] = (0.32, 0.32, 0.52),
         density: str = "softplus",
+        world_density: bool = False,
     ) -> None:
         """`world_coordinates` feeds the encoded position to the MLP, which departs from GeNVS and helps posed data;
         `source_colour` lets the field copy the known pixels that a point projects to. The world's volume, if it has
-        channels, spans the box of half sides `world_extent`; its last channel says how far to trust mirror images.
+        channels, spans the box of half sides `world_extent`; its last channel says how far to trust mirror images, and
+        the one before, with `world_density`, is a logit of matter, to which the MLP adds.
         `density` is how the network's output becomes one: "softplus", or "exp", which reaches a hard surface sooner
         [Müller et al. 2022, arXiv 2201.05989].
         """
@@ -66,7 +75,7 @@ class Field(nn.Module):
         self.channels, self.features, self.near, self.far = channels, features, near, far
         self.fusion, self.world_coordinates, self.source_colour = fusion, world_coordinates, source_colour
         self.register_buffer("frequencies", math.pi * 2.0 ** torch.arange(octaves), persistent=False)
-        self.density = density
+        self.density, self.world_density = density, world_density
         self.world_channels, self.world_extent = world_channels, tuple(world_extent)
         inputs = channels + (3 + 6 * octaves) * world_coordinates + 3 * source_colour + max(0, world_channels - 1)
         self.mlp = nn.Sequential(
@@ -103,7 +112,10 @@ class Field(nn.Module):
         out = blockwise_mlp(self.mlp, columns.flatten(0, 1), torch.cat(rows).flatten(1))
         out = out.unflatten(1, points.shape[:2])
         # The shifts start the object out thin rather than solid.
-        density = out[0].clamp(max=MAX_LOG_DENSITY).exp() if self.density == "exp" else 10 * F.softplus(out[0] - 1)
+        level = out[0]
+        if world is not None and self.world_density:
+            level = level + LOGIT_SLOPE * world[..., -2]
+        density = level.clamp(max=MAX_LOG_DENSITY).exp() if self.density == "exp" else 10 * F.softplus(level - 1)
         colour = out[1:4].sigmoid()
         if self.source_colour:
             colour = torch.lerp(colour, pixel, out[-1].sigmoid())

@@ -18,9 +18,11 @@ from mvgenvs.nerf.field import Field, Scene
 from mvgenvs.nerf.occupancy import Occupancy, find_occupancy
 from mvgenvs.nerf.renderer import Bounds, RayRendering, background_features, box_bounds, render_rays
 from mvgenvs.nerf.world import WorldVolume
+from mvgenvs.nerf.zoom import zoom
 from mvgenvs.precision import without_autocast
 
 CHUNK, CHUNK_ON_GPU = 2**17, 2**22  # samples; what they need stays in the third-level cache of a CPU
+CHUNK_IN_TRAINING = 2**19  # on a CPU, where each chunk costs a gradient of the size of all volumes
 CELL = 0.016  # half a cell of the occupancy, in world units
 KEPT_SAMPLES, KEPT_ON_GPU = 2**21, 2**24  # whose intermediate results wait for the backward pass: .5 GB for each 2**20
 
@@ -68,32 +70,49 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         world_widths: Sequence[int] = (48, 96, 192),
         world_grid: Sequence[int] = (20, 20, 32),
         world_extent: Sequence[float] = (0.32, 0.32, 0.52),
+        world_density: bool = False,
+        world_detail: int = 0,
+        zoom_known: bool = False,
     ) -> None:
         """`mirror_known` adds the mirror image of every known view, seen by its mirrored camera, to the known views:
         a prior for objects symmetric in x, as cars are, which shows the field a guess of the unseen side.
         `world_channels` adds a volume in the world, see `WorldVolume`, and nothing beyond its box is rendered then.
-        `density` as in `Field`.
+        `density` and `world_density` as in `Field`, `world_detail` as in `WorldVolume`. `zoom_known` crops known views
+        to their object.
         """
         super().__init__()
         self.field = Field(
             volume_channels, features, hidden, near, far, fusion, world_coordinates, source_colour,
-            world_channels=world_channels, world_extent=world_extent, density=density,
+            world_channels=world_channels, world_extent=world_extent, density=density, world_density=world_density,
         )  # fmt: skip
         self.encoder = ImageEncoder(tuple(encoder_widths), self.field.volume_channels, volume_depth)
         self.world = None
         if world_channels:
-            self.world = WorldVolume(DECODER_WIDTH, world_channels, world_widths, world_grid, world_extent)
+            self.world = WorldVolume(
+                DECODER_WIDTH, world_channels, world_widths, world_grid, world_extent,
+                detail=world_detail,
+            )  # fmt: skip
 
     @property
     def extent(self) -> Sequence[float] | None:
         """Half sides of the box that is rendered; None where it is the sphere alone."""
         return None if self.world is None else self.config.world_extent
 
-    def encode(self, images: Float[Tensor, "batch view 3 h w"], cameras: Cameras, find_empty: bool = False) -> Scene:
-        """Lifts 1-3 known views, images in [0, 1].
+    def encode(
+        self,
+        images: Float[Tensor, "batch view 3 h w"],
+        cameras: Cameras,
+        find_empty: bool = False,
+        noise: Float[Tensor, "batch view 3 h w"] | None = None,
+    ) -> Scene:
+        """Lifts 1-3 known views, images in [0, 1] on white.
 
         `find_empty` also finds where the scene is empty, so that rendering it costs what is there: not for training.
+        `noise` is added to the images, once they are cropped.
         """
+        if self.config.zoom_known:
+            images, cameras = zoom(images, cameras)
+        images = images if noise is None else images + noise
         num_mirrored = images.shape[1] if self.config.mirror_known else 0
         if num_mirrored:
             images, cameras = torch.cat([images, images.flip(-1)], dim=1), concatenate([cameras, cameras.mirrored()])
@@ -142,7 +161,8 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         beyond `KEPT_SAMPLES`. Gradients flow to the volumes and the field's weights, not to rays, cameras and images.
         """
         config, threads = self.config, threads_on(origins.device)
-        chunk = (CHUNK_ON_GPU if origins.is_cuda else CHUNK) if chunk is None else chunk
+        if chunk is None:
+            chunk = CHUNK_ON_GPU if origins.is_cuda else CHUNK_IN_TRAINING if scene.volumes.requires_grad else CHUNK
         num_samples = origins[..., 0].numel() * (config.num_coarse + config.num_fine)
         num_chunks = max(1, threads * math.ceil(num_samples / (chunk * threads)))  # so that no thread waits at the end
         bounds = self.bounds(origins, directions) if bounds is None else bounds

@@ -17,7 +17,8 @@ from mvgenvs.nerf.volume import frustum_coordinates
 from mvgenvs.precision import without_autocast
 
 GROUPS = 16
-PIXEL_FEATURES = 32  # of an image feature, where a voxel projects to
+PIXEL_FEATURES, FINE_FEATURES = 32, 8  # of an image, where a voxel projects to
+SEEN = 3 + 1  # channels beside them: colour, and depth of the voxel in the view
 
 
 class VoxelBlock(nn.Module):
@@ -70,10 +71,33 @@ class VoxelUNet(nn.Module):
         return self.leave(x1)
 
 
+class VoxelDetail(nn.Module):
+    """Adds to the fine voxels what they see for themselves; it does nothing yet when it is new."""
+
+    def __init__(self, seen_channels: int, channels: int, width: int) -> None:
+        super().__init__()
+        self.enter = nn.Conv3d(seen_channels + channels, width, 1)
+        self.norm = nn.GroupNorm(width // 4, width)
+        self.leave = nn.Conv3d(width, channels, 3, padding=1)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Float[Tensor, "n k d h w"], seen: Float[Tensor, "n c d h w"]) -> Float[Tensor, "n k d h w"]:
+        return x + self.leave(F.silu(self.norm(self.enter(torch.cat([x, seen], dim=1)))))
+
+
+def centers_of(grid: Sequence[int]) -> Float[Tensor, "3 d h w"]:
+    """Of the voxels of a grid over [-1, 1] along x, y and z, whose numbers of voxels are given."""
+    axes = [(torch.arange(n) + 0.5) / n * 2 - 1 for n in grid]
+    z, y, x = torch.meshgrid(axes[2], axes[1], axes[0], indexing="ij")
+    return torch.stack([x, y, z])
+
+
 class WorldVolume(nn.Module):
     """Features of known views -> (channels, 2 depth, 2 height, 2 width) voxels of the box `extent` at the origin."""
 
     centers: Tensor
+    fine_centers: Tensor
 
     def __init__(
         self,
@@ -83,16 +107,21 @@ class WorldVolume(nn.Module):
         grid: Sequence[int] = (20, 20, 32),
         extent: Sequence[float] = (0.32, 0.32, 0.52),
         layers: int = 3,
+        detail: int = 0,
     ) -> None:
-        """`grid` is the number of voxels along x, y and z, multiples of 4; `extent` is half of the box's sides."""
+        """`grid` is the number of voxels along x, y and z, multiples of 4; `extent` is half of the box's sides. With
+        `detail`, the fine voxels gather what views show at them as well, for convolutions of so many channels.
+        """
         super().__init__()
         self.extent = tuple(extent)
-        axes = [(torch.arange(n) + 0.5) / n * 2 - 1 for n in grid]
-        z, y, x = torch.meshgrid(axes[2], axes[1], axes[0], indexing="ij")
-        self.register_buffer("centers", torch.stack([x, y, z]), persistent=False)  # (3, d, h, w), in [-1, 1]
+        for name, sides in (("centers", grid), ("fine_centers", [2 * n for n in grid])):
+            self.register_buffer(name, centers_of(sides) * torch.tensor(self.extent).view(3, 1, 1, 1), persistent=False)
         self.project = nn.Conv2d(image_channels, PIXEL_FEATURES, 1)
-        of_group = PIXEL_FEATURES + 3 + 1  # features, colour, depth of the voxel in the view
-        self.unet = VoxelUNet(2 * of_group + 6, channels, widths, grid, layers)
+        self.unet = VoxelUNet(2 * (PIXEL_FEATURES + SEEN) + 6, channels, widths, grid, layers)
+        self.detail = None
+        if detail:
+            self.project_fine = nn.Conv2d(image_channels, FINE_FEATURES, 1)
+            self.detail = VoxelDetail(2 * (FINE_FEATURES + SEEN), channels, detail)
 
     def forward(
         self,
@@ -104,32 +133,44 @@ class WorldVolume(nn.Module):
         far: float,
     ) -> Float[Tensor, "batch k gd gh gw"]:
         """The last `num_mirrored` views are mirror images, which voxels keep apart from the true ones."""
-        gathered = self._gathered(features, images, cameras, near, far)
-        known = gathered.shape[1] - num_mirrored
-        true = gathered[:, :known].mean(dim=1)
-        mirrored = gathered[:, known:].mean(dim=1) if num_mirrored else torch.zeros_like(true)
-        places = torch.cat([self.centers, self.centers.square()]).to(true.dtype)
-        return self.unet(torch.cat([true, mirrored, places.expand(len(true), -1, -1, -1, -1)], dim=1))
 
-    def _gathered(
-        self,
-        features: Float[Tensor, "batch view c fh fw"],
-        images: Float[Tensor, "batch view 3 h w"],
-        cameras: Cameras,
-        near: float,
-        far: float,
-    ) -> Float[Tensor, "batch view k gd gh gw"]:
-        """What each view shows at every voxel: its features and colours there, and how deep in the view it lies."""
-        batch, views = images.shape[:2]
-        points = self.centers.flatten(1).T * self.centers.new_tensor(self.extent)
-        coordinates = without_autocast(frustum_coordinates)(cameras, points.expand(batch, -1, -1), near, far)
-        grid = rearrange(coordinates[..., :2], "b v n xy -> (b v) n 1 xy").contiguous()
-        narrow = self.project(features.flatten(0, 1))
+        def gathered(centers: Float[Tensor, "3 d h w"], project: nn.Module) -> Float[Tensor, "batch k d h w"]:
+            narrow = project(features.flatten(0, 1)).unflatten(0, images.shape[:2])
+            seen = gather(centers.flatten(1).T, narrow, images, cameras, near, far)
+            return by_kind(seen, num_mirrored).unflatten(2, centers.shape[1:])
 
-        def at_voxels(x: Float[Tensor, "m c h w"]) -> Float[Tensor, "m c n"]:
-            sampled = F.grid_sample(x.to(grid.dtype), grid, padding_mode="border", align_corners=False)
-            return sampled[..., 0].to(narrow.dtype)
+        seen = gathered(self.centers, self.project)
+        places = self.centers / self.centers.new_tensor(self.extent).view(3, 1, 1, 1)
+        places = torch.cat([places, places.square()]).to(seen.dtype)
+        out: Tensor = self.unet(torch.cat([seen, places.expand(len(seen), -1, -1, -1, -1)], dim=1))
+        return out if self.detail is None else self.detail(out, gathered(self.fine_centers, self.project_fine))
 
-        depth = rearrange(coordinates[..., 2], "b v n -> (b v) 1 n").to(narrow.dtype)
-        rows = torch.cat([at_voxels(narrow), at_voxels(images.flatten(0, 1) * 2 - 1), depth], dim=1)
-        return rows.unflatten(2, self.centers.shape[1:]).unflatten(0, (batch, views))
+
+def by_kind(seen: Float[Tensor, "batch view k n"], num_mirrored: int) -> Float[Tensor, "batch 2*k n"]:
+    """The mean over the true views, and beside it that over the mirror images, zero where there are none."""
+    known = seen.shape[1] - num_mirrored
+    true = seen[:, :known].mean(dim=1)
+    mirrored = seen[:, known:].mean(dim=1) if num_mirrored else torch.zeros_like(true)
+    return torch.cat([true, mirrored], dim=1)
+
+
+def gather(
+    points: Float[Tensor, "n 3"],
+    features: Float[Tensor, "batch view c fh fw"],
+    images: Float[Tensor, "batch view 3 h w"],
+    cameras: Cameras,
+    near: float,
+    far: float,
+) -> Float[Tensor, "batch view k n"]:
+    """What each view shows at every point: its features and colours there, and how deep in the view it lies."""
+    coordinates = without_autocast(frustum_coordinates)(
+        cameras, points.expand(len(images), -1, -1), near, far
+    )  # (batch, view, n, 3)
+    grid = rearrange(coordinates[..., :2], "b v n xy -> (b v) n 1 xy").contiguous()
+
+    def at_points(x: Float[Tensor, "batch view c h w"]) -> Float[Tensor, "batch view c n"]:
+        sampled = F.grid_sample(x.flatten(0, 1).to(grid.dtype), grid, padding_mode="border", align_corners=False)
+        return sampled[..., 0].to(features.dtype).unflatten(0, x.shape[:2])
+
+    depth = coordinates[:, :, None, :, 2].to(features.dtype)
+    return torch.cat([at_points(features), at_points(images * 2 - 1), depth], dim=2)

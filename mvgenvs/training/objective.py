@@ -5,6 +5,7 @@ over processes and accumulation steps, and a resumed run continues exactly.
 """
 
 import contextlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,9 +26,11 @@ from mvgenvs.nerf.field import Scene
 from mvgenvs.nerf.model import Rendering
 from mvgenvs.parts import Parts
 from mvgenvs.perceptual import PerceptualDistance, Trunk, find_trunk
+from mvgenvs.training.carving import carve, carving_loss
 from mvgenvs.training.trainable import choose_trainable
 from mvgenvs.views import ViewSet
 
+SHELL = 1.5  # voxels behind a surface that carving calls solid
 SURROUNDINGS = 4  # pixels around the object that count as near it
 
 
@@ -109,13 +112,14 @@ class Objective(nn.Module):
             losses["reconstruction"] = self._reconstruction(batch.views, draws)
         if self._needs_nerf():
             with self._frozen("nerf"):
-                known = self._noisy_known(batch, draws)
-                scene = self.nerf.encode(known.images, known.cameras, self.skips_air)
+                scene = self._lifted(batch, draws)
                 if self.weights.denoise or not self.weights.rays:
                     rendering, targets = self._render_images(scene, batch.views, draws)
                 else:
                     rendering, targets = self._render_rays(scene, batch.views, draws)
             losses |= self._rendering_losses(rendering, targets, draws)
+            if self.weights.carving and batch.views.depth is not None and batch.views.mask is not None:
+                losses["carving"] = self._carving(scene, batch.views)
             if self.weights.denoise:
                 losses |= self._denoise(batch, rendering, draws, progress)
         return losses
@@ -123,10 +127,7 @@ class Objective(nn.Module):
     def residual(self, batch: Batch) -> tuple[Float[Tensor, "set view c h w"], Float[Tensor, "set view 1 h w"]]:
         """What the encoded renderings of sets lack of the true latents, and the largest opacity within each latent."""
         draws = draws_of(batch.seeds, batch.views.images.device)
-        known = self._noisy_known(batch, draws)
-        rendering, _ = self._render_images(
-            self.nerf.encode(known.images, known.cameras, self.skips_air), batch.views, draws
-        )
+        rendering, _ = self._render_images(self._lifted(batch, draws), batch.views, draws)
         x0 = self.codec.encode(batch.views.images.flatten(0, 1)).unflatten(0, (-1, batch.views.num_views))
         latents = encode_rendering(self.codec, rendering.rgb, self.denoiser.config.latent_size)
         opacity = F.adaptive_max_pool2d(rendering.opacity.flatten(0, 1), x0.shape[-2:])
@@ -140,7 +141,17 @@ class Objective(nn.Module):
 
     def _needs_nerf(self) -> bool:
         weights = self.weights
-        return any((weights.rgb, weights.mask, weights.depth, weights.distance, weights.opacity, weights.denoise))
+        return any(
+            (
+                weights.rgb,
+                weights.mask,
+                weights.depth,
+                weights.distance,
+                weights.carving,
+                weights.opacity,
+                weights.denoise,
+            )
+        )
 
     @contextlib.contextmanager
     def _frozen(self, name: str) -> Iterator[None]:
@@ -148,13 +159,13 @@ class Objective(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and name in self.trained):
             yield
 
-    def _noisy_known(self, batch: Batch, draws: Draws) -> ViewSet:
+    def _lifted(self, batch: Batch, draws: Draws) -> Scene:
         """The known views; half of the sets with Gaussian noise of amplitude U(0, input_noise) [GeNVS]."""
         known = batch.views.select(slice(0, batch.num_known))
         chance = draws.uniform(2)
         amplitude = torch.where(chance[:, 0] < 0.5, chance[:, 1] * self.weights.input_noise, 0.0)
-        noise = draws.normal(*known.images.shape[1:])
-        return known.with_images(known.images + amplitude[:, None, None, None, None] * noise)
+        noise = amplitude[:, None, None, None, None] * draws.normal(*known.images.shape[1:])
+        return self.nerf.encode(known.images, known.cameras, self.skips_air, noise)
 
     def _reconstruction(self, views: ViewSet, draws: Draws) -> Float[Tensor, ""]:
         images = rearrange(views.images, "b v c h w -> (b v) c h w")
@@ -256,6 +267,13 @@ class Objective(nn.Module):
         if weights.opacity:
             losses["opacity"] = rendering.opacity.mean()
         return losses
+
+    def _carving(self, scene: Scene, views: ViewSet) -> Float[Tensor, ""]:
+        """Of the world volume's own density, at every voxel."""
+        assert self.nerf.world is not None
+        voxels = self.nerf.world.fine_centers.flatten(1).T
+        side = (math.prod(2 * half for half in self.nerf.world.extent) / len(voxels)) ** (1 / 3)
+        return carving_loss(scene.world_logits.flatten(1), carve(voxels, views, SHELL * side))
 
     def _denoise(
         self, batch: Batch, rendering: Rendering, draws: Draws, progress: float

@@ -94,8 +94,12 @@ def check(config: TrainConfig) -> None:
     if unknown := {*config.run.train, *config.run.init_parts} - set(PARTS):
         raise UserError(f"there is no part '{unknown.pop()}' for run.train or run.init_parts: use {', '.join(PARTS)}")
     loss = config.loss
-    if not any((loss.reconstruction, loss.rgb, loss.mask, loss.depth, loss.distance, loss.opacity, loss.denoise)):
+    if not any(
+        (loss.reconstruction, loss.rgb, loss.mask, loss.depth, loss.distance, loss.carving, loss.opacity, loss.denoise)
+    ):
         raise UserError("there is nothing to learn: give a loss a weight, such as loss.denoise 1")
+    if loss.carving and not (config.nerf.world_channels and config.nerf.world_density):
+        raise UserError("loss.carving teaches the world volume's density: give nerf.world_channels and world_density")
     taken = config.run.init_parts if config.run.init_from else ()
     if config.denoiser.trainable != "all" and config.model.kind == "latent" and "denoiser" not in taken:
         raise UserError(f"denoiser.trainable {config.denoiser.trainable} needs a trained denoiser: give run.init_from")
@@ -116,6 +120,7 @@ def open_data(config: TrainConfig) -> tuple[CachedScenes, TrainingSets]:
         data.recolour,
         data.mirror,
         data.known_odds,
+        data.expose,
     )
     return scenes, sets
 

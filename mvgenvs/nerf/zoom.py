@@ -1,0 +1,62 @@
+"""Known views cropped to their object: a crop is another camera, and its pixels all show what is to be lifted."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from mvgenvs.cameras import Cameras
+from mvgenvs.precision import without_autocast
+
+BACKGROUND = 0.98  # what no channel of a pixel of the white background falls below
+MARGIN = 1.15  # the crop's side, in sides of the object's square
+LARGEST = 3.0  # times that a view is enlarged
+
+
+@without_autocast
+def zoom(
+    images: Float[Tensor, "batch view 3 h w"], cameras: Cameras
+) -> tuple[Float[Tensor, "batch view 3 h w"], Cameras]:
+    """Crops each view, on white, to a square around what is not white, and enlarges that to the view's size.
+
+    Views without an object stay as they are. No gradients flow to the images.
+    """
+    with torch.no_grad():
+        height, width = images.shape[-2:]
+        there = images.amin(dim=2) < BACKGROUND  # (batch, view, h, w)
+        left, right = _ends(there.any(dim=-2))
+        top, bottom = _ends(there.any(dim=-1))
+        side = MARGIN * torch.maximum(right - left, bottom - top)
+        side = side.clamp(min=min(height, width) / LARGEST)
+        none = ~there.flatten(2).any(dim=-1)
+        side = torch.where(none, float(max(height, width)), side)
+        x, y = (left + right - side) / 2, (top + bottom - side) / 2
+        x, y = (torch.where(none, (size - side) / 2, start) for start, size in ((x, width), (y, height)))
+        scale = max(height, width) / side  # of a pixel; the square fills the longer side
+        start = torch.stack([x - (width / scale - side) / 2, y - (height / scale - side) / 2], dim=-1)
+        K = cameras.K.clone()
+        K[..., :2, 2] -= start
+        K[..., :2, :] *= scale[..., None, None]
+        return _cropped(images, start, scale), Cameras(cameras.c2w, K, cameras.hw)
+
+
+def _ends(there: Bool[Tensor, "batch view n"]) -> tuple[Float[Tensor, "batch view"], Float[Tensor, "batch view"]]:
+    """Where the first True begins and the last one ends, in pixels; 0 and n where there is none."""
+    n = there.shape[-1]
+    first = there.float().argmax(dim=-1).float()
+    return first, n - there.flip(-1).float().argmax(dim=-1).float()
+
+
+def _cropped(
+    images: Float[Tensor, "batch view 3 h w"], start: Float[Tensor, "batch view 2"], scale: Float[Tensor, "batch view"]
+) -> Float[Tensor, "batch view 3 h w"]:
+    """Pixel (x, y) of the crop shows `start + (x, y) / scale` of the image; beyond its borders everything is white."""
+    height, width = images.shape[-2:]
+    theta = torch.zeros(*scale.shape, 2, 3, dtype=images.dtype, device=images.device)
+    for axis, size in enumerate((width, height)):
+        theta[..., axis, axis] = 1 / scale
+        theta[..., axis, 2] = (2 * start[..., axis] + size / scale) / size - 1
+    flat = images.flatten(0, 1)
+    grid = F.affine_grid(theta.flatten(0, 1), list(flat.shape), align_corners=False)
+    darkness = F.grid_sample(1 - flat, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return (1 - darkness).unflatten(0, images.shape[:2])

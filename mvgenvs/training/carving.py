@@ -1,0 +1,48 @@
+"""Space carving: what the depth maps of a few views say about points in the world (Kutulakos & Seitz 2000).
+
+A view sees through the points before its surface, and finds matter right behind it; what lies deeper it cannot tell.
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from mvgenvs.precision import without_autocast
+from mvgenvs.views import ViewSet
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Carved:
+    """Points that are known to be empty or solid; of the others nothing is known."""
+
+    empty: Bool[Tensor, "batch n"]
+    solid: Bool[Tensor, "batch n"]
+
+
+@without_autocast
+def carve(points: Float[Tensor, "n 3"], views: ViewSet, thickness: float) -> Carved:
+    """Empty is what any view sees through, solid what lies at most `thickness` behind a surface and is not empty.
+
+    Pixels with a mask but no depth, such as an edge, say nothing. Raises `ValueError` for views without depth.
+    """
+    if views.depth is None or views.mask is None:
+        raise ValueError("carving needs views with depth and masks")
+    height, width = views.cameras.hw
+    pixels, z = views.cameras.project(points.expand(*views.cameras.c2w.shape[:-3], 1, -1, -1))  # (batch, view, n, 2)
+    x, y = pixels.floor().unbind(dim=-1)
+    seen = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (z > 0)
+    place = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).long()
+    depth = views.depth.flatten(-3).gather(-1, place)
+    background = (depth <= 0) & (views.mask.flatten(-3).gather(-1, place) <= 0)
+    behind = z - depth  # the surface
+    empty = (seen & (background | ((depth > 0) & (behind < 0)))).any(dim=-2)
+    solid = (seen & (depth > 0) & (behind >= 0) & (behind <= thickness)).any(dim=-2)
+    return Carved(empty, solid & ~empty)
+
+
+def carving_loss(logits: Float[Tensor, "batch n"], carved: Carved) -> Float[Tensor, ""]:
+    """Cross-entropy of matter at the points of which something is known, per solid point."""
+    error = F.softplus(logits) * carved.empty + F.softplus(-logits) * carved.solid
+    return error.sum() / carved.solid.sum().clamp(min=1)
