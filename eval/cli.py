@@ -26,7 +26,7 @@ def parser() -> OneSentenceParser:
     add("--data", "data set", type=Path, required=True, metavar="DIR")
     add("--split", "which objects", choices=("test", "val", "test2", "val2"), default="test")
     add("--protocol", "which views are given and which are wanted", choices=PROTOCOLS, default="orbit")
-    add("--inputs", "known views, 1 or 2", type=whole_number(1), default=1, metavar="N")
+    add("--inputs", "known views, 1 to 3 (srn: 1 or 2)", type=whole_number(1), default=1, metavar="N")
     add("--num-objects", "only the first N objects", type=whole_number(1), metavar="N")
     add("--methods", _list("rows of the table", ROWS), nargs="+", choices=ROWS, metavar="NAME")
     add(

@@ -15,6 +15,7 @@ from mvgenvs.errors import UserError
 ORBIT_AZIMUTH, ORBIT_ELEVATION = 45.0, 20.0  # degrees: the input view, 3/4 front
 ORBIT_ELEVATIONS = (5.0, 45.0)  # degrees: where targets may lie
 ORBIT_TARGETS = 23
+FURTHER_INPUTS = (180.0, 90.0)  # degrees beyond the first input: the second, the third
 SRN_INPUTS = (64, 104)  # the view ids that pixelNeRF and all after it take as input: the first, or both
 
 
@@ -38,16 +39,16 @@ def viewing_angles(cameras: Cameras) -> tuple[Float[Tensor, " view"], Float[Tens
 def orbit(view_ids: Sequence[int], cameras: Cameras, num_inputs: int = 1) -> Task:
     """A closed tour round the object: input from 3/4 front, 23 targets going round it from there.
 
-    A second input is the view that lies nearest to the other end of the car's diagonal and is no target: the targets
-    are those of one input.
+    A second input is the view that lies nearest to the other end of the car's diagonal and is no target, a third the
+    one nearest to the corner between: the targets are those of one input.
 
     Of the views between 5 and 45 degrees of elevation, the input is the one nearest in direction to azimuth 45 and
     elevation 20. The targets are the distinct views that together lie nearest to an even spacing in azimuth and to
     that elevation (a linear assignment; a degree counts the same in both), in order of azimuth. Raises `UserError`
-    where there are too few views, or `num_inputs` is neither 1 nor 2.
+    where there are too few views, or `num_inputs` is not 1, 2 or 3.
     """
-    if num_inputs not in (1, 2):
-        raise UserError(f"the orbit protocol takes 1 or 2 input views, not {num_inputs}")
+    if num_inputs not in (1, 2, 3):
+        raise UserError(f"the orbit protocol takes 1 to 3 input views, not {num_inputs}")
     azimuth, elevation = (angle.double().numpy() for angle in viewing_angles(cameras))
     low, high = ORBIT_ELEVATIONS
     usable = np.flatnonzero((elevation >= low) & (elevation <= high))
@@ -70,9 +71,10 @@ def orbit(view_ids: Sequence[int], cameras: Cameras, num_inputs: int = 1) -> Tas
     chosen = linear_sum_assignment(cost)[1]
     in_turn = chosen[np.argsort(offset[chosen], kind="stable")]
     targets = tuple(int(rest[i]) for i in in_turn)
-    if num_inputs == 1:
-        return Task((start,), targets)
-    return Task((start, nearest(np.setdiff1d(rest, targets), ORBIT_AZIMUTH + 180)), targets)
+    inputs = [start]
+    for turn in FURTHER_INPUTS[: num_inputs - 1]:
+        inputs.append(nearest(np.setdiff1d(rest, [*targets, *inputs]), ORBIT_AZIMUTH + turn))
+    return Task(tuple(inputs), targets)
 
 
 def srn(view_ids: Sequence[int], cameras: Cameras, num_inputs: int = 1) -> Task:

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace, model: Model | None, own: OwnFolder) -> str:
             return conditional.study(own.path, progress.update)
     if args.study == "geometry":
         with tqdm(total=model[2], desc="rendering", bar_format=BAR, smoothing=0) as progress:
-            return geometry.study(own.path, *model, progress.update)
+            return geometry.study(own.path, *model, args.inputs, progress.update)
     if args.study == "levels":
         return levels.study(own.path, *model, args.seed)
     return INSTRUMENTED[args.study].study(make_study(args, model, own))
@@ -67,6 +67,8 @@ def parser() -> OneSentenceParser:
             add("--split", "which objects", choices=splits, default="val")
             which = "only N objects, evenly spread" if name == "geometry" else "only the first N objects"
             add("--num-objects", which, type=whole_number(1), metavar="N")
+            if name == "geometry":
+                add("--inputs", "known views, 1 to 3", type=whole_number(1), default=1, metavar="N")
             add("--seed", "start of the random numbers", type=int, default=0)
             add("--device", "where to compute", choices=("auto", "cpu", "cuda"), default="auto")
         if name in INSTRUMENTED:

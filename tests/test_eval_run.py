@@ -334,7 +334,7 @@ def fails_with(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--split", "val"], "no split 'val'"),
         (["--checkpoint", "nowhere"], "neither a folder nor a model"),
         (["--protocol", "srn"], "view 000064"),
-        (["--inputs", "3"], "1 or 2 input views"),
+        (["--inputs", "4"], "1 to 3 input views"),
         (["--output", __file__], "cannot write to --output"),
         (["--guidance", "nan"], "--guidance: 'nan' is not a number of at least 0"),
         (["--churn", "nan"], "--churn: 'nan' is not a number of at least 0"),

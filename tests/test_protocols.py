@@ -48,20 +48,22 @@ def test_orbit_needs_24_views_in_its_band() -> None:
         orbit(range(30), spiral(30))
 
 
-def test_a_second_input_of_the_orbit_lies_opposite_and_changes_no_target() -> None:
+@pytest.mark.parametrize(("num_inputs", "azimuths"), [(2, [225]), (3, [225, 135])])
+def test_further_inputs_of_the_orbit_lie_at_corners_and_change_no_target(num_inputs: int, azimuths: list[int]) -> None:
     cameras = spiral(251)
-    one, two = orbit(range(251), cameras), orbit(range(251), cameras, num_inputs=2)
-    assert two.targets == one.targets
-    assert two.inputs[0] == one.inputs[0]
-    assert two.inputs[1] not in (*one.inputs, *one.targets)
-    azimuth, elevation = (angle[two.inputs[1]].item() for angle in viewing_angles(cameras))
-    assert abs(azimuth - 225) < 20
-    assert abs(elevation - 20) < 20
+    one, more = orbit(range(251), cameras), orbit(range(251), cameras, num_inputs)
+    assert more.targets == one.targets
+    assert more.inputs[0] == one.inputs[0]
+    assert len({*more.inputs, *one.targets}) == num_inputs + len(one.targets)
+    azimuth, elevation = (angle[list(more.inputs[1:])] for angle in viewing_angles(cameras))
+    assert ((azimuth - torch.tensor(azimuths)).abs() < 20).all()
+    assert ((elevation - 20).abs() < 20).all()
 
 
-def test_orbit_takes_no_three_inputs() -> None:
-    with pytest.raises(UserError, match="1 or 2 input views, not 3"):
-        orbit(range(85), spiral(85), num_inputs=3)
+@pytest.mark.parametrize("num_inputs", [0, 4])
+def test_orbit_takes_one_to_three_inputs(num_inputs: int) -> None:
+    with pytest.raises(UserError, match=f"1 to 3 input views, not {num_inputs}"):
+        orbit(range(85), spiral(85), num_inputs=num_inputs)
 
 
 def test_srn_takes_view_64_and_predicts_all_others() -> None:

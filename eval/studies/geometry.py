@@ -55,6 +55,7 @@ def study(
     pipeline: MultiViewPipeline,
     scenes: CachedScenes,
     num_objects: int,
+    num_inputs: int = 1,
     on_object: Callable[[], object] = lambda: None,
 ) -> str:
     """Writes geometry.json and .md, and returns the text. Raises `UserError` where the data have no depth or masks."""
@@ -64,7 +65,7 @@ def study(
         views = scenes.read(index).view_set()
         if views.depth is None or views.mask is None:
             raise UserError(f"{scenes.objects[index].folder} has no depth or masks, which this study compares with")
-        task = orbit(scenes.objects[index].view_ids, views.cameras)
+        task = orbit(scenes.objects[index].view_ids, views.cameras, num_inputs)
         found.append(object_figures(pipeline.nerf, views.select(task.inputs), views.select(task.targets)))
         on_object()
     table = make_table(found)
