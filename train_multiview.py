@@ -13,18 +13,17 @@ from pathlib import Path
 
 from mvgenvs.config import TrainConfig, fields_help, load_config
 from mvgenvs.errors import OneSentenceParser, run_script, whole_number
+from mvgenvs.processes import join_processes, refuse_several
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
-    if arguments[:1] == ["export"]:
-        return export(arguments[1:])
+    alone = {"export": export, "refine": refine, "estimate": estimate}  # commands that do not share their work
+    if arguments and arguments[0] in alone:
+        refuse_several()
+        return alone[arguments[0]](arguments[1:])
     if arguments[:1] == ["recipe"]:
         return recipe(arguments[1:])
-    if arguments[:1] == ["refine"]:
-        return refine(arguments[1:])
-    if arguments[:1] == ["estimate"]:
-        return estimate(configuration(parse(arguments[1:])))
     options = parse(arguments)
     return train(configuration(options), resume=options.resume == "auto")
 
@@ -42,7 +41,10 @@ def train(config: TrainConfig, resume: bool) -> int:
 
 
 def recipe(arguments: list[str]) -> int:
-    """`recipe FILE --data DIR --output DIR`: every stage from nothing to a model. Given again, it goes on."""
+    """`recipe FILE --data DIR --output DIR`: every stage from nothing to a model and its table on val.
+
+    Given again, it goes on where it was stopped.
+    """
     parser = OneSentenceParser(prog="train_multiview.py recipe", description=recipe.__doc__)
     parser.add_argument("recipe", type=Path, help="a file of configs/recipes/")
     parser.add_argument("--data", nargs="+", required=True, metavar="DIR[=WEIGHT]", help="data sets with a train split")
@@ -51,11 +53,19 @@ def recipe(arguments: list[str]) -> int:
     parser.add_argument("--resume", choices=["auto"], help="taken for granted: a recipe that was stopped goes on")
     options = parser.parse_args(arguments)
 
-    from mvgenvs.training.recipe import PIPELINE, cook, read_recipe
+    from eval.recipe_table import val_data, val_table
+    from mvgenvs.training.recipe import PIPELINE, VAL, cook, read_recipe, write_reports
 
-    if code := cook(read_recipe(options.recipe, options.output, options.data, options.minutes)):
+    state = join_processes()
+    dish = read_recipe(options.recipe, options.output, options.data, options.minutes)
+    data = val_data(options.data) if dish.val_objects else None
+    if code := cook(dish):
         return code
-    print(f"wrote {options.output / PIPELINE}")
+    pipeline = options.output / PIPELINE
+    val = val_table(pipeline, data, dish.val_objects, options.output / VAL) if data else None
+    if state.is_main_process:
+        write_reports(dish, val)
+        print(f"wrote {pipeline}")
     return 0
 
 
@@ -89,7 +99,8 @@ def export(arguments: list[str]) -> int:
 def refine(arguments: list[str]) -> int:
     """`refine RUN --data DIR --output DIR`: trains the codec's refiner on what RUN makes of training objects.
 
-    OUTPUT/views/ keeps the views, so that a command that was stopped goes on; OUTPUT/pipeline/ is the new pipeline.
+    It is a stage like any other: OUTPUT/ holds its views and checkpoints, so that a command that was stopped goes on;
+    OUTPUT/pipeline/ is the new pipeline.
     """
     parser = OneSentenceParser(prog="train_multiview.py refine", description=refine.__doc__)
     parser.add_argument("run", help="run, checkpoint or pipeline folder, or bundled")
@@ -100,15 +111,26 @@ def refine(arguments: list[str]) -> int:
     parser.add("--seed", "start of the random numbers", type=int, default=0)
     options = parser.parse_args(arguments)
 
-    from mvgenvs.training.refining import refine_checkpoint
+    from mvgenvs.parts import checkpoints, load_parts, resolve_checkpoint
+    from mvgenvs.pipeline import MultiViewPipeline
+    from mvgenvs.training.checkpoint import save_fp16
+    from mvgenvs.training.refining import refining_stage
 
-    refine_checkpoint(options.run, options.data, options.output, options.sets, options.steps, options.seed)
+    before = MultiViewPipeline.from_pretrained(options.run)
+    start, chosen = str(resolve_checkpoint(options.run)), (options.sets, options.steps, options.seed)
+    config = refining_stage(start, before.size, options.data, options.output, *chosen)
+    if code := train(config, resume=True):
+        return code
+    after = MultiViewPipeline.from_parts(load_parts(checkpoints(options.output)[-1] / "pipeline"), **before.defaults)
+    save_fp16(after, options.output / "pipeline")
     print(f"wrote {options.output / 'pipeline'}")
     return 0
 
 
-def estimate(config: TrainConfig) -> int:
+def estimate(arguments: list[str]) -> int:
     """`estimate --config FILE`: the memory that one training step needs, worked out from shapes alone."""
+    config = configuration(parse(arguments))
+
     from mvgenvs.parts import build_parts
     from mvgenvs.training.memory import step_memory
 

@@ -57,6 +57,10 @@ class DataConfig:
     """probability that a set is exposed for too long, up to four times, so that bright paint turns white"""
     mirror: bool = True
     """mirror half of the sets left to right, cameras and all"""
+    renderings: int = 0
+    """training sets that a frozen NeRF renders once, for the disk, to be met again with new noise; 0: each set anew"""
+    renderings_share: float = 0.3
+    """of run.minutes, for making them: the most, at which fewer are made"""
     on_device: bool = False
     """keep all data on the GPU and draw the same sets there: for data that fit, and GPUs that wait for their loader"""
     workers: int = 0
@@ -192,11 +196,11 @@ class LossConfig:
     denoise: float = 0.0
     """weight of the denoising loss"""
     perceptual: float = 0.0
-    """weight of LPIPS-VGG between the decoded denoised latents and the true images"""
+    """weight of LPIPS-VGG between the decoded denoised latents, or refined views, and the true images"""
     perceptual_trunk: str = ""
     """folder with the VGG weights of that loss, whole or the first stages; empty looks where evaluation does"""
     perceptual_crop: int = 64
-    """side of the random crop of one view of each set that LPIPS-VGG compares, in pixels"""
+    """side in pixels of the random crop of one view of each set that it compares, and of those that are refined"""
     rays: int = 0
     """random rays per view for the NeRF's losses; 0 renders whole images at denoiser.render_size"""
     object_rays: float = 0.0
@@ -221,6 +225,26 @@ class LossConfig:
     """largest amplitude of noise on the known images, added to half of the sets"""
     latent_noise: float = 0.0
     """noise on the latents when the codec's decoder is trained, which makes it forgive the denoiser's errors"""
+    refine: float = 0.0
+    """weight of the error (L1) of the codec's refiner on views that the model itself has made: a stage of its own"""
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """The views that the refiner learns from, made before its first step."""
+
+    sets: int = 120
+    """the most training sets to make views of"""
+    views: int = 6
+    """views of each, made from one known view"""
+    share: float = 0.4
+    """of run.minutes, for making them: the most, at which fewer sets are made"""
+    steps: int = 0
+    """sampler steps; 0, as for the two below: what the checkpoint chooses"""
+    guidance: float = 0.0
+    """classifier-free guidance"""
+    render_sigma: float = 0.0
+    """start from the rendering with so much noise"""
 
 
 @dataclass(frozen=True)
@@ -295,6 +319,7 @@ class TrainConfig:
     nerf: NerfConfig = field(default_factory=NerfConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
 

@@ -28,8 +28,12 @@ def write_png(path: str | os.PathLike[str], image: UInt8[np.ndarray, "h w 3"] | 
         raise ValueError(f"an image of shape {pixels.shape} cannot be written as PNG")
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.write_bytes(data.tobytes())
-    temporary.replace(target)
+    try:
+        temporary.write_bytes(data.tobytes())
+        temporary.replace(target)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_png(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:

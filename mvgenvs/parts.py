@@ -111,6 +111,11 @@ def find_pipeline(path: Path) -> Path:
     raise UserError(f"found no mvgenvs pipeline in {path}: give a pipeline, checkpoint or run folder")
 
 
+def find_checkpoint(start: str) -> Path:
+    """The pipeline folder of `run.init_from`: "bundled", or as in `find_pipeline`."""
+    return find_pipeline(BUNDLED if start == "bundled" else Path(start))
+
+
 def checkpoint_sha256(folder: Path) -> str:
     """One hash of the names and contents of all weights and settings of a pipeline."""
     digest = hashlib.sha256()

@@ -49,8 +49,11 @@ class PerceptualDistance:
     """LPIPS between images in [0, 1], one figure per view; 0 for identical images, lower is better."""
 
     def __init__(self, net: str, trunk: Trunk, device: torch.device | str = "cpu") -> None:
-        """`net` is one of `NETS`. Raises `UserError` where `trunk` belongs to another network."""
-        import lpips  # imports torchvision, which is slow
+        """`net` is one of `NETS`. Raises `UserError` where `trunk` belongs to another network, or lpips is missing."""
+        try:
+            import lpips  # imports torchvision, which is slow
+        except ImportError as error:
+            raise UserError("LPIPS needs the package lpips: pip install -e '.[eval]'") from error
 
         self.net, self.source, self.sha256 = net, trunk.source, trunk.sha256
         with torch.random.fork_rng(), warnings.catch_warnings():

@@ -27,6 +27,7 @@ from mvgenvs.known import check_known
 from mvgenvs.nerf.field import Scene
 from mvgenvs.nerf.model import Rendering, ViewNeRF
 from mvgenvs.parts import Parts, load_parts, resolve_checkpoint
+from mvgenvs.precision import low_precision_norms
 from mvgenvs.sequence import Frames, Memory, SequenceState, StepState, View
 
 SIGMA_MAX = 8.0  # 10 x the latents' deviation from the rendering
@@ -106,6 +107,11 @@ class MultiViewPipeline(DiffusionPipeline):
         """Side of the images in pixels."""
         return self.denoiser.config.latent_size * self.codec.downscale
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The sampling settings of calls that do not choose, as the constructor takes them."""
+        return {name: self.config[name] for name in DEFAULTS}
+
     def resolved_start(self, start: str | None, sigma_max: float | None, has_known: bool) -> tuple[str, float | None]:
         """Where sampling starts, and the noise level there, None for the scheduler's; the checkpoint's choice for None.
 
@@ -124,6 +130,9 @@ class MultiViewPipeline(DiffusionPipeline):
         with weights of another format as well, such as `pipe.to(torch.float16)` makes, which need half the memory.
         """
         self.precision = dtype
+        if dtype == torch.bfloat16:  # as in training
+            for part in (self.codec, self.nerf, self.denoiser):
+                low_precision_norms(part)
         warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # which is what is wanted
 
     def computing(self) -> torch.autocast:

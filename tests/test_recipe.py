@@ -1,6 +1,7 @@
 """Recipes: mistakes are told in one sentence before anything is written, and what was stopped goes on."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,18 @@ from typing import Any
 import pytest
 import yaml
 from test_training import DATA, TINY, assert_equal, weights
+from tiny import write_srn
 
 import train_multiview
+from eval import instruments
+from eval.recipe_table import val_data
 from mvgenvs.errors import UserError
 from mvgenvs.nerf import model
 from mvgenvs.parts import checkpoints, load_parts
 from mvgenvs.pipeline import MultiViewPipeline
+from mvgenvs.training import objective, schedule
 from mvgenvs.training import recipe as module
-from mvgenvs.training import schedule
-from mvgenvs.training.recipe import cook, merged, read_recipe
+from mvgenvs.training.recipe import claim, cook, merged, read_recipe
 
 
 def nested(flat: dict[str, str]) -> dict[str, Any]:
@@ -39,6 +43,12 @@ def tiny_recipe() -> dict[str, Any]:
                 "denoiser": {"fit_prior": False, "show_prior": True},
                 "loss": {"denoise": 1.0, "noise_draws": 2},
                 "run": {"train": ["denoiser"], "init_parts": ["codec", "nerf"]},
+            },
+            "refiner": {
+                "share": 4,
+                "loss": {"refine": 1.0, "perceptual_crop": 16},
+                "refine": {"sets": 4, "views": 2},
+                "run": {"train": ["codec"]},
             },
         },
         "export": {"steps": 3, "guidance": 1.25},
@@ -85,6 +95,14 @@ MISTAKES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "mistaken base": (lambda c: c["base"].update(nefr={}), "nefr"),
     "base of a word": (lambda c: c.update(base="tiny"), "'base'"),
     "base of nothing": (lambda c: c.update(base=None), "'base'"),
+    "mistaken export": (lambda c: c["export"].update(step=3), "did you mean 'export.steps'"),
+    "no steps": (lambda c: c["export"].update(steps=0), "above 0"),
+    "steps of words": (lambda c: c["export"].update(steps="few"), "export.steps"),
+    "guidance of no number": (lambda c: c["export"].update(guidance=float("nan")), "above 0"),
+    "mistaken eval": (lambda c: c.update(eval={"object": 1}), "did you mean 'eval.objects'"),
+    "eval of a word": (lambda c: c.update(eval="yes"), "'eval'"),
+    "objects below 0": (lambda c: c.update(eval={"objects": -1}), "0 or more"),
+    "refiner of the field": (lambda c: c["stages"]["field"]["loss"].update(refine=1.0), "a stage of its own"),
     "export of a word": (lambda c: c.update(export="fast"), "'export'"),
 }
 
@@ -121,15 +139,15 @@ def test_an_output_of_others_is_left_alone(tmp_path: Path) -> None:
     out.mkdir()
     (out / "thesis.tex").write_text("mine")
     with pytest.raises(UserError, match="no recipe's"):
-        read_recipe(path, out, [str(DATA)], None)
+        claim(read_recipe(path, out, [str(DATA)], None))
     assert [p.name for p in out.iterdir()] == ["thesis.tex"]
     other = tmp_path / "other"
-    read_recipe(path, other, [str(DATA)], None)
+    claim(read_recipe(path, other, [str(DATA)], None))
     before = (other / "recipe.yaml").read_text()
-    read_recipe(path, other, [str(DATA)], None)  # the same again
+    claim(read_recipe(path, other, [str(DATA)], None))  # the same again
     for data, minutes in (([str(DATA), "more=2"], None), ([str(DATA)], 5.0)):
         with pytest.raises(UserError, match="another recipe"):
-            read_recipe(path, other, data, minutes)
+            claim(read_recipe(path, other, data, minutes))
     assert (other / "recipe.yaml").read_text() == before
 
 
@@ -138,19 +156,46 @@ def test_an_output_of_others_is_left_alone(tmp_path: Path) -> None:
 
 def test_stages_share_the_minutes_and_hand_on_their_weights(tmp_path: Path) -> None:
     recipe = read_recipe(write(tmp_path, tiny_recipe()), tmp_path / "out", ["a", "b=2"], 8.0)
-    field, denoiser = (stage.config for stage in recipe.stages)
-    assert (field.run.minutes, denoiser.run.minutes) == (2.0, 6.0)
+    field, denoiser, refiner = (stage.config for stage in recipe.stages)
+    assert (field.run.minutes, denoiser.run.minutes, refiner.run.minutes) == (1.0, 3.0, 4.0)
+    assert (refiner.refine.steps, refiner.refine.guidance, refiner.refine.render_sigma) == (3, 1.25, 0.0), "as exported"
     assert (field.run.init_from, denoiser.run.init_from) == ("", str(tmp_path / "out/field"))
     assert (field.run.output, denoiser.run.output) == (str(tmp_path / "out/field"), str(tmp_path / "out/denoiser"))
     assert field.data.sources == denoiser.data.sources == ("a", "b=2")
     assert (field.loss.rgb, denoiser.loss.rgb, denoiser.run.log_every) == (1.0, 0.0, 1)
 
 
-def test_the_recipes_that_come_with_us_are_sound(tmp_path: Path) -> None:
+def test_the_recipes_that_come_with_us_are_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "check_perceptual", lambda config: None)  # VGG's weights are another matter
     recipes = sorted((Path(__file__).parents[1] / "configs/recipes").glob("*.yaml"))
     assert recipes
     for path in recipes:
         assert read_recipe(path, tmp_path / path.stem, [str(DATA)], None).stages
+
+
+def test_missing_weights_of_vgg_are_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise UserError("found no ImageNet weights")
+
+    monkeypatch.setattr(objective, "find_trunk", missing)
+    content = tiny_recipe()
+    content["stages"]["refiner"]["loss"]["perceptual"] = 1.0
+    with pytest.raises(UserError, match="no ImageNet weights"):
+        read_recipe(write(tmp_path, content), tmp_path / "out", [str(DATA)], None)
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_missing_packages_of_the_table_are_told_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "skimage.metrics", None)  # no import of it succeeds
+    monkeypatch.delitem(sys.modules, "eval.evaluation", raising=False)
+    monkeypatch.delitem(sys.modules, "eval.instruments", raising=False)
+    monkeypatch.delitem(sys.modules, "eval.metrics", raising=False)
+    path = write(tmp_path, {**tiny_recipe(), "eval": {"objects": 1}})
+    with pytest.raises(UserError, match="skimage"):
+        train_multiview.main(["recipe", str(path), "--data", str(DATA), "--output", str(tmp_path / "out")])
+    assert not list(tmp_path.glob("out/*"))
 
 
 # Cooking
@@ -171,21 +216,27 @@ def test_a_recipe_makes_a_model(cooked: Path) -> None:
     assert (pipeline.config.default_steps, pipeline.config.default_guidance) == (3, 1.25)
     modules = load_parts(cooked / "pipeline").modules()
     ours = {f"{name}.{key}": value for name, part in modules.items() for key, value in part.state_dict().items()}
-    assert_equal(ours, weights(cooked / "denoiser"), tolerance=2e-3)  # in half precision
-    field, last = weights(cooked / "field"), weights(cooked / "denoiser")
-    for name in field:
-        if not name.startswith("denoiser"):
-            assert field[name].equal(last[name]), name
+    assert_equal(ours, weights(cooked / "refiner"), tolerance=2e-3)  # in half precision
+    runs = {"field": "nerf", "denoiser": "denoiser", "refiner": "codec.refiner"}
+    before = None
+    for run, part in runs.items():
+        after = weights(cooked / run)
+        changed = {name for name in before or {} if not before[name].equal(after[name])}
+        assert all(name.startswith(part) for name in changed) and (changed or before is None), run
+        before = after
     report = json.loads((cooked / "recipe.json").read_text())
-    assert [stage["stage"] for stage in report["stages"]] == ["field", "denoiser"]
+    assert [stage["stage"] for stage in report["stages"]] == ["field", "denoiser", "refiner"]
     for stage in report["stages"]:
         plan = json.loads((cooked / stage["stage"] / schedule.PLAN).read_text())
         assert stage["steps"] == plan["steps"] >= 4
         assert checkpoints(cooked / stage["stage"])[-1].name == f"checkpoint-{plan['steps']:06d}"
+        assert stage["waiting"] + stage["rendering"] + stage["learning"] == pytest.approx(1)
+        assert min(stage["waiting"], stage["learning"]) > 0 and stage["seconds"] > 0
+        assert (stage["rendering"] > 0) == (stage["stage"] != "refiner")
         assert stage["sets_per_second"] == pytest.approx(2 / stage["seconds_per_step"])
     draws = [stage["set_draws_per_second"] / stage["sets_per_second"] for stage in report["stages"]]
-    assert draws == pytest.approx([0, 2])
-    assert [set(stage["losses"]) for stage in report["stages"]] == [{"rgb"}, {"denoise"}]
+    assert draws == pytest.approx([0, 2, 0])
+    assert [set(stage["losses"]) for stage in report["stages"]] == [{"rgb"}, {"denoise"}, {"refine"}]
 
 
 def test_cooked_again_nothing_is_trained(cooked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,5 +262,40 @@ def test_a_recipe_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.M
     assert not (tmp_path / "out/pipeline").exists() and not (tmp_path / "out/recipe.json").exists()
     stops = False
     assert cook(read_recipe(write(tmp_path, tiny_recipe()), tmp_path / "out", [str(DATA)], None)) == 0
-    assert asked[2:] == [("denoiser", True)]
+    assert asked[2:] == [("denoiser", True), ("refiner", True)]
     assert (tmp_path / "out/pipeline/model_index.json").exists()
+
+
+# The table at its end
+
+
+def test_a_recipe_ends_with_a_table_of_val(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(*_: object) -> None:
+        raise UserError("no weights here")
+
+    monkeypatch.setattr(instruments, "find_trunk", missing)  # LPIPS would take longer than all the rest
+    data = write_srn(tmp_path / "data", {"train": 2, "val": 2}, views=26)
+    path = write(tmp_path, {**tiny_recipe(), "eval": {"objects": 1}})
+    words = ["recipe", str(path), "--data", str(data), "--output", str(tmp_path / "out")]
+    assert train_multiview.main(words) == 0
+    assert "| joint |" in capsys.readouterr().out
+    val = json.loads((tmp_path / "out/recipe.json").read_text())["val"]
+    assert (val["objects"], val["images"]) == (1, 23)
+    assert val["table"].keys() == {"nerf", "joint"}
+    assert all(0 < row["psnr"] < 100 for row in val["table"].values())
+    assert (tmp_path / "out/val/report.md").exists()
+    (tmp_path / "out/recipe.json").unlink()
+    assert train_multiview.main(words) == 0, "killed before its last line, it writes it again"
+    assert json.loads((tmp_path / "out/recipe.json").read_text())["val"] == val
+
+
+def test_data_without_a_val_split_make_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_srn(tmp_path / "data", {"train": 2}, views=6)
+    assert val_data([f"{data}=2"]) is None
+    assert "no val table" in capsys.readouterr().err
+    other = write_srn(tmp_path / "other", {"train": 1, "val": 1}, views=6)
+    assert val_data([str(data), f"{other}=0.5"]) == other

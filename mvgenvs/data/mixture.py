@@ -40,13 +40,17 @@ def open_mixture(
 def parse_sources(root: str, sources: Sequence[str]) -> dict[str, float]:
     """{folder: weight} of `data.root` and of `data.sources`, whose entries read FOLDER or FOLDER=WEIGHT.
 
+    A folder that is there as it is written has the weight 1, and only what follows the last = may be a weight.
     Raises `UserError` for a weight that is no number.
     """
     roots = {}
     for entry in sources or (root,):
-        folder, _, weight = entry.partition("=")
+        folder, equals, weight = entry.rpartition("=")
+        if not equals or Path(entry).is_dir():
+            roots[entry] = 1.0
+            continue
         try:
-            roots[folder] = float(weight or 1)
+            roots[folder] = float(weight)
         except ValueError:
             raise UserError(f"data.sources: '{entry}' must read FOLDER=WEIGHT, the weight a number") from None
     return roots

@@ -6,9 +6,10 @@ very same sets.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 
 from mvgenvs.data.augment import Augmentation, draw_augmentation
@@ -33,6 +34,9 @@ class Batch:
     views: ViewSet
     num_known: int
     seeds: list[int]
+
+    def to(self, device: torch.device) -> "Batch":
+        return replace(self, views=self.views.to(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +112,10 @@ class TrainingSets(Dataset[Sample]):
         draw = self.draw(index)
         views = draw.augmentation(self.scenes.load(draw.scene, draw.views))
         return Sample(views, draw.num_known, draw.seed)
+
+    @staticmethod
+    def collate(samples: list[Sample]) -> Batch:
+        return collate(samples)
 
 
 def collate(samples: list[Sample]) -> Batch:

@@ -6,6 +6,7 @@ RUN/checkpoint-000200/config.yaml  the resolved configuration
 RUN/checkpoint-000200/step.json
 """
 
+import copy
 import json
 import pickle
 import shutil
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -22,8 +24,10 @@ from safetensors import SafetensorError
 
 from mvgenvs.config import TrainConfig, to_dict
 from mvgenvs.errors import UserError
-from mvgenvs.parts import CHECKPOINT_PREFIX, Parts, checkpoints
+from mvgenvs.folders import OwnFolder
+from mvgenvs.parts import CHECKPOINT_PREFIX, PARTS, Parts, checkpoints
 from mvgenvs.pipeline import MultiViewPipeline
+from mvgenvs.runtime import explained_failures
 from mvgenvs.training.trainable import lora_merged
 
 # Settings that change no weight, and may be others when a run is resumed.
@@ -31,6 +35,7 @@ HOUSEKEEPING = {
     "data.workers", "data.on_device", "run.output", "run.checkpoint_every", "run.keep", "run.validate_every",
     "run.validate_objects", "run.log_every", "run.tracker", "run.threads", "run.max_nonfinite", "run.compile",
 }  # fmt: skip
+STAGED = ".export"  # where a pipeline is written before it takes its place
 # What reading a damaged checkpoint raises.
 DAMAGE = (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError)
 
@@ -58,12 +63,15 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(temporary / "state"))
+    try:
+        write_state(accelerator, config, parts, ema, temporary, {"step": step, "skipped": skipped})
+    except (OSError, SafetensorError, RuntimeError) as error:  # how each library says that the disk is full
+        shutil.rmtree(temporary, ignore_errors=True)
+        reason = str(error).strip().partition("\n")[0]
+        if isinstance(error, RuntimeError) and "writ" not in reason:
+            raise
+        raise UserError(f"cannot write {final} ({reason}): free some space, and go on with --resume auto") from error
     if accelerator.is_main_process:
-        with ema_weights(ema, parts), lora_merged(parts.denoiser):
-            MultiViewPipeline.from_parts(parts).save_pretrained(temporary / "pipeline")
-        (temporary / "config.yaml").write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
-        (temporary / "step.json").write_text(json.dumps({"step": step, "skipped": skipped}))
         before = run / f".{final.name}.old"
         if final.exists():  # the same step, trained again
             final.rename(before)
@@ -76,6 +84,18 @@ def save_checkpoint(
     return final
 
 
+def write_state(
+    accelerator: Accelerator, config: TrainConfig, parts: Parts, ema: EMAModel, folder: Path, progress: dict[str, int]
+) -> None:
+    """All that a checkpoint holds."""
+    accelerator.save_state(str(folder / "state"))
+    if accelerator.is_main_process:
+        with ema_weights(ema, parts), lora_merged(parts.denoiser):
+            MultiViewPipeline.from_parts(parts).save_pretrained(folder / "pipeline")
+        (folder / "config.yaml").write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+        (folder / "step.json").write_text(json.dumps(progress))
+
+
 def resume(accelerator: Accelerator, config: TrainConfig, ema: EMAModel) -> tuple[int, int]:
     """Restores the newest checkpoint of the run that is whole, if there is one. (next step, steps skipped so far).
 
@@ -83,7 +103,16 @@ def resume(accelerator: Accelerator, config: TrainConfig, ema: EMAModel) -> tupl
     """
     found = checkpoints(Path(config.run.output))
     for folder in reversed(found):
-        check_same(folder / "config.yaml", config)
+        try:
+            theirs = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+            differing = differing_settings(theirs, config)
+        except (*DAMAGE, AttributeError, yaml.YAMLError) as error:
+            print(f"{folder} is damaged ({type(error).__name__}): taking the one before", file=sys.stderr)
+            continue
+        if differing:
+            raise UserError(
+                f"{folder} has other settings ({', '.join(differing)}): take those, or another --run.output"
+            )
         try:
             progress = json.loads((folder / "step.json").read_text())
             accelerator.load_state(str(folder / "state"))
@@ -97,28 +126,49 @@ def resume(accelerator: Accelerator, config: TrainConfig, ema: EMAModel) -> tupl
     return 0, 0
 
 
-def check_same(path: Path, config: TrainConfig) -> None:
-    """Raises `UserError` where the configuration at `path` makes other weights than `config` would."""
-    try:
-        theirs = yaml.safe_load(path.read_text())
-        differing = [
-            f"{section}.{name}"
-            for section, fields in to_dict(config).items()
-            for name, value in fields.items()
-            if f"{section}.{name}" not in HOUSEKEEPING and theirs.get(section, {}).get(name, value) != value
-        ]
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is damaged: choose another --run.output") from error
-    if differing:
-        raise UserError(
-            f"{path.parent} has other settings ({', '.join(differing)}): take those, or another --run.output"
-        )
+def differing_settings(theirs: dict[str, Any], config: TrainConfig) -> list[str]:
+    """Those by which the configuration of a checkpoint makes other weights than `config` would."""
+    return [
+        f"{section}.{name}"
+        for section, fields in to_dict(config).items()
+        for name, value in fields.items()
+        if f"{section}.{name}" not in HOUSEKEEPING and theirs.get(section, {}).get(name, value) != value
+    ]
 
 
 def save_fp16(pipeline: MultiViewPipeline, folder: Path) -> None:
-    """Writes a pipeline folder for users: fp16 safetensors, and nothing of where its parts came from."""
-    pipeline.to(dtype=torch.float16)
-    pipeline.save_pretrained(folder, safe_serialization=True)
-    for path in folder.glob("*/config.json"):  # diffusers writes down from which folder of ours a part came
-        config = {key: value for key, value in json.loads(path.read_text()).items() if key != "_name_or_path"}
-        path.write_text(json.dumps(config, indent=2) + "\n")
+    """Writes a pipeline folder for users: fp16 safetensors, and nothing of where its parts came from.
+
+    The pipeline itself stays as it is. A pipeline that is there is replaced, file by file. Raises `UserError` where the
+    folder holds what is none of ours, or cannot be written.
+    """
+    parts = {name: copy.deepcopy(part) for name, part in pipeline.components.items()}
+    halved = type(pipeline)(**parts, **pipeline.defaults).to(dtype=torch.float16)
+    with OwnFolder(folder) as own, explained_failures(folder):
+        staged = folder / STAGED
+        own.add(pipeline_files(folder))
+        own.check(["model_index.json", *parts])
+        shutil.rmtree(staged, ignore_errors=True)
+        try:
+            halved.save_pretrained(staged, safe_serialization=True)
+            for path in staged.glob("*/config.json"):  # diffusers writes down from which folder of ours a part came
+                config = {key: value for key, value in json.loads(path.read_text()).items() if key != "_name_or_path"}
+                path.write_text(json.dumps(config, indent=2) + "\n")
+            for path in [*sorted(staged.glob("*/*")), staged / "model_index.json"]:
+                own.replace(path.relative_to(staged).as_posix(), path)
+        except SafetensorError as error:  # which hides the system's
+            raise UserError(f"cannot write to {folder} ({error}): free some space or choose another folder") from error
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+
+def pipeline_files(folder: Path) -> list[str]:
+    """The files of the pipeline of ours that lies in a folder, if one does: its model_index.json says so."""
+    try:
+        if json.loads((folder / "model_index.json").read_text())["_class_name"] != MultiViewPipeline.__name__:
+            return []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    names = ["model_index.json", "scheduler/scheduler_config.json"]
+    names += [f"{part}/{file}" for part in PARTS for file in ("config.json", "diffusion_pytorch_model.safetensors")]
+    return [name for name in names if (folder / name).exists()]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -18,12 +18,26 @@ from torch.utils.data import DataLoader
 
 from mvgenvs.config import TrainConfig
 from mvgenvs.data.device_sets import DeviceSets
-from mvgenvs.data.sampling import Batch, TrainingSets, collate
+from mvgenvs.data.sampling import TrainingSets
 from mvgenvs.errors import UserError
-from mvgenvs.training.objective import Objective
 from mvgenvs.training.schedule import StageLength
 
 T = TypeVar("T")
+
+
+@runtime_checkable
+class Movable(Protocol):
+    """What a data set's items are collated to: a batch that can go to a device."""
+
+    def to(self, device: torch.device) -> Any: ...
+
+
+@runtime_checkable
+class Items(Protocol):
+    """An endless data set: item `i` belongs to step `i // batch`, and is a function of the seed and `i` alone."""
+
+    def __getitem__(self, index: int) -> Any: ...
+    def collate(self, items: list[Any]) -> Movable: ...
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,7 @@ class StepReport:
     skipped: int  # steps skipped for a non-finite loss since the run began
     seconds: float  # from the request for data to the updated weights, on this process
     waited: float  # seconds of these until the data were there
+    rendering: float = 0.0  # seconds of these in the NeRF's forward pass
 
     @property
     def wait(self) -> float:
@@ -63,17 +78,17 @@ class StepBatches:
             yield list(range(begin, begin + self.share))
 
 
-def batches(sets: TrainingSets, config: TrainConfig, accelerator: Accelerator, start: int) -> Iterator[Batch]:
-    """The training sets of this process from step `start` on, in order, without end."""
+def batches(sets: Items, config: TrainConfig, accelerator: Accelerator, start: int) -> Iterator[Movable]:
+    """The items of this process from step `start` on, in order, without end."""
     indices = StepBatches(config, accelerator, start)
-    if config.data.on_device:
+    if config.data.on_device and isinstance(sets, TrainingSets):
         on_device = DeviceSets(sets, accelerator.device)
         return prefetched(map(on_device.batch, indices))
-    loader = DataLoader(
-        sets,
+    loader: DataLoader[Any] = DataLoader(
+        sets,  # type: ignore[arg-type]
         batch_sampler=indices,
         num_workers=config.data.workers,
-        collate_fn=collate,
+        collate_fn=sets.collate,
         generator=torch.Generator(),  # of the workers' seeds, which nothing here uses; not the global one
     )
     return prefetched(iter(loader))
@@ -95,7 +110,7 @@ def train(
     optimizer: Optimizer,
     schedule: LRScheduler,
     ema: EMAModel,
-    data: Iterator[Batch],
+    data: Iterator[Movable],
     config: TrainConfig,
     length: StageLength,
     start: int,
@@ -103,9 +118,10 @@ def train(
 ) -> Iterator[StepReport]:
     """Trains from step `start` to the stage's end. A step with a non-finite loss or gradient is skipped and counted.
 
-    `objective` is the prepared `Objective`. Raises `UserError` after `run.max_nonfinite` skipped steps in a row.
+    `objective` is prepared, and has `total` and `rendering_seconds` as `Objective` has them. Raises `UserError` after
+    `run.max_nonfinite` skipped steps in a row.
     """
-    core: Objective = accelerator.unwrap_model(objective)
+    core: Any = accelerator.unwrap_model(objective)
     trained = [p for p in core.parameters() if p.requires_grad]
     in_a_row = 0
     step = start
@@ -119,8 +135,7 @@ def train(
             batch = next(data)
             waited += time.perf_counter() - asked
             with accelerator.accumulate(objective):
-                losses = objective(Batch(batch.views.to(accelerator.device), batch.num_known, batch.seeds),
-                                   length.progress(step))  # fmt: skip
+                losses = objective(batch.to(accelerator.device), length.progress(step))
                 accelerator.backward(core.total(losses))  # divides by the accumulation steps
                 if accelerator.sync_gradients:
                     norm = accelerator.clip_grad_norm_(trained, config.optim.clip).item()
@@ -146,4 +161,5 @@ def train(
                 )
         lr = float(schedule.get_last_lr()[0])
         floats = {name: float(value) for name, value in sums.items()}
-        yield StepReport(step, floats, norm, lr, skipped, time.perf_counter() - begin, waited)
+        rendering, seconds = core.rendering_seconds(), time.perf_counter() - begin
+        yield StepReport(step, floats, norm, lr, skipped, seconds, waited, rendering)

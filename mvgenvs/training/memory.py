@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from mvgenvs.config import TrainConfig
 from mvgenvs.data.sampling import Batch
+from mvgenvs.errors import UserError
 from mvgenvs.parts import Parts
 from mvgenvs.training.objective import Objective
 from mvgenvs.training.optimizer import STATE_BYTES, check_optimizer
@@ -80,6 +81,8 @@ def step_memory(parts: Parts, config: TrainConfig) -> tuple[StepMemory, StepMemo
     meta device, and then never had any.
     """
     check_optimizer(config.optim)
+    if config.loss.refine:
+        raise UserError("estimate is for stages of the field and the denoiser: the refiner's needs less than these")
     objective = Objective(parts, replace(config, run=replace(config.run, gradient_checkpointing=False))).train()
     objective.skips_air = False  # what is air depends on weights
     without_data(objective)

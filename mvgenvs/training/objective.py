@@ -7,6 +7,7 @@ over processes and accumulation steps, and a resumed run continues exactly.
 import contextlib
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from mvgenvs.nerf.model import Rendering
 from mvgenvs.parts import Parts
 from mvgenvs.perceptual import PerceptualDistance, Trunk, find_trunk
 from mvgenvs.training.carving import carve, carving_loss
+from mvgenvs.training.stopwatch import Stopwatch
 from mvgenvs.training.trainable import choose_trainable
 from mvgenvs.views import ViewSet
 
@@ -67,6 +69,18 @@ def draws_of(seeds: list[int], device: torch.device) -> Draws:
     return (Draws if device.type == "cpu" else DeviceDraws)(seeds, device)
 
 
+@dataclass(frozen=True)
+class RenderedBatch(Batch):
+    """Training sets that have been rendered before."""
+
+    rendering: Rendering
+
+    def to(self, device: torch.device) -> "RenderedBatch":
+        seen = self.rendering
+        rendering = Rendering(*(x.to(device) for x in (seen.features, seen.depth, seen.opacity)))
+        return replace(self, views=self.views.to(device), rendering=rendering)
+
+
 class Objective(nn.Module):
     """Holds the parts, so that one forward pass through it yields every loss that the stage asks for."""
 
@@ -77,6 +91,7 @@ class Objective(nn.Module):
         self.render_size = config.denoiser.render_size
         self.trained = config.run.train
         self.skips_air = "nerf" not in self.trained  # in rendering: a field that learns must look everywhere
+        self.stopwatch = Stopwatch()  # of the NeRF's forward pass
         if self.weights.noise_law not in NOISE_LAWS:
             raise UserError(f"setting 'loss.noise_law' must be one of {', '.join(NOISE_LAWS)}")
         self.noise_law = NOISE_LAWS[self.weights.noise_law]
@@ -111,33 +126,40 @@ class Objective(nn.Module):
         if self.weights.reconstruction:
             losses["reconstruction"] = self._reconstruction(batch.views, draws)
         if self._needs_nerf():
-            with self._frozen("nerf"):
-                scene = self._lifted(batch, draws)
-                if self.weights.denoise or not self.weights.rays:
-                    rendering, targets = self._render_images(scene, batch.views, draws)
-                else:
-                    rendering, targets = self._render_rays(scene, batch.views, draws)
-            losses |= self._rendering_losses(rendering, targets, draws)
-            if self.weights.carving and batch.views.depth is not None and batch.views.mask is not None:
-                losses["carving"] = self._carving(scene, batch.views)
+            if isinstance(batch, RenderedBatch):
+                rendering = batch.rendering
+            else:
+                scene, rendering, targets = self._render(batch, draws)
+                losses |= self._rendering_losses(rendering, targets, draws)
+                if self.weights.carving and batch.views.depth is not None and batch.views.mask is not None:
+                    losses["carving"] = self._carving(scene, batch.views)
             if self.weights.denoise:
                 losses |= self._denoise(batch, rendering, draws, progress)
         return losses
 
     def residual(self, batch: Batch) -> tuple[Float[Tensor, "set view c h w"], Float[Tensor, "set view 1 h w"]]:
         """What the encoded renderings of sets lack of the true latents, and the largest opacity within each latent."""
-        draws = draws_of(batch.seeds, batch.views.images.device)
-        rendering, _ = self._render_images(self._lifted(batch, draws), batch.views, draws)
+        rendering = self.rendered(batch)
         x0 = self.codec.encode(batch.views.images.flatten(0, 1)).unflatten(0, (-1, batch.views.num_views))
         latents = encode_rendering(self.codec, rendering.rgb, self.denoiser.config.latent_size)
         opacity = F.adaptive_max_pool2d(rendering.opacity.flatten(0, 1), x0.shape[-2:])
         return x0 - latents, opacity.unflatten(0, x0.shape[:2])
 
+    def rendered(self, batch: Batch) -> Rendering:
+        """Whole renderings of sets at the size that the denoiser wants."""
+        if isinstance(batch, RenderedBatch):
+            return batch.rendering
+        return self._render(batch, draws_of(batch.seeds, batch.views.images.device))[1]
+
+    def rendering_seconds(self) -> float:
+        """How long the NeRF's forward passes took since this was asked last; its backward passes are not counted."""
+        return self.stopwatch.take()
+
     def total(self, losses: dict[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
         """The weighted sum that is minimised. Raises `UserError` where the data allow none of the losses asked for."""
         if not losses:
             raise UserError("the data lack the masks or depths that the losses need: give loss.rgb or another a weight")
-        return torch.stack([getattr(self.weights, name) * value for name, value in losses.items()]).sum()
+        return weighted_sum(self.weights, losses)
 
     def _needs_nerf(self) -> bool:
         weights = self.weights
@@ -158,6 +180,14 @@ class Objective(nn.Module):
         """No gradients where the part does not learn."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and name in self.trained):
             yield
+
+    def _render(self, batch: Batch, draws: Draws) -> tuple[Scene, Rendering, ViewSet]:
+        """The lifted sets, their renderings, whole or of random rays, and what these should show."""
+        with self.stopwatch(batch.views.images.device), self._frozen("nerf"):
+            scene = self._lifted(batch, draws)
+            if self.weights.denoise or not self.weights.rays:
+                return scene, *self._render_images(scene, batch.views, draws)
+            return scene, *self._render_rays(scene, batch.views, draws)
 
     def _lifted(self, batch: Batch, draws: Draws) -> Scene:
         """The known views; half of the sets with Gaussian noise of amplitude U(0, input_noise) [GeNVS]."""
@@ -365,6 +395,17 @@ class Objective(nn.Module):
         order = torch.arange(xt.shape[1], device=xt.device).roll(-num_known)
         x0 = self.denoiser(xt[:, order], sigma[:, order], conditions.select(order), num_anchors=num_known)
         return x0.roll(num_known, dims=1)
+
+
+def weighted_sum(weights: LossConfig, losses: dict[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
+    """Losses have the names of their weights."""
+    return torch.stack([getattr(weights, name) * value for name, value in losses.items()]).sum()
+
+
+def check_perceptual(config: TrainConfig) -> None:
+    """Raises `UserError` where LPIPS has a weight, and its package or VGG's weights are not there."""
+    if config.loss.perceptual:
+        PerceptualDistance("vgg", vgg_trunk(config))
 
 
 def vgg_trunk(config: TrainConfig) -> Trunk:

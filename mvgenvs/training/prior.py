@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mvgenvs.data.sampling import Batch, TrainingSets, collate
+from mvgenvs.data.sampling import Batch
 from mvgenvs.diffusion.denoiser import AIR_OPACITY
 from mvgenvs.diffusion.joint_model import JointModel
 from mvgenvs.errors import UserError
+from mvgenvs.training.loop import Items
 from mvgenvs.training.objective import Objective
 
 SETS = 64
@@ -21,11 +22,10 @@ LEAST = 0.01  # deviation of anything, of a latent that is never wrong too: it k
 CONSTANTS = ("std_floor", "std_slope", "std_ceiling", "std_air", "std_channels")
 
 
-def first_sets(sets: TrainingSets, size: int, device: torch.device) -> Iterator[Batch]:
+def first_sets(sets: Items, size: int, device: torch.device) -> Iterator[Batch]:
     """The first training sets in batches: the same for all processes, and none is taken from training."""
     for begin in itertools.count(0, size):
-        batch = collate([sets[index] for index in range(begin, begin + size)])
-        yield Batch(batch.views.to(device), batch.num_known, batch.seeds)
+        yield sets.collate([sets[index] for index in range(begin, begin + size)]).to(device)
 
 
 def recall_prior(denoiser: JointModel, pipeline: Path) -> None:

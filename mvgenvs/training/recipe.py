@@ -6,29 +6,52 @@ A recipe is a YAML file with these keys; OUTPUT/<stage>/ is the run of each stag
     base: {data: …, nerf: …, …}    # a training configuration, common to all stages
     stages:                        # in order; each starts from the weights of the one before
       field:    {share: 0.4, loss: …, optim: …, run: {train: [nerf]}}     # share of the minutes, and what differs
-      denoiser: {share: 0.6, …}
+      denoiser: {share: 0.4, …}
+      refiner:  {share: 0.2, …}
     export: {steps: 8, guidance: 1.0}    # sampling settings that suit the model; render_sigma starts from the rendering
+    eval: {objects: 4}             # of the val split, for the table at the end; 0 makes none
 """
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from accelerate import PartialState
 
 from mvgenvs.config import ConfigLoader, TrainConfig, build
 from mvgenvs.errors import UserError
 from mvgenvs.files import write_text
 from mvgenvs.parts import find_pipeline, load_parts
 from mvgenvs.pipeline import MultiViewPipeline
+from mvgenvs.processes import on_main
 from mvgenvs.training.checkpoint import save_fp16
+from mvgenvs.training.objective import check_perceptual
 from mvgenvs.training.trainer import check, train
 
 RESOLVED, REPORT, PIPELINE = "recipe.yaml", "recipe.json", "pipeline"
-KEYS = {"minutes", "base", "stages", "export"}
+VAL = "val"  # the evaluation of the model on this split
+KEYS = {"minutes", "base", "stages", "export", "eval"}
+
+
+@dataclass(frozen=True)
+class Export:
+    """Sampling settings that suit the model."""
+
+    steps: int = 20
+    guidance: float = 1.0
+    render_sigma: float = 0.0  # 0 starts from noise alone
+
+
+@dataclass(frozen=True)
+class Val:
+    """The table at the end."""
+
+    objects: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,21 +70,38 @@ class Recipe:
     output: Path
 
     @property
+    def export(self) -> Export:
+        return build(Export, self.content["export"], "export")
+
+    @property
+    def val_objects(self) -> int:
+        """How many objects the table at the end is of."""
+        return build(Val, self.content["eval"], "eval").objects
+
+    @property
+    def finished(self) -> bool:
+        """Whether all stages have been trained."""
+        return all((self.output / name / REPORT).exists() for name in self.content["stages"])
+
+    @property
     def stages(self) -> list[Stage]:
         """Raises `UserError` where a stage's configuration is mistaken."""
         return list(self._stages())
 
     def check(self) -> None:
-        """Raises `UserError` for a mistaken stage, before anything is written."""
+        """Raises `UserError` for a mistaken stage, or one that lacks what it needs, before anything is written."""
         for stage in self.stages:
             check(stage.config)
+            if not self.finished:
+                check_perceptual(stage.config)
 
     def _stages(self) -> Iterator[Stage]:
         before: Path | None = None
         total = sum(stage["share"] for stage in self.content["stages"].values())
+        base = merged({"refine": self.content["export"]}, self.content["base"])  # views are made as users make them
         for name, stage in self.content["stages"].items():
             changes = {key: value for key, value in stage.items() if key != "share"}
-            config: TrainConfig = build(TrainConfig, merged(self.content["base"], changes), f"stages.{name}")
+            config: TrainConfig = build(TrainConfig, merged(base, changes), f"stages.{name}")
             run = dataclasses.replace(
                 config.run,
                 output=str(self.output / name),
@@ -73,9 +113,9 @@ class Recipe:
 
 
 def read_recipe(path: Path, output: Path, data: list[str], minutes: float | None) -> Recipe:
-    """The recipe at `path` for these data sets (FOLDER or FOLDER=WEIGHT) and minutes, written into `output`.
+    """The recipe at `path` for these data sets (FOLDER or FOLDER=WEIGHT) and minutes, to be made in `output`.
 
-    Raises `UserError` for a mistaken recipe, minutes that are not above 0, or an `output` of another recipe.
+    Raises `UserError` for a mistaken recipe, or minutes that are not above 0. Nothing is written.
     """
     try:
         found: Any = yaml.load(path.read_text(encoding="utf-8"), ConfigLoader)
@@ -85,9 +125,14 @@ def read_recipe(path: Path, output: Path, data: list[str], minutes: float | None
         raise UserError(f"{path} is not valid YAML") from error
     if not isinstance(found, dict) or set(found) - KEYS or "stages" not in found:
         raise UserError(f"{path} must hold {', '.join(sorted(KEYS))}, and nothing else")
-    content: dict[str, Any] = {"base": {}, "export": {}} | found
-    if bad := [key for key in ("base", "stages", "export") if not isinstance(content[key], dict)]:
+    content: dict[str, Any] = {"base": {}, "export": {}, "eval": {}} | found
+    if bad := [key for key in ("base", "stages", "export", "eval") if not isinstance(content[key], dict)]:
         raise UserError(f"'{bad[0]}' of {path} must hold settings, not {content[bad[0]]!r}")
+    export, val = build(Export, content["export"], "export"), build(Val, content["eval"], "eval")
+    if not (export.steps > 0 and 0 < export.guidance < math.inf and 0 <= export.render_sigma < math.inf):
+        raise UserError(f"'export' of {path} needs steps and guidance above 0, and a render_sigma of 0 or more")
+    if val.objects < 0:
+        raise UserError(f"'eval.objects' of {path} must be 0 or more, not {val.objects}")
     if not content["stages"]:
         raise UserError(f"{path} has no stages")
     for name, stage in content["stages"].items():
@@ -99,51 +144,79 @@ def read_recipe(path: Path, output: Path, data: list[str], minutes: float | None
     content["base"] = merged(content["base"], {"data": {"sources": list(data)}})
     recipe = Recipe(content, output)
     recipe.check()
-    text, place = yaml.safe_dump(content, sort_keys=False), output / RESOLVED
-    if place.exists() and place.read_text(encoding="utf-8") != text:
-        raise UserError(f"{output} belongs to another recipe, other data or minutes: choose another --output")
-    if not place.exists() and output.exists() and any(output.iterdir()):
-        raise UserError(f"{output} holds files that are no recipe's: choose another --output")
-    write_text(place, text)
     return recipe
 
 
+def claim(recipe: Recipe) -> None:
+    """Makes the folder the recipe's. Raises `UserError` where it holds another one, or anything else."""
+    text, place = yaml.safe_dump(recipe.content, sort_keys=False), recipe.output / RESOLVED
+    if place.exists() and place.read_text(encoding="utf-8") != text:
+        raise UserError(f"{recipe.output} belongs to another recipe, other data or minutes: choose another --output")
+    if not place.exists() and recipe.output.exists() and any(recipe.output.iterdir()):
+        raise UserError(f"{recipe.output} holds files that are no recipe's: choose another --output")
+    write_text(place, text)
+
+
 def cook(recipe: Recipe) -> int:
-    """Trains every stage that is not finished, and exports the model. 0, or 1 where a signal stopped it."""
-    reports = []
+    """Trains every stage that is not finished, and exports the model. 0, or 1 where a signal stopped it.
+
+    Raises `UserError` where the folder belongs to another recipe.
+    """
+    on_main(PartialState(), lambda: claim(recipe))
+    main = PartialState().is_main_process
     for stage in recipe.stages:
         folder = recipe.output / stage.name
-        print(f"stage {stage.name}: {stage.config.run.minutes:.1f} minutes", flush=True)
-        if not (folder / REPORT).exists():
-            if train(stage.config, resume=True):
-                return 1
+        if main:
+            print(f"stage {stage.name}: {stage.config.run.minutes:.1f} minutes", flush=True)
+        if (folder / REPORT).exists():
+            continue
+        if train(stage.config, resume=True):
+            return 1
+        PartialState().wait_for_everyone()
+        if main:
             write_text(folder / REPORT, json.dumps(report(stage), indent=1) + "\n")
-        reports.append(json.loads((folder / REPORT).read_text()))
     parts = load_parts(find_pipeline(recipe.output / stage.name))
-    export = recipe.content["export"]
-    defaults = {"default_steps": int(export.get("steps", 20)), "default_guidance": float(export.get("guidance", 1.0))}
-    if "render_sigma" in export:
-        defaults["default_render_sigma"] = float(export["render_sigma"])
-    save_fp16(MultiViewPipeline.from_parts(parts, **defaults), recipe.output / PIPELINE)
-    write_text(recipe.output / REPORT, json.dumps({"stages": reports}, indent=1) + "\n")
+    export = recipe.export
+    defaults = {
+        "default_steps": export.steps, "default_guidance": export.guidance,
+        "default_render_sigma": export.render_sigma or None,
+    }  # fmt: skip
+    on_main(
+        PartialState(), lambda: save_fp16(MultiViewPipeline.from_parts(parts, **defaults), recipe.output / PIPELINE)
+    )
     return 0
 
 
+def write_reports(recipe: Recipe, val: dict[str, Any] | None) -> None:
+    """Writes what all stages did into OUTPUT/recipe.json, and the table of `val`, where there is one."""
+    reports = [json.loads((recipe.output / name / REPORT).read_text()) for name in recipe.content["stages"]]
+    write_text(recipe.output / REPORT, json.dumps({"stages": reports, "val": val}, indent=1) + "\n")
+
+
 def report(stage: Stage) -> dict[str, Any]:
-    """What a finished stage did, from its log: steps, seconds, training sets and noise draws in a second."""
+    """What a finished stage did, from its log: steps, seconds, training sets and noise draws in a second.
+
+    Of the time of a step `waiting` is the share spent on data, `rendering` on the NeRF's forward pass, and `learning`
+    on all the rest: denoising, both backward passes, and the optimiser.
+    """
     lines = [json.loads(line) for line in (Path(stage.config.run.output) / "log.jsonl").read_text().splitlines()]
     seconds = sorted(line["seconds"] for line in lines)
     each = seconds[len(seconds) // 2]
     sets = stage.config.optim.batch / each
     draws = sets * stage.config.loss.noise_draws if stage.config.loss.denoise else 0.0
-    last = lines[-1]
+    last, mean = lines[-1], sum(seconds) / len(seconds)
+    waiting, rendering = (sum(line[name] * line["seconds"] for line in lines) / sum(seconds) for name in
+                          ("wait", "rendering"))  # fmt: skip
     return {
         "stage": stage.name,
         "steps": last["step"],
+        "seconds": last["step"] * mean,  # of all steps; what was made before the first is not counted
         "seconds_per_step": each,
         "sets_per_second": sets,
         "set_draws_per_second": draws,
-        "wait": sum(line["wait"] for line in lines) / len(lines),
+        "waiting": waiting,
+        "rendering": rendering,
+        "learning": 1 - waiting - rendering,
         "losses": {key: value for key, value in last.items() if key in vars(stage.config.loss)},
     }
 

@@ -1,146 +1,184 @@
-"""The last stage of training: the codec's refiner, on what a finished pipeline makes of training views.
+"""The refiner's stage: the codec's refiner learns to bring what the finished model makes nearer to the truth.
 
-The pipeline's views are made once, by the very sampling that users run, and kept as pictures; the refiner, which sees
-neighbourhoods only, then learns from many crops of them.
+The model's views of training objects are made once, by the very sampling that users run, and kept as pictures; the
+refiner, which sees neighbourhoods only, then learns from many crops of them, in the loop of all stages.
 """
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers.optimization import get_cosine_schedule_with_warmup
-from diffusers.training_utils import EMAModel
+from accelerate import Accelerator
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from tqdm import tqdm
+from torch.utils.data import Dataset
 
-from mvgenvs.data.mixture import open_mixture, parse_sources
+from mvgenvs.config import DataConfig, LossConfig, OptimConfig, RefineConfig, RunConfig, TrainConfig
 from mvgenvs.data.sampling import TrainingSets
+from mvgenvs.data.stored import CachedScenes
 from mvgenvs.diffusion.codec import PatchCodec
 from mvgenvs.diffusion.refiner import Refiner
 from mvgenvs.errors import UserError
-from mvgenvs.files import write_text
+from mvgenvs.files import atomically
 from mvgenvs.media import read_png, tile, write_png
-from mvgenvs.parts import checkpoint_sha256, resolve_checkpoint
-from mvgenvs.perceptual import PerceptualDistance, find_trunk
+from mvgenvs.parts import Parts, checkpoint_sha256, find_checkpoint
+from mvgenvs.perceptual import PerceptualDistance
 from mvgenvs.pipeline import MultiViewPipeline
-from mvgenvs.runtime import explained_failures, resolve_device
-from mvgenvs.training.checkpoint import save_fp16
+from mvgenvs.training.kept import Kept, data_key, make_all
+from mvgenvs.training.objective import vgg_trunk, weighted_sum
 
-VIEWS = 6  # made of each object, from one known view
-BATCH, CROP, LR, WARMUP, EMA = 8, 64, 1e-3, 30, 0.995
+VIEWS = "views"  # in the run's folder
 
 Pictures = UInt8[Tensor, "view 3 h w"]
 
 
-def refine_checkpoint(checkpoint: str, data: Sequence[str], output: Path, num_sets: int, steps: int, seed: int) -> None:
-    """The whole stage; `data` are FOLDER or FOLDER=WEIGHT.
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Crops of views that the model has made, and of the true ones, in [0, 1]."""
 
-    Raises `UserError` where checkpoint, refiner, data or VGG's weights are not there, or OUTPUT holds views of another
-    model, seed or data.
+    made: Float[Tensor, "n 3 s s"]
+    true: Float[Tensor, "n 3 s s"]
+
+    def to(self, device: torch.device) -> "Pairs":
+        return Pairs(self.made.to(device), self.true.to(device))
+
+
+class Crops(Dataset[Float[Tensor, "2 3 s s"]]):
+    """An endless sequence of random crops, half of them mirrored: item `i` is a function of (seed, i) alone.
+
+    An item holds the crop of a view that was made, and that of the same place of the true one.
     """
-    device = resolve_device("auto")
-    pipeline = MultiViewPipeline.from_pretrained(checkpoint).to(device)
+
+    def __init__(self, made: Pictures, true: Pictures, side: int, seed: int) -> None:
+        self.made, self.true, self.seed = made, true, seed
+        self.side = min(side, made.shape[-1])
+
+    def __getitem__(self, index: int) -> Float[Tensor, "2 3 s s"]:
+        rng = np.random.default_rng((self.seed, index))
+        room = self.made.shape[-1] - self.side + 1
+        view, top, left, mirrored = (int(rng.integers(high)) for high in (len(self.made), room, room, 2))
+        pair = torch.stack([self.made[view], self.true[view]])
+        pair = pair[..., top : top + self.side, left : left + self.side].float() / 255
+        return pair.flip(-1) if mirrored else pair
+
+    @staticmethod
+    def collate(items: list[Float[Tensor, "2 3 s s"]]) -> Pairs:
+        return Pairs(*torch.stack(items).unbind(dim=1))
+
+
+class Refinement(nn.Module):
+    """The objective of this stage: L1, and LPIPS-VGG if it has a weight, between refined crops and true ones."""
+
+    def __init__(self, parts: Parts, config: TrainConfig) -> None:
+        """Raises `UserError` where the codec has no refiner, crops do not fit it, or VGG's weights are not there."""
+        super().__init__()
+        self.refiner, self.weights = refiner_of(parts), config.loss
+        if min(config.loss.perceptual_crop, config.data.size) % self.refiner.cell:
+            raise UserError(f"'loss.perceptual_crop' must be a multiple of {self.refiner.cell}, the refiner's cells")
+        for part in parts.modules().values():
+            part.requires_grad_(False)
+        self.refiner.requires_grad_(True)
+        if config.loss.perceptual:
+            self.perceptual_distance = PerceptualDistance("vgg", vgg_trunk(config))  # no module: not saved
+
+    def forward(self, pairs: Pairs, progress: float) -> dict[str, Float[Tensor, ""]]:
+        """Unweighted losses by name."""
+        after = pairs.made + self.refiner(pairs.made)
+        losses = {"refine": (after - pairs.true).abs().mean()}
+        if self.weights.perceptual:
+            losses["perceptual"] = self.perceptual_distance.loss(after, pairs.true)
+        return losses
+
+    def total(self, losses: dict[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
+        """The weighted sum that is minimised."""
+        return weighted_sum(self.weights, losses)
+
+    def rendering_seconds(self) -> float:
+        return 0.0
+
+
+def refiner_of(parts: Parts) -> Refiner:
+    """Raises `UserError` where the codec has none."""
+    if not isinstance(parts.codec, PatchCodec):
+        raise UserError("the codec has no refiner: only those of kind 'patch' have one")
+    return parts.codec.refiner
+
+
+def forget_refiner(codec: PatchCodec) -> None:
+    """Puts a new refiner, which does nothing yet, in the place of the codec's."""
+    old = codec.refiner
+    codec.refiner = Refiner(old.cell, codec.config.refiner_width, codec.config.refiner_blocks).to(old.enter.weight)
+
+
+def made_views(accelerator: Accelerator, scenes: CachedScenes, config: TrainConfig) -> tuple[Crops, Kept]:
+    """Crops of views that the model in `run.init_from`, without its refiner, makes of training sets.
+
+    RUN/views/000000.png, ... hold what was made of a set and, below it, the truth. Raises `UserError`.
+    """
+    settings, folder, start = config.refine, Path(config.run.output) / VIEWS, find_checkpoint(config.run.init_from)
+    pipeline = MultiViewPipeline.from_pretrained(start).to(accelerator.device)
     pipeline.set_progress_bar_config(disable=True)
-    codec = pipeline.codec
-    if not isinstance(codec, PatchCodec):
-        raise UserError(f"the codec of {checkpoint} has no refiner: only those of kind 'patch' have one")
-    distance = PerceptualDistance("vgg", find_trunk("vgg"), device)
-    scenes = open_mixture(parse_sources("", data), "train", pipeline.size)
-    sets = TrainingSets(scenes, VIEWS + 1, (1, 1), 1, seed, num_sets)
-    made_by = {"checkpoint": checkpoint_sha256(resolve_checkpoint(checkpoint)), "data": list(data), "seed": seed}
-    torch.manual_seed(seed)
-    refiner = Refiner(codec.refiner.cell, codec.config.refiner_width, codec.config.refiner_blocks).to(device)
-    codec.refiner = refiner  # which does nothing yet
-    with explained_failures(output):
-        claim(output / "views", made_by)
-        with tqdm(total=num_sets, desc="making views") as bar:
-            made, true = make_views(pipeline, sets, output / "views", bar.update)
-        with tqdm(train_refiner(refiner, made, true, distance, steps, seed), total=steps, desc="refining") as bar:
-            for losses in bar:
-                bar.set_postfix({name: round(value, 4) for name, value in losses.items()})
-        save_fp16(pipeline, output / "pipeline")
+    forget_refiner(pipeline.codec)
+    data = config.data
+    sets = TrainingSets(
+        scenes, settings.views + 1, (1, 1), 1, config.run.seed, settings.sets, data.recolour, data.mirror
+    )
+    sampling = sampling_options(settings)
+
+    def path(index: int) -> Path:
+        return folder / f"{index:06d}.png"
+
+    def make(index: int) -> None:
+        views = sets[index].views.to(accelerator.device)
+        known, targets = views.select([0]), views.select(slice(1, None))
+        generator = torch.Generator().manual_seed(index)
+        out = pipeline(
+            known.images[None], known.cameras.batched(), targets.cameras.batched(), generator=generator, **sampling
+        )
+        picture = tile(torch.cat([out.images[0], targets.images]).float().cpu(), columns=settings.views)
+        atomically(path(index), lambda partial: write_png(partial, picture))
+
+    made_by = {
+        "checkpoint": checkpoint_sha256(start), "data": data_key(config, scenes),
+        "views": {name: value for name, value in asdict(settings).items() if name not in ("sets", "share")},
+    }  # fmt: skip
+    seconds = 60 * config.run.minutes * settings.share or None
+    kept = make_all(accelerator, folder, made_by, path, make, settings.sets, seconds)
+    made, true = read_views([path(index) for index in range(kept.count)], config.data.size)
+    return Crops(made, true, config.loss.perceptual_crop, config.run.seed), kept
 
 
-def claim(folder: Path, made_by: dict[str, Any]) -> None:
-    """Says in the folder what makes its views. Raises `UserError` where something else has made those there."""
-    path = folder / "made_by.json"
-    if folder.exists() and any(folder.iterdir()):
-        try:
-            theirs = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            theirs = None
-        if theirs != made_by:
-            raise UserError(f"{folder} holds views of another model, seed or data: choose another --output")
-    write_text(path, json.dumps(made_by) + "\n")
+def refining_stage(
+    pipeline: str, size: int, data: Sequence[str], output: Path, sets: int, steps: int, seed: int
+) -> TrainConfig:
+    """The stage that refines the model in a folder, of images of this size; `data` are FOLDER or FOLDER=WEIGHT."""
+    return TrainConfig(
+        data=DataConfig(sources=tuple(data), size=size),
+        loss=LossConfig(refine=1.0, perceptual=1.0),
+        refine=RefineConfig(sets=sets),
+        optim=OptimConfig(steps=steps, batch=8, lr=1e-3, warmup=30, ema=0.995),
+        run=RunConfig(
+            output=str(output), train=("codec",), init_from=pipeline, seed=seed, keep=1,
+            tracker="none", validate_every=-1,
+        ),
+    )  # fmt: skip
 
 
-def make_views(
-    pipeline: MultiViewPipeline, sets: TrainingSets, folder: Path, progress: Callable[[], object]
-) -> tuple[Pictures, Pictures]:
-    """Views made of the training sets, and the true ones; FOLDER/000000.png, ... hold them, one above the other."""
-    made: list[Tensor] = []
-    true: list[Tensor] = []
-    for index in range(len(sets)):
-        path = folder / f"{index:06d}.png"
-        if not path.exists():
-            views = sets[index].views
-            known, targets = views.select([0]), views.select(slice(1, None))
-            out = pipeline(
-                known.images[None],
-                known.cameras.batched(),
-                targets.cameras.batched(),
-                generator=torch.Generator().manual_seed(index),
-            )
-            write_png(path, tile(torch.cat([out.images[0].float().cpu(), targets.images]), columns=VIEWS))
-        pair = torch.from_numpy(np.ascontiguousarray(read_png(path))).movedim(-1, 0).split(pipeline.size, dim=1)
-        for pictures, row in zip((made, true), pair, strict=True):
-            pictures += row.split(pipeline.size, dim=2)
-        progress()
+def sampling_options(settings: RefineConfig) -> dict[str, Any]:
+    """Those of the pipeline by which the views are made; None is the checkpoint's choice."""
+    return {
+        "num_inference_steps": settings.steps or None,
+        "guidance_scale": settings.guidance or None,
+        "start": "render" if settings.render_sigma else None,
+        "sigma_max": settings.render_sigma or None,
+    }
+
+
+def read_views(paths: list[Path], size: int) -> tuple[Pictures, Pictures]:
+    """The views that were made, and the true ones."""
+    pairs = [torch.from_numpy(np.ascontiguousarray(read_png(path))).movedim(-1, 0).split(size, dim=1) for path in paths]
+    made, true = ([view for pair in pairs for view in pair[row].split(size, dim=2)] for row in (0, 1))
     return torch.stack(made), torch.stack(true)
-
-
-def train_refiner(
-    refiner: nn.Module, made: Pictures, true: Pictures, distance: PerceptualDistance, steps: int, seed: int
-) -> Iterator[dict[str, float]]:
-    """Trains by L1 and `distance` between crops, yields the losses of each step, and leaves the averaged weights."""
-    generator = torch.Generator().manual_seed(seed)
-    parameters = list(refiner.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=LR, betas=(0.9, 0.99))
-    schedule = get_cosine_schedule_with_warmup(optimizer, WARMUP, steps)
-    average = EMAModel(parameters, decay=EMA)
-    refiner.train()
-    for _ in range(steps):
-        before, truth = (x.to(parameters[0].device) for x in crops(made, true, generator))
-        after = before + refiner(before)
-        losses = {"l1": (after - truth).abs().mean(), "lpips": distance.loss(after, truth)}
-        optimizer.zero_grad()
-        (losses["l1"] + losses["lpips"]).backward()
-        if nn.utils.clip_grad_norm_(parameters, 1.0).isfinite():
-            optimizer.step()
-            average.step(parameters)
-        schedule.step()
-        yield {name: value.item() for name, value in losses.items()}
-    average.copy_to(parameters)
-    refiner.eval()
-
-
-def crops(
-    made: Pictures, true: Pictures, generator: torch.Generator
-) -> tuple[Float[Tensor, "n 3 s s"], Float[Tensor, "n 3 s s"]]:
-    """The same random crops of both, half of them mirrored, in [0, 1]."""
-
-    def draw(high: int) -> list[int]:
-        return torch.randint(high, (BATCH,), generator=generator).tolist()
-
-    side = min(CROP, made.shape[-1])
-    room = made.shape[-1] - side + 1
-    pairs = []
-    for view, top, left, mirrored in zip(draw(len(made)), draw(room), draw(room), draw(2), strict=True):
-        pair = torch.stack([made[view], true[view]])[..., top : top + side, left : left + side]
-        pairs.append(pair.flip(-1) if mirrored else pair)
-    before, truth = (torch.stack(pairs).float() / 255).unbind(dim=1)
-    return before, truth

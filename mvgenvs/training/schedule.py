@@ -40,6 +40,11 @@ class StageLength:
             except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
                 raise UserError(f"{self.path} is damaged: choose another --run.output") from error
 
+    def spent(self, seconds: float) -> None:
+        """To be told of what an earlier process, which was stopped before the first step, has spent of the minutes."""
+        if self.steps is None:
+            self.started -= seconds
+
     @property
     def end(self) -> int:
         """The step to stop after; as good as never until it is known."""

@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,13 +19,15 @@ from mvgenvs.data.sampling import TrainingSets
 from mvgenvs.data.stored import CachedScenes
 from mvgenvs.errors import UserError
 from mvgenvs.folders import OwnFolder
-from mvgenvs.parts import CHECKPOINT_PREFIX, PARTS, Parts, build_parts, checkpoints, find_pipeline, load_parts
+from mvgenvs.parts import CHECKPOINT_PREFIX, PARTS, Parts, build_parts, checkpoints, find_checkpoint, load_parts
 from mvgenvs.precision import best_mixed_precision, low_precision_norms
 from mvgenvs.processes import join_processes, on_main
 from mvgenvs.training import checkpoint, loop
 from mvgenvs.training.objective import Objective, fit_codec
 from mvgenvs.training.optimizer import make_optimizer
 from mvgenvs.training.prior import first_sets, fit_prior, recall_prior
+from mvgenvs.training.refining import Refinement, forget_refiner, made_views, refiner_of
+from mvgenvs.training.rendered import check_rendered, rendered_sets
 from mvgenvs.training.schedule import ENDLESS, StageLength
 from mvgenvs.training.validation import training_images, validate
 
@@ -45,7 +47,7 @@ def train(config: TrainConfig, resume: bool) -> int:
     scenes, sets = open_data(config)
     set_seed(config.run.seed)
     parts, taken = make_parts(config, scenes)
-    objective = Objective(parts, config)
+    objective = Refinement(parts, config) if config.loss.refine else Objective(parts, config)
     low_precision_norms(objective)
     trained = [p for p in objective.parameters() if p.requires_grad]
     optimizer = make_optimizer(trained, config.optim, accelerator.device)
@@ -53,14 +55,19 @@ def train(config: TrainConfig, resume: bool) -> int:
     ema = EMAModel(trained, decay=config.optim.ema, foreach=True)
     prepared, optimizer = accelerator.prepare(objective, optimizer)
     ema.to(accelerator.device)
+    for part in parts.modules().values():  # those too that the objective does without
+        part.to(accelerator.device)
     accelerator.register_for_checkpointing(schedule, ema)
+    items = kept_items(accelerator, objective, sets, scenes, config, length)
     start, skipped = checkpoint.resume(accelerator, config, ema)
-    data = loop.batches(sets, config, accelerator, start)
-    if config.denoiser.fit_prior and "denoiser" in config.run.train and "denoiser" not in taken:
+    data = loop.batches(items, config, accelerator, start)
+    fits = config.denoiser.fit_prior and "denoiser" in config.run.train and "denoiser" not in taken
+    if fits and isinstance(objective, Objective):
         if start:
             recall_prior(parts.denoiser, run / f"{CHECKPOINT_PREFIX}{start:06d}" / "pipeline")
         else:
-            fit_prior(objective, first_sets(sets, config.optim.batch // config.optim.accumulation, accelerator.device))
+            size = config.optim.batch // config.optim.accumulation
+            fit_prior(objective, first_sets(items, size, accelerator.device))
     if config.run.tracker != "none":
         accelerator.init_trackers("logs")
 
@@ -94,15 +101,49 @@ def check(config: TrainConfig) -> None:
     if unknown := {*config.run.train, *config.run.init_parts} - set(PARTS):
         raise UserError(f"there is no part '{unknown.pop()}' for run.train or run.init_parts: use {', '.join(PARTS)}")
     loss = config.loss
-    if not any(
-        (loss.reconstruction, loss.rgb, loss.mask, loss.depth, loss.distance, loss.carving, loss.opacity, loss.denoise)
-    ):
+    field = (loss.rgb, loss.mask, loss.depth, loss.distance, loss.carving, loss.opacity)
+    others = (*field, loss.reconstruction, loss.denoise)
+    if not any((*others, loss.refine)):
         raise UserError("there is nothing to learn: give a loss a weight, such as loss.denoise 1")
     if loss.carving and not (config.nerf.world_channels and config.nerf.world_density):
         raise UserError("loss.carving teaches the world volume's density: give nerf.world_channels and world_density")
+    if loss.refine:
+        check_refining(config, others)
+    if config.data.renderings:
+        check_rendered(config)
     taken = config.run.init_parts if config.run.init_from else ()
     if config.denoiser.trainable != "all" and config.model.kind == "latent" and "denoiser" not in taken:
         raise UserError(f"denoiser.trainable {config.denoiser.trainable} needs a trained denoiser: give run.init_from")
+
+
+def check_refining(config: TrainConfig, others: Sequence[float]) -> None:
+    """Raises `UserError` for settings that do not make a refiner's stage."""
+    if tuple(config.run.train) != ("codec",) or any(others):
+        raise UserError("loss.refine is a stage of its own: give it run.train [codec], and no loss but loss.perceptual")
+    if not config.run.init_from or {*config.run.init_parts} != {*PARTS}:
+        raise UserError("loss.refine needs a finished model: give run.init_from, and take all its parts")
+    if config.refine.sets < 1 or config.refine.views < 1:
+        raise UserError("refine.sets and refine.views must be 1 or more")
+
+
+def kept_items(
+    accelerator: Accelerator,
+    objective: Objective | Refinement,
+    sets: TrainingSets,
+    scenes: CachedScenes,
+    config: TrainConfig,
+    length: StageLength,
+) -> loop.Items:
+    """What the stage learns from: training sets, or what is made of them before the first step."""
+    items: loop.Items
+    if isinstance(objective, Refinement):
+        items, kept = made_views(accelerator, scenes, config)
+    elif config.data.renderings:
+        items, kept = rendered_sets(accelerator, objective, sets, scenes, config)
+    else:
+        return sets
+    length.spent(kept.earlier_seconds)
+    return items
 
 
 def open_data(config: TrainConfig) -> tuple[CachedScenes, TrainingSets]:
@@ -128,9 +169,14 @@ def open_data(config: TrainConfig) -> tuple[CachedScenes, TrainingSets]:
 def make_parts(config: TrainConfig, scenes: CachedScenes) -> tuple[Parts, tuple[str, ...]]:
     """The parts, new or from `run.init_from`, and the names of those that were taken from there."""
     taken = config.run.init_parts if config.run.init_from else ()
+    if config.loss.refine:
+        parts = load_parts(find_checkpoint(config.run.init_from))
+        refiner_of(parts)
+        forget_refiner(parts.codec)
+        return parts, taken
     parts = build_parts(config)
     if taken:
-        parts = parts.replaced(load_parts(find_pipeline(Path(config.run.init_from))), taken)
+        parts = parts.replaced(load_parts(find_checkpoint(config.run.init_from)), taken)
     if "codec" not in taken and config.model.kind == "latent":
         fit_codec(parts.codec, training_images(scenes))
     return parts, taken
@@ -180,7 +226,10 @@ def note(bar: tqdm, accelerator: Accelerator, report: loop.StepReport, config: T
     bar.set_postfix(**losses, skipped=report.skipped, wait=f"{report.wait:.0%}", refresh=False)
     if report.step % config.run.log_every and not last:
         return
-    state = {"grad_norm": report.grad_norm, "lr": report.lr, "wait": report.wait, "seconds": report.seconds}
+    state = {
+        "grad_norm": report.grad_norm, "lr": report.lr, "seconds": report.seconds, "wait": report.wait,
+        "rendering": report.rendering / report.seconds,
+    }  # fmt: skip
     accelerator.log({**report.losses, **state}, step=report.step)
     if accelerator.is_main_process:
         append_line(Path(config.run.output) / "log.jsonl", {"step": report.step, **report.losses, **state})

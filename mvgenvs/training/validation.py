@@ -12,6 +12,7 @@ from mvgenvs.data.scenes import Scenes, open_scenes
 from mvgenvs.media import contact_sheet, write_png
 from mvgenvs.parts import Parts
 from mvgenvs.pipeline import MultiViewPipeline
+from mvgenvs.training.refining import sampling_options
 
 NUM_TARGETS = 7
 
@@ -35,6 +36,8 @@ def validate(parts: Parts, config: TrainConfig, step: int) -> dict[str, float]:
         Path(config.data.root), "val", config.data.size, config.data.category, config.data.fit_captures
     )
     pipeline = MultiViewPipeline.from_parts(parts)
+    sampled = "denoiser" in config.run.train or config.loss.refine > 0
+    sampling = sampling_options(config.refine) if config.loss.refine else {"num_inference_steps": 10 if sampled else 1}
     for part in parts.modules().values():
         part.eval()
     generator = torch.Generator().manual_seed(config.run.seed)
@@ -49,14 +52,14 @@ def validate(parts: Parts, config: TrainConfig, step: int) -> dict[str, float]:
         codec_out = parts.codec.decode(parts.codec.encode(targets.images.to(device))).clamp(0, 1).cpu()
         rows += [("known", known.images), ("truth", targets.images), ("codec", codec_out)]
         figures.setdefault("codec", []).append(_psnr(codec_out, targets.images))
-        if "codec" not in config.run.train:
+        if "codec" not in config.run.train or config.loss.refine:
             out = pipeline(
                 known.images[None], known.cameras.batched(), targets.cameras.batched(),
-                num_inference_steps=10 if "denoiser" in config.run.train else 1, generator=generator,
+                generator=generator, **sampling,
             )  # fmt: skip
             rows.append(("nerf", out.renders[0].cpu()))
             figures.setdefault("nerf", []).append(_psnr(out.renders[0].cpu(), targets.images))
-            if "denoiser" in config.run.train:
+            if sampled:
                 rows.append(("samples", out.images[0].cpu()))
                 figures.setdefault("samples", []).append(_psnr(out.images[0].cpu(), targets.images))
     write_png(Path(config.run.output) / f"validation-{step:06d}.png", contact_sheet(rows))

@@ -1,0 +1,127 @@
+"""What frozen parts make of training sets: made once, before a stage's first step, and kept in the run's folder.
+
+FOLDER/made_by.json   all that decides what is made
+FOLDER/plan.json      how many things are made, fixed once from the time that the first ones take
+FOLDER/<file>         each thing, whole or absent: whoever was stopped goes on
+"""
+
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+from tqdm import tqdm
+
+from mvgenvs.config import TrainConfig
+from mvgenvs.data.stored import CachedScenes
+from mvgenvs.errors import UserError
+from mvgenvs.files import write_text
+from mvgenvs.processes import on_main
+
+TIMED = 3  # things of each process are enough to know how long one takes; the first is slow for other reasons
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What there is when all is made: `count` things, numbered from 0."""
+
+    count: int
+    earlier_seconds: float  # that those took which an earlier, stopped process has made
+
+
+def claim(folder: Path, made_by: dict[str, Any]) -> None:
+    """Says in the folder what makes its things. Raises `UserError` where something else has made those there."""
+    path = folder / "made_by.json"
+    if folder.exists() and any(folder.iterdir()):
+        try:
+            theirs = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            theirs = None
+        if theirs != json.loads(json.dumps(made_by)):
+            raise UserError(f"{folder} was made by another model, seed or data: choose another output folder")
+    write_text(path, json.dumps(made_by) + "\n")
+
+
+def make_all(
+    accelerator: Accelerator,
+    folder: Path,
+    made_by: dict[str, Any],
+    path: Callable[[int], Path],
+    make: Callable[[int], None],
+    most: int,
+    seconds: float | None,
+) -> Kept:
+    """Has `make` write thing after thing to its `path`, `most` of them or as many as fit into the seconds.
+
+    Several processes share them. Raises `UserError` where the folder holds things made otherwise, or can't be written.
+    """
+    on_main(accelerator.state, lambda: claim(folder, made_by))
+    rank, world = accelerator.process_index, accelerator.num_processes
+    plan = read_plan(folder / "plan.json")
+    there = [index for index in range(most if plan is None else plan[0]) if path(index).exists()]
+    accelerator.wait_for_everyone()  # so that all have seen the same
+    with tqdm(desc=folder.name, initial=len(there), unit="set", disable=not accelerator.is_main_process) as bar:
+
+        def timed(index: int) -> float:
+            begin = time.perf_counter()
+            make(index)
+            bar.update(world)
+            return time.perf_counter() - begin
+
+        def missing(count: int) -> list[int]:
+            return [index for index in range(rank, count, world) if not path(index).exists()]
+
+        if plan is None:
+            took = [timed(index) for index in missing(most)[:TIMED]]
+            each = max(gather_object([statistics.median(took or [0.0])])) / world
+            fitting = int(seconds / each) if seconds and each else most
+            plan = min(most, max(fitting, world * TIMED)), each
+            if accelerator.is_main_process:
+                text = json.dumps({"count": plan[0], "seconds": each}) + "\n"
+                write_text(folder / "plan.json", text)
+        bar.total = plan[0]
+        for index in missing(plan[0]):
+            timed(index)
+    accelerator.wait_for_everyone()
+    return Kept(plan[0], len(there) * plan[1])
+
+
+def read_plan(path: Path) -> tuple[int, float] | None:
+    """How many things, and the seconds of one. Raises `UserError` where it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return int(content["count"]), float(content["seconds"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: delete it, or choose another output folder") from error
+
+
+def data_key(config: TrainConfig, scenes: CachedScenes) -> dict[str, Any]:
+    """All that decides which training sets there are, besides their views. Fit for JSON."""
+    data = config.data
+    objects = "\n".join(f"{item.name} {len(item.view_ids)}" for item in scenes.objects)
+    return {
+        "sources": list(data.sources or (data.root,)),
+        "objects": hashlib.sha256(objects.encode()).hexdigest(),
+        "size": data.size,
+        "recolour": data.recolour,
+        "mirror": data.mirror,
+        "seed": config.run.seed,
+    }
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """One hash of all weights of a model, their names and their shapes."""
+    digest = hashlib.sha256()
+    for name, x in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(x.shape)} {x.dtype}\n".encode())
+        digest.update(x.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
