@@ -42,6 +42,7 @@ def predictions(
     the same however many follow, and joint and independent denoising start alike.
     """
 
+    @torch.no_grad()
     def sample(seed: int, **options: Any) -> Any:
         return pipeline(
             known.images[None],
