@@ -115,6 +115,10 @@ def test_weights_must_be_above_zero(tmp_path: Path, weight: float) -> None:
 def test_sources_are_folders_and_weights(tmp_path: Path) -> None:
     assert parse_sources("root", ()) == {"root": 1.0}
     assert parse_sources("root", ("a", "b=2.5")) == {"a": 1.0, "b": 2.5}
+    assert parse_sources("root", ("x=1/a=2.5",)) == {"x=1/a": 2.5}
+    (tmp_path / "run=3").mkdir()
+    assert parse_sources(str(tmp_path / "run=3"), ()) == {str(tmp_path / "run=3"): 1.0}
+    assert parse_sources("root", (f"{tmp_path / 'run=3'}=2",)) == {str(tmp_path / "run=3"): 2.0}
     with pytest.raises(UserError, match="FOLDER=WEIGHT"):
         parse_sources("root", ("a=much",))
     a, b = (write_srn(tmp_path / name, {"train": count}, views=2) for name, count in (("a", 1), ("b", 2)))

@@ -103,6 +103,20 @@ def test_networks_compute_in_what_was_chosen_and_geometry_and_latents_in_fp32(pi
     assert {seen[name] for name in ("field", "points")} == {torch.float32}
 
 
+def test_normalisations_work_in_bf16_as_in_training(pipeline):
+    seen: dict[str, set[torch.dtype]] = {}
+    norms = [m for m in pipeline.denoiser.modules() if isinstance(m, torch.nn.GroupNorm | torch.nn.LayerNorm)]
+    for norm in norms:
+        norm.register_forward_hook(lambda m, _, out: seen.setdefault(type(m).__name__, set()).add(out.dtype))
+    before = sampled(pipeline).images
+    pipeline.set_precision(torch.bfloat16)
+    seen.clear()
+    sampled(pipeline)
+    assert seen == {"GroupNorm": {torch.bfloat16}, "LayerNorm": {torch.bfloat16}}
+    pipeline.set_precision(torch.float32)
+    assert torch.equal(sampled(pipeline).images, before)
+
+
 @pytest.mark.parametrize(
     ("seconds", "error", "expected"),
     [

@@ -1,6 +1,7 @@
 """The training loop's promises: exact resume, equality over processes and accumulation, frozen parts, skipped steps."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from tiny import ray_cast, ring_cameras, toy_car
 
 import train_multiview
 from mvgenvs.config import TrainConfig, load_config
 from mvgenvs.errors import UserError
 from mvgenvs.parts import PARTS, checkpoints, find_pipeline, load_parts
-from mvgenvs.training import loop
+from mvgenvs.training import checkpoint, loop
 from mvgenvs.training.objective import Draws, Objective
 from mvgenvs.views import stack
 
@@ -129,6 +131,44 @@ def test_processes_that_do_not_meet_are_refused(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "torchrun" in done.stderr
     assert not checkpoints(tmp_path / "run")
+
+
+@pytest.mark.parametrize("damage", ["", "data: [", "just words", "data: 3"])
+def test_a_checkpoint_whose_configuration_is_damaged_is_passed_over(
+    tmp_path: Path, uninterrupted: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    (checkpoints(run)[-1] / "config.yaml").write_text(damage)
+    assert train_multiview.train(tiny(run), resume=True) == 0
+    assert "000004 is damaged" in capsys.readouterr().err
+    assert_equal(weights(run), weights(uninterrupted))
+    for path in checkpoints(run):
+        (path / "config.yaml").write_text(damage)
+    with pytest.raises(UserError, match="can be read"):
+        train_multiview.train(tiny(run), resume=True)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_one_sentence_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(*_: object) -> None:
+        raise error
+
+    run = tmp_path / "run"
+    monkeypatch.setattr(checkpoint, "write_state", full)
+    with pytest.raises(UserError, match="free some space") as caught:
+        train_multiview.train(tiny(run), resume=False)
+    assert "\n" not in str(caught.value)
+    assert not [path for path in run.iterdir() if path.name.startswith(".checkpoint")]
 
 
 def test_nonfinite_steps_are_skipped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

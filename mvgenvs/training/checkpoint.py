@@ -126,7 +126,7 @@ def resume(accelerator: Accelerator, config: TrainConfig, ema: EMAModel) -> tupl
     return 0, 0
 
 
-def differing_settings(theirs: dict[str, Any], config: TrainConfig) -> list[str]:
+def differing_settings(theirs: Any, config: TrainConfig) -> list[str]:
     """Those by which the configuration of a checkpoint makes other weights than `config` would."""
     return [
         f"{section}.{name}"
