@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and failures of writing told in one sentence."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,8 @@ def atomically(path: Path, write: Callable[[Path], Any]) -> None:
         write(partial)
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where there can be no such file
+            partial.unlink()
         raise UserError(f"cannot write {path} ({error.strerror}): free some space or choose another folder") from error
 
 

@@ -21,6 +21,7 @@ from mvgenvs.pipeline import MultiViewPipeline
 from mvgenvs.training import objective, schedule
 from mvgenvs.training import recipe as module
 from mvgenvs.training.recipe import claim, cook, merged, read_recipe
+from mvgenvs.training.trainer import read_log
 
 
 def nested(flat: dict[str, str]) -> dict[str, Any]:
@@ -141,6 +142,10 @@ def test_an_output_of_others_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no recipe's"):
         claim(read_recipe(path, out, [str(DATA)], None))
     assert [p.name for p in out.iterdir()] == ["thesis.tex"]
+    with pytest.raises(UserError, match="is a file"):
+        claim(read_recipe(path, out / "thesis.tex", [str(DATA)], None))
+    (out / "thesis.tex").rename(out / ".recipe.yaml.123")  # what is left of a run that was killed as it began
+    claim(read_recipe(path, out, [str(DATA)], None))
     other = tmp_path / "other"
     claim(read_recipe(path, other, [str(DATA)], None))
     before = (other / "recipe.yaml").read_text()
@@ -196,6 +201,12 @@ def test_missing_packages_of_the_table_are_told_before_training(
     with pytest.raises(UserError, match="skimage"):
         train_multiview.main(["recipe", str(path), "--data", str(DATA), "--output", str(tmp_path / "out")])
     assert not list(tmp_path.glob("out/*"))
+
+
+def test_a_log_that_was_cut_off_is_read(tmp_path: Path) -> None:
+    whole = '{"step": 1, "seconds": 2.0}\n'
+    (tmp_path / "log.jsonl").write_text(whole + '{"step": 2, "sec' + whole + whole)
+    assert read_log(tmp_path / "log.jsonl") == [{"step": 1, "seconds": 2.0}] * 2
 
 
 # Cooking

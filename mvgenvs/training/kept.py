@@ -39,7 +39,7 @@ class Kept:
 def claim(folder: Path, made_by: dict[str, Any]) -> None:
     """Says in the folder what makes its things. Raises `UserError` where something else has made those there."""
     path = folder / "made_by.json"
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(not found.name.startswith(".") for found in folder.iterdir()):  # what was killed
         try:
             theirs = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):

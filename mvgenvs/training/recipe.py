@@ -31,7 +31,7 @@ from mvgenvs.pipeline import MultiViewPipeline
 from mvgenvs.processes import on_main
 from mvgenvs.training.checkpoint import save_fp16
 from mvgenvs.training.objective import check_perceptual
-from mvgenvs.training.trainer import check, train
+from mvgenvs.training.trainer import LOG, check, read_log, train
 
 RESOLVED, REPORT, PIPELINE = "recipe.yaml", "recipe.json", "pipeline"
 VAL = "val"  # the evaluation of the model on this split
@@ -150,9 +150,12 @@ def read_recipe(path: Path, output: Path, data: list[str], minutes: float | None
 def claim(recipe: Recipe) -> None:
     """Makes the folder the recipe's. Raises `UserError` where it holds another one, or anything else."""
     text, place = yaml.safe_dump(recipe.content, sort_keys=False), recipe.output / RESOLVED
-    if place.exists() and place.read_text(encoding="utf-8") != text:
+    if recipe.output.exists() and not recipe.output.is_dir():
+        raise UserError(f"{recipe.output} is a file: choose another --output")
+    if place.exists() and place.read_text(encoding="utf-8", errors="replace") != text:
         raise UserError(f"{recipe.output} belongs to another recipe, other data or minutes: choose another --output")
-    if not place.exists() and recipe.output.exists() and any(recipe.output.iterdir()):
+    names = [path.name for path in recipe.output.iterdir()] if recipe.output.exists() else []
+    if RESOLVED not in names and any(not name.startswith(f".{RESOLVED}.") for name in names):  # which a killed run left
         raise UserError(f"{recipe.output} holds files that are no recipe's: choose another --output")
     write_text(place, text)
 
@@ -199,7 +202,7 @@ def report(stage: Stage) -> dict[str, Any]:
     Of the time of a step `waiting` is the share spent on data, `rendering` on the NeRF's forward pass, and `learning`
     on all the rest: denoising, both backward passes, and the optimiser.
     """
-    lines = [json.loads(line) for line in (Path(stage.config.run.output) / "log.jsonl").read_text().splitlines()]
+    lines = read_log(Path(stage.config.run.output) / LOG)
     seconds = sorted(line["seconds"] for line in lines)
     each = seconds[len(seconds) // 2]
     sets = stage.config.optim.batch / each

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -30,6 +31,8 @@ from mvgenvs.training.refining import Refinement, forget_refiner, made_views, re
 from mvgenvs.training.rendered import check_rendered, rendered_sets
 from mvgenvs.training.schedule import ENDLESS, StageLength
 from mvgenvs.training.validation import training_images, validate
+
+LOG = "log.jsonl"  # in the run's folder
 
 
 def train(config: TrainConfig, resume: bool) -> int:
@@ -232,10 +235,27 @@ def note(bar: tqdm, accelerator: Accelerator, report: loop.StepReport, config: T
     }  # fmt: skip
     accelerator.log({**report.losses, **state}, step=report.step)
     if accelerator.is_main_process:
-        append_line(Path(config.run.output) / "log.jsonl", {"step": report.step, **report.losses, **state})
+        append_line(Path(config.run.output) / LOG, {"step": report.step, **report.losses, **state})
 
 
 def append_line(path: Path, entry: Mapping[str, float | int]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(entry) + "\n")
+    """Raises `UserError` where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error.strerror}): free some space, and go on with --resume auto"
+        ) from error
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log; one that a killed run has left half written is none."""
+    lines = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            continue
+    return lines
