@@ -1,6 +1,7 @@
 """Recipes: mistakes are told in one sentence before anything is written, and what was stopped goes on."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from test_training import DATA, TINY, assert_equal, weights
+from test_training import DATA, REPO, TINY, assert_equal, weights
 from tiny import write_srn
 
 import train_multiview
@@ -20,8 +21,8 @@ from mvgenvs.parts import checkpoints, load_parts
 from mvgenvs.pipeline import MultiViewPipeline
 from mvgenvs.training import objective, schedule
 from mvgenvs.training import recipe as module
+from mvgenvs.training.log import read_log
 from mvgenvs.training.recipe import claim, cook, merged, read_recipe
-from mvgenvs.training.trainer import read_log
 
 
 def nested(flat: dict[str, str]) -> dict[str, Any]:
@@ -310,3 +311,20 @@ def test_data_without_a_val_split_make_no_table(
     assert "no val table" in capsys.readouterr().err
     other = write_srn(tmp_path / "other", {"train": 1, "val": 1}, views=6)
     assert val_data([str(data), f"{other}=0.5"]) == other
+
+
+def test_two_processes_share_a_recipe(tmp_path: Path) -> None:
+    """Training, and what is made before it; one of them claims the folder, exports and reports."""
+    content = tiny_recipe()
+    content["stages"]["denoiser"]["data"] = {"renderings": 3}
+    path = write(tmp_path, content)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    words = ["train_multiview.py", "recipe", str(path), "--data", str(DATA), "--output", str(tmp_path / "out")]
+    done = subprocess.run([*launcher, *words], cwd=REPO, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("training on 2 processes") == 3
+    assert done.stdout.count("stage refiner") == done.stdout.count("wrote ") == 1
+    assert len(list((tmp_path / "out/refiner/views").glob("*.png"))) == 4
+    assert len(list((tmp_path / "out/denoiser/renderings").glob("*.safetensors"))) == 3
+    assert len(json.loads((tmp_path / "out/recipe.json").read_text())["stages"]) == 3
+    MultiViewPipeline.from_pretrained(tmp_path / "out/pipeline")

@@ -30,8 +30,9 @@ from mvgenvs.parts import find_pipeline, load_parts
 from mvgenvs.pipeline import MultiViewPipeline
 from mvgenvs.processes import on_main
 from mvgenvs.training.checkpoint import save_fp16
+from mvgenvs.training.log import LOG, read_log
 from mvgenvs.training.objective import check_perceptual
-from mvgenvs.training.trainer import LOG, check, read_log, train
+from mvgenvs.training.trainer import check, train
 
 RESOLVED, REPORT, PIPELINE = "recipe.yaml", "recipe.json", "pipeline"
 VAL = "val"  # the evaluation of the model on this split

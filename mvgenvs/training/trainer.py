@@ -1,11 +1,9 @@
 """One stage of training, from its configuration to its last checkpoint: data, model, engine, and the loop's caller."""
 
-import json
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -23,7 +21,9 @@ from mvgenvs.folders import OwnFolder
 from mvgenvs.parts import CHECKPOINT_PREFIX, PARTS, Parts, build_parts, checkpoints, find_checkpoint, load_parts
 from mvgenvs.precision import best_mixed_precision, low_precision_norms
 from mvgenvs.processes import join_processes, on_main
+from mvgenvs.runtime import explained_failures
 from mvgenvs.training import checkpoint, loop
+from mvgenvs.training.log import note
 from mvgenvs.training.objective import Objective, fit_codec
 from mvgenvs.training.optimizer import make_optimizer
 from mvgenvs.training.prior import first_sets, fit_prior, recall_prior
@@ -31,8 +31,6 @@ from mvgenvs.training.refining import Refinement, forget_refiner, made_views, re
 from mvgenvs.training.rendered import check_rendered, rendered_sets
 from mvgenvs.training.schedule import ENDLESS, StageLength
 from mvgenvs.training.validation import training_images, validate
-
-LOG = "log.jsonl"  # in the run's folder
 
 
 def train(config: TrainConfig, resume: bool) -> int:
@@ -61,7 +59,8 @@ def train(config: TrainConfig, resume: bool) -> int:
     for part in parts.modules().values():  # those too that the objective does without
         part.to(accelerator.device)
     accelerator.register_for_checkpointing(schedule, ema)
-    items = kept_items(accelerator, objective, sets, scenes, config, length)
+    with explained_failures(run, resumes=True):
+        items = kept_items(accelerator, objective, sets, scenes, config, length)
     start, skipped = checkpoint.resume(accelerator, config, ema)
     data = loop.batches(items, config, accelerator, start)
     fits = config.denoiser.fit_prior and "denoiser" in config.run.train and "denoiser" not in taken
@@ -221,41 +220,3 @@ def catch_signals() -> list[str]:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, take)
     return received
-
-
-def note(bar: tqdm, accelerator: Accelerator, report: loop.StepReport, config: TrainConfig, last: bool) -> None:
-    """Shows a step, and logs it when its turn has come."""
-    losses = {name: round(value, 4) for name, value in report.losses.items()}
-    bar.set_postfix(**losses, skipped=report.skipped, wait=f"{report.wait:.0%}", refresh=False)
-    if report.step % config.run.log_every and not last:
-        return
-    state = {
-        "grad_norm": report.grad_norm, "lr": report.lr, "seconds": report.seconds, "wait": report.wait,
-        "rendering": report.rendering / report.seconds,
-    }  # fmt: skip
-    accelerator.log({**report.losses, **state}, step=report.step)
-    if accelerator.is_main_process:
-        append_line(Path(config.run.output) / LOG, {"step": report.step, **report.losses, **state})
-
-
-def append_line(path: Path, entry: Mapping[str, float | int]) -> None:
-    """Raises `UserError` where it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror}): free some space, and go on with --resume auto"
-        ) from error
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log; one that a killed run has left half written is none."""
-    lines = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            continue
-    return lines
