@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mvgenvs.config import TrainConfig, fields_help, load_config
 from mvgenvs.errors import OneSentenceParser, run_script, whole_number
-from mvgenvs.processes import join_processes, refuse_several
+from mvgenvs.processes import join_processes, leave_processes, refuse_several
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,7 +37,9 @@ def train(config: TrainConfig, resume: bool) -> int:
     """One stage, from its first step or its newest checkpoint to its last."""
     from mvgenvs.training.trainer import train
 
-    return train(config, resume)
+    code = train(config, resume)
+    leave_processes()
+    return code
 
 
 def recipe(arguments: list[str]) -> int:
@@ -66,6 +68,7 @@ def recipe(arguments: list[str]) -> int:
     if state.is_main_process:
         write_reports(dish, val)
         print(f"wrote {pipeline}")
+    leave_processes()
     return 0
 
 

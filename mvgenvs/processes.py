@@ -51,6 +51,15 @@ def join_processes(device: str = "auto", timeout: timedelta | None = None) -> Pa
     return state
 
 
+def leave_processes() -> None:
+    """To be called at the end by who has joined: ends what several processes talk through."""
+    from accelerate import PartialState
+
+    if PartialState().num_processes > 1:
+        PartialState().wait_for_everyone()
+        PartialState().destroy_process_group()
+
+
 def on_main(state: PartialState, action: Callable[[], object]) -> None:
     """The main process does it while the others wait. Where it raises `UserError`, none goes on and one says why."""
     problem: list[str | None] = [None]

@@ -93,7 +93,8 @@ def train(config: TrainConfig, resume: bool) -> int:
             if stop:
                 bar.write(f"stopped by {', '.join(stopped)} after step {report.step}; continue with --resume auto")
                 break
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # `end_training` would also part the processes, who may have more to do
+        tracker.finish()
     lock.close()
     return 1 if stop and not last else 0
 
