@@ -114,6 +114,7 @@ def data_key(config: TrainConfig, scenes: CachedScenes) -> dict[str, Any]:
         "size": data.size,
         "recolour": data.recolour,
         "mirror": data.mirror,
+        "expose": data.expose,
         "seed": config.run.seed,
     }
 

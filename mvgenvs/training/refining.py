@@ -124,8 +124,9 @@ def made_views(accelerator: Accelerator, scenes: CachedScenes, config: TrainConf
     forget_refiner(pipeline.codec)
     data = config.data
     sets = TrainingSets(
-        scenes, settings.views + 1, (1, 1), 1, config.run.seed, settings.sets, data.recolour, data.mirror
-    )
+        scenes, settings.views + 1, (1, 1), 1, config.run.seed, settings.sets, data.recolour, data.mirror,
+        expose=data.expose,
+    )  # fmt: skip
     sampling = sampling_options(settings)
 
     def path(index: int) -> Path:

@@ -113,7 +113,14 @@ def rendered_sets(
 def check_rendered(config: TrainConfig) -> None:
     """Raises `UserError` where renderings that are kept do not go together with the rest of a stage."""
     weights = config.loss
-    others: Sequence[float] = (weights.rgb, weights.mask, weights.depth, weights.distance, weights.opacity)
+    others: Sequence[float] = (
+        weights.rgb,
+        weights.mask,
+        weights.depth,
+        weights.distance,
+        weights.carving,
+        weights.opacity,
+    )
     if tuple(config.run.train) != ("denoiser",) or not weights.denoise or any(others) or weights.reconstruction:
         raise UserError("data.renderings are for stages that train the denoiser alone, by loss.denoise: set it to 0")
     if config.data.on_device:
