@@ -106,6 +106,8 @@ def test_training_renders_before_its_first_step_and_never_again(
     monkeypatch.setattr(ViewNeRF, "render", lambda *a, **k: calls.append(1) or original(*a, **k))
     assert trainer.train(config, resume=False) == 0
     assert len(calls) == COUNT
+    lines = (Path(config.run.output) / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["rendering"] for line in lines] == [0.0] * 4
     plan = json.loads((Path(config.run.output) / "renderings/plan.json").read_text())
     assert plan["count"] == COUNT
 

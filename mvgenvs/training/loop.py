@@ -125,6 +125,7 @@ def train(
     trained = [p for p in core.parameters() if p.requires_grad]
     in_a_row = 0
     step = start
+    core.rendering_seconds()  # of what was made before the first step
     while step < length.end:
         objective.train()  # whoever had the last report may have saved or sampled
         sums: dict[str, Tensor] = {}
