@@ -10,7 +10,7 @@ from tqdm import tqdm
 from mvgenvs.cameras import Cameras
 from mvgenvs.data.srn import SPLITS
 from mvgenvs.data.srn_writer import FORMATS, PARTIAL, check_object, write_object
-from mvgenvs.errors import OneSentenceParser, UserError, run_script, whole_number
+from mvgenvs.errors import OneSentenceParser, UserError, number, run_script, whole_number
 from mvgenvs.folders import OwnFolder
 from mvgenvs.meshes.files import SUFFIXES, load_mesh
 from mvgenvs.meshes.renderer import Renderer
@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--elevation", "of an orbit or circle, in degrees", type=float, default=20.0)
     add("--azimuth", "where an orbit or circle starts, in degrees", type=float, default=0.0)
-    add("--size", "pixels along each side of an image", type=whole_number(1), default=128, metavar="N")
+    add("--size", "pixels along each side of an image", type=number(int, 8, 2048), default=128, metavar="N")
     add("--up", "the meshes' upward axis; write --up=-z for a minus", choices=AXES, default="+y")
     add("--front", "the meshes' front, which comes to face -z; glTF's is +z", choices=AXES, default="-z")
     add("--format", "of the images, lossless both", choices=FORMATS, default="png")
@@ -78,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             }
             views = renderer.render(mesh, cameras)
             write_object(folder, args.output / PARTIAL, views, cameras, args.format, metadata)
-    print(f"{len(args.meshes)} objects of {cameras.num_views} views are in {args.output}")
+        device = renderer.device
+    print(f"{len(args.meshes)} objects of {cameras.num_views} views are in {args.output}, drawn by {device}")
 
 
 def _cameras(args: argparse.Namespace) -> Cameras:

@@ -1,11 +1,10 @@
 """Renders meshes off-screen with OpenGL: anti-aliased images, mattes, and depth exact at pixel centres.
 
 moderngl opens a context on EGL, so neither a screen nor a GPU is needed: Mesa's software rasteriser draws some tens
-of views a second on one core. Lights stand still in the world, surfaces are matt and two-sided, the background is
-white.
+of views a second on one core. Where there is a GPU with a driver for OpenGL, it draws instead. Lights stand still in
+the world, surfaces are matt and two-sided, the background is white.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from mvgenvs.cameras import Cameras
-from mvgenvs.errors import UserError
+from mvgenvs.meshes.egl import open_context
 from mvgenvs.meshes.mesh import Mesh, Part
 from mvgenvs.meshes.normals import crease_normals
 from mvgenvs.meshes.shaders import COLOUR_SHADER, DEPTH_SHADER, VERTEX_SHADER
@@ -23,9 +22,6 @@ from mvgenvs.meshes.shaders import COLOUR_SHADER, DEPTH_SHADER, VERTEX_SHADER
 SUPERSAMPLE = 2  # pixels rendered per pixel and axis, each of `MULTISAMPLE` coverage samples
 MULTISAMPLE = 4
 SOLID = 0.95  # surfaces of at least this opacity are drawn first and hide what lies behind them
-MISSING_LIBRARY = (
-    "cannot open an OpenGL context on EGL ({}): on Debian or Ubuntu install libegl1, libgl1 and libgl1-mesa-dri"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +42,7 @@ class Renderer:
         """`size` is the side, or (height, width), of the images. Raises `UserError` where OpenGL can't be had."""
         self.hw = (size, size) if isinstance(size, int) else size
         height, width = self.hw
-        self._gl = _open_context()
+        self._gl = open_context()
         self._gl.enable(self._gl.DEPTH_TEST)
         self._colour_program = self._gl.program(vertex_shader=VERTEX_SHADER, fragment_shader=COLOUR_SHADER)
         self._depth_program = self._gl.program(vertex_shader=VERTEX_SHADER, fragment_shader=DEPTH_SHADER)
@@ -59,6 +55,11 @@ class Renderer:
         self._depth = self._gl.framebuffer(
             [self._gl.renderbuffer((width, height), 1, dtype="f4")], self._gl.depth_renderbuffer((width, height))
         )
+
+    @property
+    def device(self) -> str:
+        """What draws, as OpenGL calls it: "llvmpipe (LLVM 15.0.6, 256 bits)", or a GPU's name."""
+        return str(self._gl.info["GL_RENDERER"])
 
     def __enter__(self) -> "Renderer":
         return self
@@ -200,17 +201,3 @@ def _vertices(part: Part) -> Float[np.ndarray, "corner 12"]:
 
 def _columns(matrix: Float[np.ndarray, "4 4"]) -> bytes:
     return matrix.T.astype(np.float32).tobytes()
-
-
-def _open_context() -> Any:
-    try:
-        import moderngl
-    except ImportError as error:
-        raise UserError("rendering meshes needs moderngl: run `pip install 'mvgenvs[render]'`") from error
-    # One core for each process: the builder runs several. Must be set before Mesa starts.
-    os.environ.setdefault("LP_NUM_THREADS", "0")
-    try:
-        options: Any = {"backend": "egl", "libgl": "libGL.so.1", "libegl": "libEGL.so.1"}
-        return moderngl.create_context(standalone=True, require=330, **options)
-    except Exception as error:  # glcontext raises plain Exceptions, whatever is missing
-        raise UserError(MISSING_LIBRARY.format(str(error).rstrip("."))) from error
