@@ -54,6 +54,12 @@ class Cameras:
         scale = torch.tensor([hw[1] / self.hw[1], hw[0] / self.hw[0], 1.0], dtype=self.K.dtype, device=self.K.device)
         return Cameras(self.c2w, self.K * scale[:, None], hw)
 
+    def with_focal(self, focal: float) -> "Cameras":
+        """The same cameras at another focal length, in pixels: nearer or wider, the images' size stays."""
+        K = self.K.clone()
+        K[..., 0, 0] = K[..., 1, 1] = focal
+        return Cameras(self.c2w, K, self.hw)
+
     def middle_square(self) -> "Cameras":
         """The same cameras for images that are cropped to their middle square."""
         height, width = self.hw
@@ -74,6 +80,11 @@ class Cameras:
         K = self.K.clone()
         K[..., 0, 2] = self.hw[1] - K[..., 0, 2]
         return Cameras(mirror @ self.c2w @ mirror, K, self.hw)
+
+    @without_autocast
+    def moved(self, matrix: Float[Tensor, "*batch 4 4"]) -> "Cameras":
+        """The cameras moved with the world by one rigid motion for each scene: their images stay what they are."""
+        return Cameras(matrix[..., None, :, :].to(self.c2w) @ self.c2w, self.K, self.hw)
 
     @without_autocast
     def rays(self) -> tuple[Float[Tensor, "*batch view h w 3"], Float[Tensor, "*batch view h w 3"]]:
@@ -120,6 +131,14 @@ def concatenate(cameras: Sequence[Cameras]) -> Cameras:
     """Joins cameras of one image size along the view axis."""
     c2w = torch.cat([c.c2w for c in cameras], dim=-3)
     return Cameras(c2w, torch.cat([c.K for c in cameras], dim=-3), cameras[0].hw)
+
+
+def turn_about_vertical(angle: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 4 4"]:
+    """The rotation of the world by `angle` radians about +y."""
+    matrix = torch.eye(4, dtype=angle.dtype, device=angle.device).repeat(*angle.shape, 1, 1)
+    matrix[..., 0, 0] = matrix[..., 2, 2] = angle.cos()
+    matrix[..., 0, 2], matrix[..., 2, 0] = angle.sin(), -angle.sin()
+    return matrix
 
 
 def look_at_origin(centers: Float[Tensor, "view 3"]) -> Float[Tensor, "view 4 4"]:

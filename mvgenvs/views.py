@@ -35,6 +35,10 @@ class ViewSet:
         """The same object reflected in x: images flipped left to right and cameras mirrored to match."""
         return self._map(lambda x: x.flip(-1), self.cameras.mirrored())
 
+    def moved(self, matrix: Float[Tensor, "*batch 4 4"]) -> "ViewSet":
+        """The object moved with its cameras, see `Cameras.moved`."""
+        return replace(self, cameras=self.cameras.moved(matrix))
+
     def with_images(self, images: Float[Tensor, "*batch view 3 h w"]) -> "ViewSet":
         return replace(self, images=images)
 

@@ -12,6 +12,7 @@ from reprojection import agreement
 from shapes import obj_text, toy_car
 
 from mvgenvs.data.opencars import build as module
+from mvgenvs.data.opencars.__main__ import main
 from mvgenvs.data.opencars.build import Recipe, build
 from mvgenvs.data.opencars.categories import CATEGORIES
 from mvgenvs.data.srn import SRNScenes
@@ -86,6 +87,54 @@ def test_another_recipe_is_refused(tmp_path, packages):
     with pytest.raises(UserError, match=r"built otherwise \(size, views differ\)"):
         build(tmp_path / "out", packages, Recipe("toys", size=64, views=5, spiral=6), only="buggy")
     assert contents(tmp_path / "out") == before
+
+
+def test_size_and_focal_length_are_those_asked_for(tmp_path, packages):
+    """A focal length of 1.2 times the size fills the image as a nearer camera would, and nothing is cut off."""
+    wide, tight = (Recipe("toys", size=48, views=3, spiral=3, focal=focal) for focal in (0.0, 57.6))
+    shares = []
+    for name, recipe in (("wide", wide), ("tight", tight)):
+        build(tmp_path / name, packages, recipe, only="saloon")
+        words = (tmp_path / name / "toys_test/saloon/intrinsics.txt").read_text().split()
+        assert float(words[0]) == pytest.approx(recipe.focal or 131.25 * 48 / 128)
+        assert [float(word) for word in (*words[1:3], *words[-2:])] == [24, 24, 48, 48]
+        views = SRNScenes(tmp_path / name, "test", 48).load(0)
+        assert views.images.shape[-2:] == (48, 48)
+        assert agreement(views.depth[:, 0], views.cameras)[0] > 0.9
+        edge = torch.cat([views.mask[..., 0, :], views.mask[..., -1, :], views.mask[..., 0], views.mask[..., -1]])
+        assert edge.max() == 0
+        shares.append(views.mask.mean().item())
+    assert shares[1] / shares[0] == pytest.approx((1.2 / (131.25 / 128)) ** 2, rel=0.05)
+
+
+def test_another_focal_length_is_another_recipe_and_none_is_srns(tmp_path, packages):
+    build(tmp_path / "out", packages, RECIPE, only="buggy")
+    index = tmp_path / "out/toys.json"
+    content = json.loads(index.read_text())
+    del content["recipe"]["focal"]  # as earlier versions wrote it
+    index.write_text(json.dumps(content))
+    assert build(tmp_path / "out", packages, RECIPE, only="buggy") == 0
+    with pytest.raises(UserError, match=r"built otherwise \(focal differ\)"):
+        build(tmp_path / "out", packages, Recipe("toys", size=32, views=4, spiral=6, focal=30.0), only="buggy")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--size", "4"), "'4' is not a whole number from 8 to 2048"),
+        (("--size", "20000"), "from 8 to 2048"),
+        (("--size", "1e3"), "whole number"),
+        (("--focal", "200"), r"--focal 200 is not from 51\.2 to 153\.6"),
+        (("--focal", "nan"), "--focal nan is not from"),
+        (("--focal", "-131"), "--focal -131 is not from"),
+        (("--size", "64", "--focal", "131.25"), r"from 25\.6 to 76\.8"),
+        (("--focal", "wide"), "invalid float value"),
+    ],
+)
+def test_sizes_and_focal_lengths_out_of_range_are_one_sentence(tmp_path, words, message):
+    with pytest.raises(UserError, match=message):
+        main(["--output", str(tmp_path / "out"), *words])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_damaged_object_is_named_and_the_others_are_finished(tmp_path):

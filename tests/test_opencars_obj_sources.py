@@ -126,7 +126,7 @@ def furniture(tmp_path):
     )
     for library, members in files.items():
         catalogue = catalogues[library].encode("latin-1")
-        path = tmp_path / sweethome3d.FOLDER / sweethome3d.LIBRARIES[library].file
+        path = tmp_path / sweethome3d.LIBRARIES[library].file
         archive(path, {**members, "PluginFurnitureCatalog.properties": catalogue})
     return tmp_path
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mvgenvs.cameras import turn_about_vertical
 from mvgenvs.views import ViewSet
 
 LONGEST = 2.0  # stops of exposure
@@ -15,24 +16,27 @@ LONGEST = 2.0  # stops of exposure
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Augmentation:
-    """What is done to one set: a mirror image or not, a turn of the colours or none, and how long it is exposed."""
+    """What is done to one set: a mirror image, a turn of the object or of the colours, a longer exposure, or none."""
 
     mirrored: bool = False
     colours: Float[Tensor, "3 3"] | None = None  # a rotation or permutation of RGB space, see `turned`
     exposure: float = 1.0  # what colours are multiplied by
+    azimuth: float = 0.0  # radians about the vertical axis, by which object and cameras turn after mirroring
 
     def __call__(self, views: ViewSet) -> ViewSet:
         views = views.mirrored() if self.mirrored else views
+        views = views.moved(turn_about_vertical(torch.tensor(self.azimuth))) if self.azimuth else views
         views = views if self.colours is None else views.with_images(turned(views.images, self.colours))
         return views if self.exposure == 1 else views.with_images((views.images * self.exposure).clamp(max=1))
 
 
 def draw_augmentation(
-    rng: np.random.Generator, recolour: float = 0.8, mirror: bool = True, expose: float = 0.0
+    rng: np.random.Generator, recolour: float = 0.8, mirror: bool = True, expose: float = 0.0, front: bool = True
 ) -> Augmentation:
     """Mirrors half of the sets in x and, with probability `recolour`, turns their hue or permutes their channels.
 
-    With probability `expose` the set is exposed for too long: bright paint turns as white as the background.
+    With probability `expose` the set is exposed for too long: bright paint turns as white as the background. An object
+    without a known `front` is turned to face anywhere: the way in which its file happens to lie says nothing.
     """
     mirrored = mirror and bool(rng.random() < 0.5)
     colours = None
@@ -42,7 +46,7 @@ def draw_augmentation(
         else:
             colours = hue_rotation(rng.uniform(0, 2 * math.pi))
     exposure = 2.0 ** rng.uniform(0, LONGEST) if expose and rng.random() < expose else 1.0
-    return Augmentation(mirrored, colours, exposure)
+    return Augmentation(mirrored, colours, exposure, 0.0 if front else rng.uniform(0, 2 * math.pi))
 
 
 def turned(

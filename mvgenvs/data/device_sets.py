@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mvgenvs.cameras import Cameras
+from mvgenvs.cameras import Cameras, turn_about_vertical
 from mvgenvs.data.sampling import Batch, SetDraw, TrainingSets
 from mvgenvs.data.stored import CachedScenes, StoredViews
 from mvgenvs.views import ViewSet
@@ -47,6 +47,9 @@ class DeviceSets:
         views = self._gathered(draws)
         mirrored = torch.tensor([draw.augmentation.mirrored for draw in draws], device=self.device)
         views = _chosen(mirrored, views.mirrored(), views)
+        azimuths = [draw.augmentation.azimuth for draw in draws]
+        if any(azimuths):
+            views = views.moved(turn_about_vertical(torch.tensor(azimuths, device=self.device)))
         colours = [draw.augmentation.colours for draw in draws]
         turns = torch.stack([torch.eye(3) if colour is None else colour for colour in colours]).to(self.device)
         darkness = torch.einsum("bij,bvjhw->bvihw", turns, 1 - views.images)

@@ -99,7 +99,8 @@ class TrainingSets(Dataset[Sample]):
         scene = family[rng.integers(len(family))]
         available = len(self.scenes.objects[scene].view_ids)
         chosen = rng.choice(available, size=self.num_views, replace=available < self.num_views)
-        augmentation = draw_augmentation(rng, self.recolour, self.mirror, self.expose)
+        has_front = self.scenes.objects[scene].has_front
+        augmentation = draw_augmentation(rng, self.recolour, self.mirror, self.expose, has_front)
         low, high = self.num_known
         step_rng = np.random.default_rng((self.seed, index // self.global_batch, 1))
         if self.known_odds is None:

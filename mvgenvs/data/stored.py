@@ -29,6 +29,11 @@ class SceneObject:
     about: Mapping[str, Any] = field(default_factory=dict)  # the data set's own record: licence, attribution, source…
     source: int = 0  # which of several data sets it is from
 
+    @property
+    def has_front(self) -> bool:
+        """Whether its front is known and looks to -z; so it is unless the data set's record says `"front": false`."""
+        return self.about.get("front", True) is not False
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class StoredViews:

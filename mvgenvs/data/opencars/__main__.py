@@ -5,18 +5,23 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mvgenvs.errors import OneSentenceParser, UserError, run_script, whole_number
+from mvgenvs.errors import OneSentenceParser, UserError, number, run_script, whole_number
 from mvgenvs.folders import OwnFolder
 
 PROCEDURAL = ("procedural-cars", "procedural-shapes")
-CATEGORIES, FORMATS = ("cars", "chairs", "vehicles", *PROCEDURAL), ("png", "webp")  # repeated: --help is light
+# Repeated, so that --help stays light.
+CATEGORIES = ("cars", "chairs", "vehicles", "furniture", "aircraft", "objects", *PROCEDURAL)
+FORMATS = ("png", "webp")
+SIZES = (8, 2048)  # pixels
+WIDEST, TIGHTEST = 0.4, 1.2  # focal length by size; at 1.2 the sphere around an object touches the image's edges
 
 
 def parser() -> argparse.ArgumentParser:
     parse = OneSentenceParser(
         "python -m mvgenvs.data.opencars",
-        description="Renders freely licensed cars, chairs or vehicles out of Debian packages, or procedural objects, "
-        "into the layout of SRN, with mattes and exact depth. Run it again to continue after an interruption.",
+        description="Renders freely licensed cars, vehicles, furniture or all objects out of Debian packages, "
+        "or procedural ones, into the layout of SRN, with mattes and exact depth. Run it again to continue after an "
+        "interruption.",
     )
 
     add = parse.add
@@ -24,7 +29,13 @@ def parser() -> argparse.ArgumentParser:
     add("--category", "which objects", choices=CATEGORIES, default="cars")
     add("--count", "how many procedural objects; raise it to add more", type=whole_number(1), metavar="N")
     add("--packages", "folder of the .deb files, fetched if absent; OUTPUT/packages unless given", type=Path)
-    add("--size", "pixels along each side of an image", type=whole_number(1), default=128, metavar="N")
+    add("--size", "pixels along each side of an image", type=number(int, *SIZES), default=128, metavar="N")
+    add(
+        "--focal",
+        f"focal length in pixels, {WIDEST} to {TIGHTEST} times the size; unless given SRN's, 131.25 at a size of 128",
+        type=float,
+        metavar="F",
+    )
     add("--views", "views of each train object; those of other splits have SRN's 251", type=whole_number(1), default=50)
     add("--sphere", "where the train views come from", choices=("upper", "full"), default="upper")
     add("--format", "of the images, lossless both; webp is a third smaller", choices=FORMATS, default="png")
@@ -42,6 +53,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             "needs --count" if args.count is None else "has as many objects as its packages hold: leave out --count"
         )
         raise UserError(f"category {args.category} {problem}")
+    if args.focal is not None and not WIDEST * args.size <= args.focal <= TIGHTEST * args.size:
+        raise UserError(
+            f"--focal {args.focal:g} is not from {WIDEST * args.size:g} to {TIGHTEST * args.size:g}, "
+            f"which is where objects are neither lost nor cut off in images of --size {args.size}"
+        )
 
     from mvgenvs.data.opencars.build import Recipe, build
     from mvgenvs.data.sheet import write_credits, write_sheet
@@ -51,8 +67,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     own.add(name for name in listed if index.exists())  # a folder with an index is ours, listed or not
     own.claim(listed)
     recipe = Recipe(
-        args.category, args.size, args.views, args.format, args.sphere, args.repaint, args.seed, args.count or 0
-    )
+        args.category, args.size, args.views, args.format, args.sphere, args.repaint, args.seed, args.count or 0,
+        focal=args.focal or 0.0,
+    )  # fmt: skip
     jobs = args.jobs or os.cpu_count() or 1
     rendered = build(args.output, args.packages or args.output / "packages", recipe, args.only, jobs)
     sheet, credits = (args.output / f"{args.category}.{kind}" for kind in ("jpg", "md"))

@@ -4,7 +4,7 @@ import json
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ class Recipe:
     repaint: int = 0  # further variants of each train object
     seed: int = 0
     count: int = 0  # of objects, where they are made and not found
+    focal: float = 0.0  # pixels; 0 is SRN's, 131.25 for a size of 128
     spiral: int = 251  # views of objects held out; 64 and 104 are the ones that the SRN protocol takes as input
 
 
@@ -72,7 +73,7 @@ def build(output: Path, packages: Path, recipe: Recipe, only: str = "*", jobs: i
     if chosen and all(_finished(output / path) for path in chosen):
         return 0
 
-    roots, versions = _sources(packages, recipe.category, jobs)
+    roots, versions = unpacked_sources(packages, recipe.category, jobs)
     tasks = list_tasks(recipe, roots, versions)
     _write_json(index, {"recipe": asdict(recipe), "objects": [task.folder(recipe).as_posix() for task in tasks]})
     tasks = [task for task in tasks if fnmatchcase(task.name, only)]
@@ -82,6 +83,8 @@ def build(output: Path, packages: Path, recipe: Recipe, only: str = "*", jobs: i
     for task in todo:
         check_object(output / task.folder(recipe))
     print(f"{len(tasks)} objects, {len(tasks) - len(todo)} of them finished before", flush=True)
+    if todo:
+        print(f"rendering on {renderer_name()}", flush=True)
 
     failures = []
     with tqdm(total=sum(task.num_views(recipe) for task in todo), unit="view", smoothing=0.05) as progress:
@@ -97,7 +100,11 @@ def build(output: Path, packages: Path, recipe: Recipe, only: str = "*", jobs: i
 def list_tasks(recipe: Recipe, roots: dict[str, Path], versions: dict[str, str]) -> list[Task]:
     """Every object of a category, from the unpacked packages `roots`, in a fixed order."""
     category = CATEGORIES[recipe.category]
-    entries = [entry for source in category.sources for entry in source.entries(roots[source.package])]
+    entries = [
+        replace(entry, kind=entry.kind or source.kind)
+        for source in category.sources
+        for entry in source.entries(roots[source.package])
+    ]
     if category.generate:
         entries += category.generate(recipe.count, recipe.seed)
     tasks = []
@@ -111,23 +118,28 @@ def list_tasks(recipe: Recipe, roots: dict[str, Path], versions: dict[str, str])
 def cameras_of(task: Task, recipe: Recipe) -> Cameras:
     """Random directions, the object's own, for training; the spiral of SRN's test sets otherwise."""
     hw = (recipe.size, recipe.size)
-    if task.split != "train":
-        return srn_spiral(recipe.spiral, hw=hw)
-    rng = np.random.default_rng(seed_of(recipe.seed, task.name, "cameras"))
-    return random_views(recipe.views, rng, upper=recipe.sphere == "upper", hw=hw)
+    if task.split == "train":
+        rng = np.random.default_rng(seed_of(recipe.seed, task.name, "cameras"))
+        cameras = random_views(recipe.views, rng, upper=recipe.sphere == "upper", hw=hw)
+    else:
+        cameras = srn_spiral(recipe.spiral, hw=hw)
+    return cameras.with_focal(recipe.focal) if recipe.focal else cameras
 
 
-def _sources(folder: Path, category: str, jobs: int) -> tuple[dict[str, Path], dict[str, str]]:
+def unpacked_sources(folder: Path, category: str, jobs: int) -> tuple[dict[str, Path], dict[str, str]]:
     """The folder of each unpacked package, and its version."""
     sources = CATEGORIES[category].sources
     if not sources:
         return {}, {procedural.PACKAGE: procedural.VERSION}
-    debs = fetch([source.package for source in sources], folder)
+    members: dict[str, list[str]] = {}  # by package, of which several sources may take a part
+    for source in sources:
+        members.setdefault(source.package, []).extend(source.members)
+    debs = fetch(list(members), folder)
     versions = {name: version(deb) for name, deb in debs.items()}
     with ThreadPoolExecutor(jobs) as pool:  # threads will do: decompression lets go of the interpreter
         unpacked = {
-            s.package: pool.submit(unpack, debs[s.package], s.members, folder / "unpacked" / category / s.package)
-            for s in sources
+            name: pool.submit(unpack, debs[name], wanted, folder / "unpacked" / category / name)
+            for name, wanted in members.items()
         }
         with tqdm(unpacked.items(), desc="unpacking", unit="package") as progress:
             return {name: future.result() for name, future in progress}, versions
@@ -188,6 +200,12 @@ def _rendered(todo: Sequence[Task], recipe: Recipe, output: Path, jobs: int) -> 
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def renderer_name() -> str:
+    """What OpenGL draws with here. Raises `UserError` where there is none."""
+    with Renderer(8) as renderer:
+        return renderer.device
+
+
 # What a worker process keeps from object to object: opening OpenGL takes as long as some views.
 _context: tuple[Path, Recipe, Renderer]
 
@@ -221,10 +239,12 @@ def render_task(task: Task, recipe: Recipe, output: Path, renderer: Renderer) ->
         "id": task.name,
         "family": entry.family,
         "category": recipe.category,
+        **({"kind": entry.kind} if entry.kind else {}),
         "split": task.split,
         "source": {"package": entry.package, "version": task.version, "file": entry.file},
         "licence": entry.licence,
         "attribution": entry.attribution,
+        **({} if entry.front else {"front": False}),
         "triangles": mesh.num_triangles,
         "repainted": task.variant > 0,
         "seed": seed,

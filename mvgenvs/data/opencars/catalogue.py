@@ -17,7 +17,9 @@ class Entry:
     file: str  # its main file, relative to the package's root, "archive.zip!member" inside an archive
     licence: str
     attribution: str
-    load: Callable[[], Mesh]  # y up, front to -z, any scale and position; raises UserError where a file is damaged
+    load: Callable[[], Mesh]  # y up, front to -z if known, at any scale and place; raises UserError where damaged
+    kind: str = ""  # what it is, where its category holds several kinds: "aircraft", "person"
+    front: bool = True  # False: nobody knows its front, or it has none
 
 
 def seed_of(*words: object) -> int:

@@ -4,10 +4,20 @@ A split holds whole families, so that no shape of the test set was ever seen in 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mvgenvs.data.opencars import flightgear, opencity, procedural, sweethome3d, torcs, trigger, ufoai
+from mvgenvs.data.opencars import (
+    flightgear,
+    furniture,
+    opencity,
+    procedural,
+    scenery,
+    sweethome3d,
+    torcs,
+    trigger,
+    ufoai,
+)
 from mvgenvs.data.opencars.catalogue import Entry
 
 
@@ -18,6 +28,7 @@ class Source:
     package: str
     members: Sequence[str]
     entries: Callable[[Path], list[Entry]]
+    kind: str = ""  # of those of its objects that say none themselves
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,15 @@ class Category:
 
     def split_of(self, family: str) -> str:
         return next((split for split, families in self.held_out.items() if family in families), "train")
+
+
+def _all_of(categories: Sequence[tuple[str, Category]]) -> Category:
+    """What is in any of the categories, each with the kind of its objects; what one holds out is held out of all."""
+    splits = sorted({split for _, category in categories for split in category.held_out})
+    return Category(
+        tuple(replace(source, kind=kind) for kind, category in categories for source in category.sources),
+        {split: frozenset().union(*(c.held_out.get(split, ()) for _, c in categories)) for split in splits},
+    )
 
 
 CATEGORIES = {
@@ -60,6 +80,30 @@ CATEGORIES = {
         sources=(Source(flightgear.PACKAGE, flightgear.MEMBERS, flightgear.vehicles),),
         held_out={"val2": flightgear.VAL2, "test2": flightgear.TEST2},
     ),
+    "furniture": Category(
+        sources=(
+            Source(sweethome3d.PACKAGE, furniture.MEMBERS, furniture.objects),
+            Source(furniture.PROGRAM, (furniture.DEFAULTS.file,), furniture.defaults),
+        ),
+        held_out={"val": sweethome3d.CHAIR_VAL, "test": sweethome3d.CHAIR_TEST},
+    ),
+    "aircraft": Category(
+        sources=(Source(flightgear.PACKAGE, scenery.MEMBERS, scenery.aircraft),),
+        held_out={"val": scenery.VAL, "test": scenery.TEST},
+    ),
     "procedural-cars": Category(generate=procedural.cars),
     "procedural-shapes": Category(generate=procedural.shapes),
 }
+SCENERY = Category(
+    sources=(Source(flightgear.PACKAGE, scenery.MEMBERS, scenery.objects),),
+    held_out={"val": scenery.VAL, "test": scenery.TEST},
+)
+# Everything that a package holds: aircraft are part of the scenery, chairs of the furniture.
+CATEGORIES["objects"] = _all_of(
+    [
+        ("car", CATEGORIES["cars"]),
+        ("vehicle", CATEGORIES["vehicles"]),
+        ("furniture", CATEGORIES["furniture"]),
+        ("", SCENERY),
+    ]
+)

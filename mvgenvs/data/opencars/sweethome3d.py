@@ -1,23 +1,13 @@
-"""Cars and seats of the furniture libraries of Sweet Home 3D (Debian package sweethome3d-furniture).
-
-Each library is a zip archive of OBJ models with a catalogue of their names, their makers, and the rotation that
-brings a model upright with its front to +z.
-"""
+"""Cars and seats of the furniture libraries of Sweet Home 3D (Debian package sweethome3d-furniture)."""
 
 import re
-import zipfile
-import zlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path, PurePosixPath
-
-import numpy as np
+from dataclasses import replace
+from pathlib import Path
 
 from mvgenvs.data.opencars.catalogue import Entry
+from mvgenvs.data.opencars.sh3f import Library, read_library
 from mvgenvs.errors import UserError
 from mvgenvs.meshes.mesh import Mesh
-from mvgenvs.meshes.obj import read_obj_in_zip
 
 PACKAGE = "sweethome3d-furniture"
 FOLDER = "usr/share/sweethome3d/furniture"
@@ -30,20 +20,13 @@ SCOPIA = (
 BLEND_SWAP = '"{title}" by {creator} ({page}), converted to OBJ by Emmanuel Puybaret / eTeks'
 
 
-@dataclass(frozen=True)
-class _Library:
-    file: str
-    licence: str
-    attribution: str
-
-
 LIBRARIES = {
-    "cc0": _Library("BlendSwap-CC-0.sh3f", "CC0-1.0", BLEND_SWAP),
-    "ccby": _Library("BlendSwap-CC-BY.sh3f", "CC-BY-3.0", BLEND_SWAP),
-    "katorlegaz": _Library("KatorLegaz.sh3f", "CC-BY-3.0-US", KATOR_LEGAZ),
-    "scopia": _Library("Scopia.sh3f", "CC-BY-3.0", SCOPIA),
+    "cc0": Library(PACKAGE, f"{FOLDER}/BlendSwap-CC-0.sh3f", "CC0-1.0", BLEND_SWAP),
+    "ccby": Library(PACKAGE, f"{FOLDER}/BlendSwap-CC-BY.sh3f", "CC-BY-3.0", BLEND_SWAP),
+    "katorlegaz": Library(PACKAGE, f"{FOLDER}/KatorLegaz.sh3f", "CC-BY-3.0-US", KATOR_LEGAZ),
+    "scopia": Library(PACKAGE, f"{FOLDER}/Scopia.sh3f", "CC-BY-3.0", SCOPIA),
 }
-MEMBERS = tuple(f"{FOLDER}/{library.file}" for library in LIBRARIES.values())
+MEMBERS = tuple(library.file for library in LIBRARIES.values())
 
 # concept-sedan-01v2 is left out: it repeats concept-sedan-01v1.
 CARS = {
@@ -97,10 +80,10 @@ def cars(root: Path) -> list[Entry]:
     """The cars in the unpacked package at `root`."""
     entries = []
     for library, names in CARS.items():
-        models = {model.name: model for model in _models(root, library)}
+        models = {model.name: model for model in read_library(root, LIBRARIES[library])}
         for name in names:
             if name not in models:
-                raise UserError(f"{LIBRARIES[library].file} lacks the car {name}: is it of another release?")
+                raise UserError(f"{Path(LIBRARIES[library].file).name} lacks the car {name}: is it of another release?")
             family = f"sh3d_{CAR_FAMILIES.get(name, name)}"
             entries.append(models[name].entry(f"sh3d_{name}", family, _with_wheels_named))
     return sorted(entries, key=lambda entry: entry.id)
@@ -110,85 +93,14 @@ def chairs(root: Path) -> list[Entry]:
     """The seats in the unpacked package at `root`: chairs, stools, loungers, sofas and benches."""
     entries = []
     for library in LIBRARIES:
-        for model in _models(root, library):
+        for model in read_library(root, LIBRARIES[library]):
             if SEATS.search(f"{model.title} {model.tags}") and model.name not in NO_SEATS:
                 name = f"{library}_{model.name}"
-                entries.append(model.entry(f"sh3d_{name}", f"sh3d_{CHAIR_FAMILIES.get(name, name)}", _as_it_is))
+                entries.append(model.entry(f"sh3d_{name}", f"sh3d_{CHAIR_FAMILIES.get(name, name)}", as_it_is))
     return sorted(entries, key=lambda entry: entry.id)
 
 
-@dataclass(frozen=True)
-class _Model:
-    """A model as its library's catalogue describes it."""
-
-    archive: Path
-    member: str
-    title: str
-    tags: str
-    rotation: tuple[float, ...]  # a 3 x 3 matrix by rows
-    licence: str
-    attribution: str
-
-    @property
-    def name(self) -> str:
-        return PurePosixPath(self.member).stem
-
-    def entry(self, id: str, family: str, finish: Callable[[Mesh], Mesh]) -> Entry:
-        file = f"{FOLDER}/{self.archive.name}!{self.member}"
-        return Entry(id, family, PACKAGE, file, self.licence, self.attribution, partial(self.load, finish))
-
-    def load(self, finish: Callable[[Mesh], Mesh]) -> Mesh:
-        # Some textures (mostly for bumps) were never put into the libraries.
-        mesh = read_obj_in_zip(self.archive, self.member, need_textures=False)
-        rotation = np.eye(4)
-        rotation[:3, :3] = np.reshape(self.rotation, (3, 3))
-        return finish(mesh.transformed(rotation).oriented(front="+z", up="+y"))
-
-
-def _models(root: Path, library: str) -> list[_Model]:
-    """Everything in the catalogue of one library, cars, seats and all else."""
-    terms = LIBRARIES[library]
-    archive = root / FOLDER / terms.file
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            licences = {str(PurePosixPath(n).parent): n for n in opened.namelist() if "license" in n.lower()}
-            models = []
-            for item in _catalogue(opened.read("PluginFurnitureCatalog.properties").decode("latin-1")):
-                member = item["model"].lstrip("/")
-                own = licences.get(str(PurePosixPath(member).parent))
-                text = opened.read(own).decode("utf-8", "replace") if own else ""
-                models.append(
-                    _Model(
-                        archive,
-                        member,
-                        item["name"],
-                        item.get("tags", ""),
-                        tuple(float(number) for number in item.get("modelRotation", "1 0 0 0 1 0 0 0 1").split()),
-                        # A few models lie in the CC0 library though their own page says CC-BY.
-                        "CC-BY-3.0" if "Creative Commons Attribution 3.0" in text else terms.licence,
-                        terms.attribution.format(title=item["name"], creator=item["creator"], page=_page(text)),
-                    )
-                )
-    except (OSError, EOFError, KeyError, ValueError, zlib.error, zipfile.BadZipFile) as error:
-        raise UserError(f"cannot read {archive}: is the package sweethome3d-furniture whole?") from error
-    return models
-
-
-def _catalogue(text: str) -> list[dict[str, str]]:
-    """The items of a catalogue: lines "key#number=value", with Java's escapes."""
-    items: dict[str, dict[str, str]] = {}
-    for key, number, value in re.findall(r"^(\w+)#(\d+)=(.*?)\s*$", text, re.MULTILINE):
-        items.setdefault(number, {})[key] = re.sub(r"\\u([0-9a-fA-F]{4})", lambda m: chr(int(m[1], 16)), value)
-    return list(items.values())
-
-
-def _page(licence: str) -> str:
-    """Where a model was published, as its licence file says."""
-    page = re.search(r"https?://www\.blendswap\.com/blends/view/\d+", licence)
-    return page[0] if page else "http://www.blendswap.com"
-
-
-def _as_it_is(mesh: Mesh) -> Mesh:
+def as_it_is(mesh: Mesh) -> Mesh:
     return mesh
 
 
