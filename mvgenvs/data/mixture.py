@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mvgenvs.data.scenes import open_scenes
 from mvgenvs.data.stored import CachedScenes, StoredViews
+from mvgenvs.data.streamed import ShardScenes
 from mvgenvs.errors import UserError
 
 
@@ -34,6 +35,8 @@ def open_mixture(
     if bad := [root for root, weight in roots.items() if not 0 < weight < float("inf")]:
         raise UserError(f"the weight of the data set {bad[0]} must be above 0")
     sources = [open_scenes(Path(root), split, size, category, fit_captures) for root in roots]
+    if len(sources) > 1 and any(isinstance(scenes, ShardScenes) for scenes in sources):
+        raise UserError("data.sources: shards are streamed alone: write all that you mix into one data set of shards")
     return sources[0] if len(sources) == 1 else Mixture(sources, list(roots.values()))
 
 

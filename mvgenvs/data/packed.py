@@ -17,6 +17,7 @@ from mvgenvs.errors import UserError
 
 FORMAT = "mvgenvs views 1"
 HEADER = "mvgenvs"  # the one key of the file's metadata: with several, their order would differ from run to run
+FIELDS = {"name", "family", "category", "view_ids", "arrays", "depth_unit", "about"}  # of each object in the header
 ARRAYS = ("c2w", "K", "depth", "images", "mask")  # as they lie in the file, widest numbers first, for alignment
 
 
@@ -83,6 +84,9 @@ def _read_header(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: pack the data again") from error
     if header.get("format") != FORMAT:
         raise UserError(f"{path} is not of the form '{FORMAT}': pack the data again")
+    described = isinstance(header.get("size"), int) and set(header.get("objects", [{}])[0]) >= FIELDS
+    if not described or not all(set(entry) >= FIELDS for entry in header["objects"]):
+        raise UserError(f"{path} lacks what should be said of its objects: pack the data again")
     return header
 
 

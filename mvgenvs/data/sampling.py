@@ -5,11 +5,12 @@ very same sets.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch.utils.data import Dataset
 
 from mvgenvs.data.augment import Augmentation, draw_augmentation
@@ -50,6 +51,14 @@ class SetDraw:
     seed: int
 
 
+@dataclass(frozen=True, eq=False)
+class Families:
+    """Scenes by family, from which sets are drawn."""
+
+    members: list[list[int]]
+    odds: Float[np.ndarray, " family"] | None  # of the families, where they are not all the same
+
+
 class TrainingSets(Dataset[Sample]):
     """An endless sequence of view sets; item `i` belongs to optimisation step `i // global_batch`."""
 
@@ -77,25 +86,34 @@ class TrainingSets(Dataset[Sample]):
         self.global_batch, self.seed, self.num_items = global_batch, seed, num_items
         self.recolour, self.mirror, self.expose = recolour, mirror, expose
         self.known_odds = np.array(known_odds) / sum(known_odds) if known_odds else None
-        families: dict[tuple[int, str], list[int]] = {}
-        for index, item in enumerate(scenes.objects):
-            families.setdefault((item.source, item.family), []).append(index)
-        self.families = [families[key] for key in sorted(families)]
-        sources = np.array([source for source, _ in sorted(families)])
-        weights = np.array(getattr(scenes, "weights", [1.0]))
-        self.odds = None  # of the families, where they are not all the same
-        if len(weights) > 1:
-            self.odds = weights[sources] / np.bincount(sources, minlength=len(weights))[sources]
-            self.odds = self.odds / self.odds.sum()
+        self.families = self.families_of(range(len(scenes)))
 
     def __len__(self) -> int:
         return self.num_items
 
+    def families_of(self, scenes: Iterable[int]) -> Families:
+        """The families of some scenes, ordered by source and name."""
+        members: dict[tuple[int, str], list[int]] = {}
+        for index in scenes:
+            item = self.scenes.objects[index]
+            members.setdefault((item.source, item.family), []).append(index)
+        sources = np.array([source for source, _ in sorted(members)])
+        weights = np.array(getattr(self.scenes, "weights", [1.0]))
+        odds = None
+        if len(weights) > 1:
+            odds = weights[sources] / np.bincount(sources, minlength=len(weights))[sources]
+            odds = odds / odds.sum()
+        return Families([members[key] for key in sorted(members)], odds)
+
+    def candidates(self, index: int) -> Families:
+        """What the set with this index is drawn from: here, everything."""
+        return self.families
+
     def draw(self, index: int) -> SetDraw:
         """The set with this index, as far as chance goes."""
         rng = np.random.default_rng((self.seed, index))
-        number = rng.integers(len(self.families)) if self.odds is None else rng.choice(len(self.odds), p=self.odds)
-        family = self.families[number]
+        members, odds = self.candidates(index).members, self.candidates(index).odds
+        family = members[rng.integers(len(members)) if odds is None else rng.choice(len(odds), p=odds)]
         scene = family[rng.integers(len(family))]
         available = len(self.scenes.objects[scene].view_ids)
         chosen = rng.choice(available, size=self.num_views, replace=available < self.num_views)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from mvgenvs.data import captures, packed, srn
+from mvgenvs.data import captures, packed, srn, streamed
 from mvgenvs.data.stored import SPLITS, CachedScenes, SceneObject
 from mvgenvs.errors import UserError
 from mvgenvs.views import ViewSet
@@ -24,7 +24,7 @@ class Scenes(Protocol):
 
 
 def open_scenes(root: Path, split: str, size: int = 128, category: str = "", fit_captures: bool = True) -> CachedScenes:
-    """Opens whatever lies in a folder: packed files, the SRN layout (OpenCars too), or posed captures.
+    """Opens whatever lies in a folder: packed files, shards, the SRN layout (OpenCars too), or posed captures.
 
     `category` keeps one of several (cars, chairs); `fit_captures` is that of `CaptureScenes`. Raises `UserError`
     where there is no data set in the folder, or not this split of it.
@@ -37,6 +37,8 @@ def open_scenes(root: Path, split: str, size: int = 128, category: str = "", fit
         raise UserError(f"{root} has no split '{split}', it has {', '.join(present)}")
     if packed.splits_in(root):
         return packed.PackedScenes(root, split, size, category)
+    if streamed.splits_in(root):
+        return streamed.ShardScenes(root, split, size, category)
     if srn.splits_in(root):
         return srn.SRNScenes(root, split, size, category=category)
     if category:
@@ -48,7 +50,7 @@ def splits_in(root: Path) -> list[str]:
     """The splits of the data set in a folder; raises `UserError` where there is none."""
     if not root.is_dir():
         raise UserError(f"there is no folder {root}")
-    found = packed.splits_in(root) or srn.splits_in(root) or captures.splits_in(root)
+    found = packed.splits_in(root) or streamed.splits_in(root) or srn.splits_in(root) or captures.splits_in(root)
     if not found:
         raise UserError(
             f"found no data set in {root}: it needs folders such as cars_train, packed files such as train.safetensors,"

@@ -1,8 +1,9 @@
 """One stage of training, from its configuration to its last checkpoint: data, model, engine, and the loop's caller."""
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,6 +17,8 @@ from mvgenvs.config import TrainConfig
 from mvgenvs.data.mixture import open_mixture, parse_sources
 from mvgenvs.data.sampling import TrainingSets
 from mvgenvs.data.stored import CachedScenes
+from mvgenvs.data.streamed import ShardScenes
+from mvgenvs.data.streamed_sets import StreamedSets
 from mvgenvs.errors import UserError
 from mvgenvs.folders import OwnFolder
 from mvgenvs.parts import CHECKPOINT_PREFIX, PARTS, Parts, build_parts, checkpoints, find_checkpoint, load_parts
@@ -45,7 +48,7 @@ def train(config: TrainConfig, resume: bool) -> int:
     lock = ExitStack()  # until this process ends: nobody else trains into the folder
     on_main(accelerator.state, lambda: lock.enter_context(OwnFolder(run, "--run.output")))
     length = StageLength(config, lambda steps: agreed(accelerator, steps, "min"))
-    scenes, sets = open_data(config)
+    scenes, sets = open_data(config, accelerator.num_processes)
     set_seed(config.run.seed)
     parts, taken = make_parts(config, scenes)
     objective = Refinement(parts, config) if config.loss.refine else Objective(parts, config)
@@ -149,12 +152,16 @@ def kept_items(
     return items
 
 
-def open_data(config: TrainConfig) -> tuple[CachedScenes, TrainingSets]:
-    """The training scenes, and the endless sequence of sets drawn from them."""
+def open_data(config: TrainConfig, world: int = 1) -> tuple[CachedScenes, TrainingSets]:
+    """The training scenes, and the endless sequence of sets that `world` processes draw from them."""
     data = config.data
     roots = parse_sources(data.root, data.sources)
     scenes = open_mixture(roots, "train", data.size, data.category, data.fit_captures)
-    sets = TrainingSets(
+    make: Callable[..., TrainingSets] = TrainingSets
+    if isinstance(scenes, ShardScenes):
+        share = max(1, config.optim.batch // config.optim.accumulation // world)
+        make = partial(StreamedSets, world=world, share=share)
+    sets = make(
         scenes,
         data.num_views,
         (data.min_known, data.max_known),
