@@ -31,6 +31,7 @@ from mvgenvs.errors import OneSentenceParser, UserError, run_script, whole_numbe
 from mvgenvs.files import atomically
 
 FORMAT = "mvgenvs compact 1"
+FIELDS = {"name", "family", "category", "view_ids", "depth_unit", "about"}  # of each object in the header
 TENSORS = ("bytes", "lengths", "ranges", "c2w", "K")
 LOSSLESS = 101  # OpenCV's quality for WebP without loss
 
@@ -82,6 +83,8 @@ class CompactScenes(CachedScenes):
             raise UserError(f"{path} is damaged or missing: make it again") from error
         if header.get("format") != FORMAT:
             raise UserError(f"{path} is not of the form '{FORMAT}'")
+        if not isinstance(header.get("size"), int) or not all(set(e) >= FIELDS for e in header.get("objects", [{}])):
+            raise UserError(f"{path} lacks what should be said of its objects: make it again")
         self.size, self._entries = int(header["size"]), header["objects"]
         self._bytes, self._ranges = tensors["bytes"].numpy(), tensors["ranges"].tolist()
         self._ends = np.cumsum(tensors["lengths"].numpy())

@@ -84,8 +84,8 @@ def _read_header(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: pack the data again") from error
     if header.get("format") != FORMAT:
         raise UserError(f"{path} is not of the form '{FORMAT}': pack the data again")
-    described = isinstance(header.get("size"), int) and set(header.get("objects", [{}])[0]) >= FIELDS
-    if not described or not all(set(entry) >= FIELDS for entry in header["objects"]):
+    sound = isinstance(header.get("size"), int) and isinstance(header.get("arrays"), list)
+    if not sound or not all(set(entry) >= FIELDS for entry in header.get("objects", [{}])):
         raise UserError(f"{path} lacks what should be said of its objects: pack the data again")
     return header
 

@@ -6,6 +6,8 @@ import numpy as np
 from PIL import Image
 
 from mvgenvs.data.srn import SPLITS, SRNScenes
+from mvgenvs.errors import UserError
+from mvgenvs.files import atomically, write_text
 from mvgenvs.trajectories import canonical_camera
 
 COLUMNS, SIDE = 12, 96  # pictures in a row, and their pixels
@@ -27,7 +29,8 @@ def write_sheet(root: Path, category: str, path: Path) -> None:
     blank = np.full((SIDE, SIDE, 3), 255, np.uint8)
     pictures += [blank] * (-len(pictures) % COLUMNS)
     rows = [np.concatenate(pictures[start : start + COLUMNS], axis=1) for start in range(0, len(pictures), COLUMNS)]
-    Image.fromarray(np.concatenate(rows)).save(path, quality=85)
+    sheet = Image.fromarray(np.concatenate(rows))
+    atomically(path, lambda partial: sheet.save(partial, format="JPEG", quality=85))
 
 
 def write_credits(root: Path, category: str, path: Path) -> None:
@@ -43,10 +46,15 @@ def write_credits(root: Path, category: str, path: Path) -> None:
     ]
     for scenes in _splits(root, category):
         for item in scenes.objects:
-            source = item.about["source"]
-            file = f"{source['package']} {source['version']}: {source['file']}"
-            lines.append(f"| {item.name} | {item.about['licence']} | {item.about['attribution']} | {file} |")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            try:
+                source = item.about["source"]
+                file = f"{source['package']} {source['version']}: {source['file']}"
+                lines.append(f"| {item.name} | {item.about['licence']} | {item.about['attribution']} | {file} |")
+            except (KeyError, TypeError) as error:
+                raise UserError(
+                    f"{item.folder / 'metadata.json'} lacks {error}: delete its folder, and build again"
+                ) from error
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _splits(root: Path, category: str) -> list[SRNScenes]:

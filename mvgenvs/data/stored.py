@@ -45,6 +45,11 @@ class StoredViews:
     depth: UInt16[Tensor, "view 1 h w"] | None = None  # z-depth in steps of `depth_unit`, 0 on the background
     depth_unit: float = 1.0  # world units
 
+    @property
+    def num_bytes(self) -> int:
+        tensors = (self.images, self.mask, self.depth)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
+
     def view_set(self, positions: Sequence[int] | None = None) -> ViewSet:
         """The views at some positions, all by default, as floats."""
         index = torch.arange(len(self.images))
@@ -82,13 +87,17 @@ def store(
     )
 
 
+CACHE = 4 * 10**9  # bytes of decoded views that are kept: some 800 objects of 50 views of 128 pixels
+
+
 class CachedScenes(ABC):
-    """The objects of one split. Each is decoded once, when first asked for, and kept."""
+    """The objects of one split. Each is decoded when first asked for, and kept while there is room for it."""
 
     objects: Sequence[SceneObject]
 
     def __init__(self) -> None:
-        self._stored: dict[int, StoredViews] = {}
+        self._stored: dict[int, StoredViews] = {}  # the oldest first
+        self._held = 0  # of them
 
     @abstractmethod
     def read(self, index: int) -> StoredViews:
@@ -96,9 +105,13 @@ class CachedScenes(ABC):
 
     def load(self, index: int, view_positions: Sequence[int] | None = None) -> ViewSet:
         """Views of one object by their positions in `view_ids`; all of them by default."""
-        if index not in self._stored:
-            self._stored[index] = self.read(index)
-        return self._stored[index].view_set(view_positions)
+        stored = self._stored.get(index)
+        if stored is None:
+            stored = self._stored[index] = self.read(index)
+            self._held += stored.num_bytes
+            while self._held > CACHE and len(self._stored) > 1:
+                self._held -= self._stored.pop(next(iter(self._stored))).num_bytes
+        return stored.view_set(view_positions)
 
     def __len__(self) -> int:
         return len(self.objects)

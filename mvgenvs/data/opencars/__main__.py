@@ -63,19 +63,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mvgenvs.data.sheet import write_credits, write_sheet
 
     listed, index = [f"{args.category}.{kind}" for kind in ("jpg", "md")], args.output / f"{args.category}.json"
-    own = OwnFolder(args.output)  # locked until this function ends
-    own.add(name for name in listed if index.exists())  # a folder with an index is ours, listed or not
-    own.claim(listed)
+    sheet, credits = (args.output / name for name in listed)
     recipe = Recipe(
         args.category, args.size, args.views, args.format, args.sphere, args.repaint, args.seed, args.count or 0,
         focal=args.focal or 0.0,
     )  # fmt: skip
     jobs = args.jobs or os.cpu_count() or 1
-    rendered = build(args.output, args.packages or args.output / "packages", recipe, args.only, jobs)
-    sheet, credits = (args.output / f"{args.category}.{kind}" for kind in ("jpg", "md"))
-    if rendered or not (sheet.exists() and credits.exists()):
-        write_sheet(args.output, args.category, sheet)
-        write_credits(args.output, args.category, credits)
+    with OwnFolder(args.output) as own:
+        own.add(name for name in listed if index.exists())  # a folder with an index is ours, listed or not
+        own.claim(listed)
+        rendered = build(args.output, args.packages or args.output / "packages", recipe, args.only, jobs)
+        if rendered or not (sheet.exists() and credits.exists()):
+            write_sheet(args.output, args.category, sheet)
+            write_credits(args.output, args.category, credits)
     print(f"rendered {rendered} objects; {args.output} is complete: see {sheet.name}, and {credits.name} for makers")
 
 

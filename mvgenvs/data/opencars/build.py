@@ -4,6 +4,7 @@ import json
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -155,7 +156,7 @@ def _claim(index: Path, recipe: Recipe) -> list[str]:
         _write_json(index, {"recipe": mine, "objects": []})
     try:
         content = json.loads(index.read_text())
-        theirs, objects = asdict(Recipe()) | dict(content["recipe"]), list(content["objects"])
+        theirs, objects = asdict(Recipe()) | dict(content["recipe"]), [str(name) for name in content["objects"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{index} is damaged: delete it, or choose another --output folder") from error
     for key in ("repaint", "count"):  # further variants and objects change nothing of what is there
@@ -196,6 +197,8 @@ def _rendered(todo: Sequence[Task], recipe: Recipe, output: Path, jobs: int) -> 
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise UserError("a process was killed while it rendered: run this again, with fewer --jobs") from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

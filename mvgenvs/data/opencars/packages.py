@@ -26,7 +26,10 @@ def fetch(packages: Sequence[str], folder: Path) -> dict[str, Path]:
 
     Raises `UserError` where a file is neither there nor to be had.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}): choose another --packages") from error
     if missing := [name for name in packages if _find(name, folder) is None]:
         put = f"put {', '.join(f'{name}_*_all.deb' for name in missing)} of Debian into {folder} yourself"
         if shutil.which("apt-get") is None:
@@ -53,15 +56,17 @@ def version(deb: Path) -> str:
         for member in tar:
             if member.name.lstrip("./") == "control":
                 fields = cast(IO[bytes], tar.extractfile(member)).read().decode().splitlines()
-                return next(line.removeprefix("Version:").strip() for line in fields if line.startswith("Version:"))
-    raise UserError(f"{deb} has no control file: delete it, and it is fetched anew")
+                for line in fields:
+                    if line.startswith("Version:"):
+                        return line.removeprefix("Version:").strip()
+    raise UserError(f"{deb} does not tell its version: delete it, and it is fetched anew")
 
 
 def unpack(deb: Path, patterns: Sequence[str], folder: Path) -> Path:
     """Unpacks the members that match one of `patterns` ("usr/share/*.obj", where * also matches /) into `folder`.
 
     Does nothing where an earlier call has finished the same; of what one has left, unpacked files alone are deleted.
-    Returns `folder`. Raises `UserError` where the .deb is damaged, or others have made such a folder.
+    Returns `folder`. Raises `UserError` where the .deb is damaged, the disk is full, or others have made such a folder.
     """
     wanted = "\n".join([deb.name, *patterns])
     if (folder / COMPLETE).exists() and (folder / COMPLETE).read_text() == wanted:
@@ -71,6 +76,16 @@ def unpack(deb: Path, patterns: Sequence[str], folder: Path) -> Path:
     if partial.exists() or (folder.exists() and not (folder / COMPLETE).exists()):
         other = partial if partial.exists() else folder
         raise UserError(f"{other} was not unpacked by this program: move it away, or choose another --packages")
+    try:
+        _unpack_members(deb, patterns, partial, wanted)
+        replace_folder(folder, partial, aside, _members(folder))
+    except OSError as error:
+        sweep(partial, _members(partial))
+        raise UserError(f"cannot unpack {deb} ({error.strerror}): free space or choose another --packages") from error
+    return folder
+
+
+def _unpack_members(deb: Path, patterns: Sequence[str], partial: Path, wanted: str) -> None:
     partial.mkdir(parents=True)
     (partial / BEGUN).write_text(wanted)
     with _tar(deb, "data.tar") as tar:
@@ -83,8 +98,6 @@ def unpack(deb: Path, patterns: Sequence[str], folder: Path) -> Path:
                 with (partial / name).open("wb") as file:
                     shutil.copyfileobj(cast(IO[bytes], tar.extractfile(member)), file)
     (partial / BEGUN).rename(partial / COMPLETE)
-    replace_folder(folder, partial, aside, _members(folder))
-    return folder
 
 
 def _members(folder: Path) -> Callable[[str], bool]:

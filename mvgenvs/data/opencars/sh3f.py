@@ -72,6 +72,9 @@ def read_library(root: Path, library: Library) -> list[Model]:
                 member = item["model"].lstrip("/")
                 own = licences.get(str(PurePosixPath(member).parent))
                 text = opened.read(own).decode("utf-8", "replace") if own else ""
+                rotation = [float(number) for number in item.get("modelRotation", "1 0 0 0 1 0 0 0 1").split()]
+                if len(rotation) != 9:
+                    raise ValueError(f"the rotation of {member} has {len(rotation)} numbers")
                 models.append(
                     Model(
                         library,
@@ -80,7 +83,7 @@ def read_library(root: Path, library: Library) -> list[Model]:
                         item["name"],
                         item.get("tags", ""),
                         item.get("category", ""),
-                        tuple(float(number) for number in item.get("modelRotation", "1 0 0 0 1 0 0 0 1").split()),
+                        tuple(rotation),
                         # A few models lie in the CC0 library though their own page says CC-BY.
                         "CC-BY-3.0" if "Creative Commons Attribution 3.0" in text else library.licence,
                         library.attribution.format(title=item["name"], creator=item["creator"], page=_page(text)),
