@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -20,6 +21,8 @@ from mvgenvs.data.scenes import open_scenes
 from mvgenvs.data.streamed import KEPT, ShardScenes
 from mvgenvs.data.streamed_sets import DRAWS, StreamedSets
 from mvgenvs.errors import UserError
+from mvgenvs.parts import checkpoints
+from mvgenvs.training.trainer import train
 
 pytest.importorskip("webdataset", reason="webdataset is not installed")
 
@@ -245,3 +248,18 @@ def test_without_webdataset_one_sentence_says_what_to_install(root: Path, monkey
 def test_more_shards_than_objects_are_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has 12 train objects: give at most as many --shards"):
         write(data, tmp_path / "out", "train", shards=13)
+
+
+def test_a_stage_trains_on_shards_to_the_same_weights_resumed_or_not(data: Path, tmp_path: Path) -> None:
+    """Four steps at once, and two and two."""
+    from test_training import assert_equal, tiny, weights
+
+    write(data, tmp_path / "shards", "train")
+    options = {"data__root": str(tmp_path / "shards"), "data__size": str(SIZE), "denoiser__render_size": "4"}
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    assert train(tiny(whole, **options), resume=False) == 0
+    shutil.copytree(whole, halves)
+    for path in (halves / "checkpoint-000004", halves / ".mvgenvs"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    assert checkpoints(halves) and train(tiny(halves, **options), resume=True) == 0
+    assert_equal(weights(halves), weights(whole))
