@@ -44,6 +44,9 @@ LEFT_OUT = {
     "a panel in a wall": "showerDoor slidingDoors wallSocket wallDoubleSocket",
     "several things that stand apart": "shower showerHeadAndFaucet cardGame",
     "a plain solid, to be painted by users": "texturableBox texturableCylinder texturableTriangle",
+    "glass through and through, which has no depth": (
+        "beerGlass cocktailGlass glass 12-oz-glass highball-glass ashtray ruler"
+    ),
     "no surface": "lightSource",
     "a car, which is in another category, or its double": "concept-sedan-01v2",
 }
