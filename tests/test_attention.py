@@ -308,7 +308,7 @@ def test_a_training_step_of_independent_views():
     assert all(layer.to_q.weight.grad.abs().max() > 0 for layer in layers)
     xt, sigma, conditions = random_denoiser_inputs(Parts(objective.codec, objective.nerf, objective.denoiser))
     xt.requires_grad_()
-    objective._denoised(xt, sigma, conditions, num_known=1)[0, 1].square().sum().backward()
+    objective.denoising.denoised(xt, sigma, conditions, num_known=1)[0, 1].square().sum().backward()
     assert (xt.grad.abs().amax(dim=(2, 3, 4)) > 0).tolist() == [[False, True, False], [False, False, False]]
 
 
@@ -335,12 +335,14 @@ def test_block_causal_training_and_inference_run_identical_processors(tmp_path):
 def test_in_training_the_known_views_are_the_anchors():
     objective = Objective(tiny_parts(), config_of("block-causal"))
     xt, sigma, conditions = random_denoiser_inputs(Parts(objective.codec, objective.nerf, objective.denoiser), views=4)
-    before = objective._denoised(xt, sigma, conditions, num_known=2)
+    before = objective.denoising.denoised(xt, sigma, conditions, num_known=2)
     for changed_view, hearers in ((3, [False, False, True, True]), (0, [True] * 4)):
         changed = xt.clone()
         changed[0, changed_view] += 1
         difference = (
-            (objective._denoised(changed, sigma, conditions, num_known=2) - before)[0].abs().amax(dim=(1, 2, 3))
+            (objective.denoising.denoised(changed, sigma, conditions, num_known=2) - before)[0]
+            .abs()
+            .amax(dim=(1, 2, 3))
         )
         assert (difference > 1e-5).tolist() == hearers
 

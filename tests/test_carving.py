@@ -10,7 +10,7 @@ from mvgenvs.config import TrainConfig
 from mvgenvs.data.sampling import Batch
 from mvgenvs.errors import UserError
 from mvgenvs.nerf.field import LOGIT_SLOPE, Scene
-from mvgenvs.training.carving import Carved, carve, carving_loss
+from mvgenvs.training.losses.carving import Carved, carve, carving_loss
 from mvgenvs.training.objective import Objective
 from mvgenvs.training.trainer import check
 from mvgenvs.views import ViewSet, stack

@@ -9,13 +9,14 @@ from tiny import ray_cast, ring_cameras, tiny_config, tiny_parts, toy_car
 from mvgenvs.config import CodecConfig, DenoiserConfig, LossConfig
 from mvgenvs.data.sampling import Batch
 from mvgenvs.diffusion.codec import PatchCodec, decode_with_detail
-from mvgenvs.perceptual import Trunk
+from mvgenvs.perceptual import PerceptualDistance, Trunk
 from mvgenvs.training import objective as module
+from mvgenvs.training.losses.denoising import DenoisingLoss
 from mvgenvs.training.objective import Objective
 from mvgenvs.views import stack
 
 
-class SquaredError:
+class SquaredError(PerceptualDistance):
     """Stands in for LPIPS, whose weights a test should not need."""
 
     def __init__(self, *_: object) -> None: ...
@@ -52,14 +53,14 @@ def batch() -> Batch:
 
 def test_the_truth_has_no_perceptual_loss(objective, batch, monkeypatch):
     truth = objective.codec.encode(batch.views.images.flatten(0, 1)).unflatten(0, (2, 3)).repeat_interleave(2, dim=0)
-    monkeypatch.setattr(objective, "_denoised", lambda *_: truth)
+    monkeypatch.setattr(DenoisingLoss, "denoised", lambda *_: truth)
     assert objective(batch, 0.0)["perceptual"] < 1e-10
 
 
 def test_views_that_are_anchors_do_not_count(objective, batch, monkeypatch):
     truth = objective.codec.encode(batch.views.images.flatten(0, 1)).unflatten(0, (2, 3)).repeat_interleave(2, dim=0)
     wrong = torch.cat([truth[:, :1] + 1, truth[:, 1:]], dim=1)  # the known view, nearly clean in every set
-    monkeypatch.setattr(objective, "_denoised", lambda *_: wrong)
+    monkeypatch.setattr(DenoisingLoss, "denoised", lambda *_: wrong)
     assert objective(batch, 0.0)["perceptual"] < 1e-10
     wrong = torch.cat([truth[:, :2], truth[:, 2:] + 1], dim=1)
     assert objective(batch, 0.0)["perceptual"] > 1e-3

@@ -18,7 +18,9 @@ from mvgenvs.config import TrainConfig, load_config
 from mvgenvs.errors import UserError
 from mvgenvs.parts import PARTS, checkpoints, find_pipeline, load_parts
 from mvgenvs.training import checkpoint, loop
-from mvgenvs.training.objective import Draws, Objective
+from mvgenvs.training.draws import Draws
+from mvgenvs.training.losses.field import render_images
+from mvgenvs.training.objective import Objective
 from mvgenvs.views import stack
 
 REPO = Path(__file__).parents[1]
@@ -238,7 +240,7 @@ def test_shrinking_depth_leaves_out_the_background(uninterrupted: Path) -> None:
     batched = stack([replace(views, depth=plane)])
     scene = objective.nerf.encode(batched.images[:, :1], batched.cameras.select([0]))
     with torch.no_grad():
-        _, targets = objective._render_images(scene, batched, Draws([0], torch.device("cpu")))
+        _, targets = render_images(objective.nerf, scene, batched, Draws([0], torch.device("cpu")), 8)
     assert targets.depth.shape[-1] == 8
     on_plane = targets.depth > 0
     assert on_plane.sum() == 2 * 4 * 5  # rows 5-17 touch coarse rows 1-4, columns 3-19 coarse columns 0-4
