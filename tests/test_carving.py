@@ -111,7 +111,7 @@ def test_the_worlds_density_becomes_the_shape() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < 0.4 * losses[0]
     scene = objective.nerf.encode(batch().views.images[:, :1], batch().views.cameras.select([0]))
     logits = scene.world_logits.flatten(1)

@@ -70,22 +70,34 @@ class _WeightedRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """A row's gradient is the weighted sum over the samples near it: a bag as well, once they are sorted by row.
-
-        Rays meet few of the rows: what is done for each of them counts, not what is done for all.
-        """
         first, weights = ctx.saved_tensors
         if (kernels := gpu_kernels(gradient.device)) is not None:
             steps = torch.tensor(ctx.corners, dtype=first.dtype, device=first.device)
             total = kernels.scatter(gradient.contiguous(), first, weights.contiguous(), steps, ctx.num_rows)
             return total, None, None, None
-        ordered, order = first.sort()
-        met, counts = ordered.unique_consecutive(return_counts=True)
-        starts = counts.cumsum(dim=0) - counts
-        by_corner = weights[order].T.contiguous()
-        gradient = gradient.contiguous()
-        total = gradient.new_zeros(ctx.num_rows, gradient.shape[-1])
-        for corner, weight in zip(ctx.corners, by_corner, strict=True):
-            sums = F.embedding_bag(order, gradient, starts, per_sample_weights=weight, mode="sum")
-            total.index_add_(0, met + corner, sums)
-        return total, None, None, None
+        return scatter_rows(gradient.contiguous(), first, weights, ctx.corners, ctx.num_rows), None, None, None
+
+
+def _scatter_rows(gradient: Tensor, first: Tensor, weights: Tensor, corners: list[int], num_rows: int) -> Tensor:
+    """A row's gradient is the weighted sum over the samples near it: a bag as well, once they are sorted by row.
+
+    Rays meet few of the rows: what is done for each of them counts, not what is done for all.
+    """
+    ordered, order = first.sort()
+    met, counts = ordered.unique_consecutive(return_counts=True)
+    starts = counts.cumsum(dim=0) - counts
+    by_corner = weights[order].T.contiguous()
+    total = gradient.new_zeros(num_rows, gradient.shape[-1])
+    for corner, weight in zip(corners, by_corner, strict=True):
+        sums = F.embedding_bag(order, gradient, starts, per_sample_weights=weight, mode="sum")
+        total.index_add_(0, met + corner, sums)
+    return total
+
+
+# One operation to PyTorch: how many rows are met is no shape that can be told from shapes, as `estimate` would.
+scatter_rows = torch.library.custom_op("mvgenvs::scatter_rows", _scatter_rows, mutates_args=())
+
+
+@scatter_rows.register_fake
+def _(gradient: Tensor, first: Tensor, weights: Tensor, corners: list[int], num_rows: int) -> Tensor:
+    return gradient.new_empty(num_rows, gradient.shape[-1])
