@@ -165,6 +165,21 @@ def test_pictures_of_hard_surfaces_are_the_same() -> None:
 
 
 @torch.no_grad()
+def test_half_of_the_samples_are_spent_where_something_is() -> None:
+    cameras = stacked(ring_cameras(2, 32), 1)
+    nerf = nerf_of(16, *SOLIDS)
+    inner, counts = nerf.field.forward, []
+    nerf.field.forward = lambda scene, points: (counts.append(points[..., 0].numel()), inner(scene, points))[1]
+    spent = []
+    for find in (False, True):
+        scene = nerf.encode(torch.rand(1, 1, 3, 32, 32), cameras.select([0]), find)
+        counts.clear()
+        nerf.render(scene, cameras)
+        spent.append(sum(counts))
+    assert 0 < spent[1] < 0.5 * spent[0], "half for each ray, and rays that meet nothing have none"
+
+
+@torch.no_grad()
 def test_an_empty_scene_is_the_background() -> None:
     cameras = stacked(ring_cameras(2, 32), 1)
     nerf = nerf_of(4)

@@ -24,6 +24,7 @@ from mvgenvs.precision import without_autocast
 CHUNK, CHUNK_ON_GPU = 2**17, 2**22  # samples; what they need stays in the third-level cache of a CPU
 CHUNK_IN_TRAINING = 2**19  # on a CPU, where each chunk costs a gradient of the size of all volumes
 CELL = 0.016  # half a cell of the occupancy, in world units
+SHARE = 0.5  # of a ray's samples, enough for its occupied part, which is about half of what lies in the box
 KEPT_SAMPLES, KEPT_ON_GPU = 2**21, 2**24  # whose intermediate results wait for the backward pass: .5 GB for each 2**20
 
 
@@ -154,16 +155,19 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         chunk: int | None = None,
         true_distance: Float[Tensor, "batch ray"] | None = None,
         bounds: Bounds | None = None,
+        share: float = 1.0,
     ) -> RayRendering:
         """Renders any rays of the scenes, each thread some with about `chunk` samples in all at a time.
 
         That bounds the memory, whatever the number of rays: the backward pass renders those chunks again that lie
-        beyond `KEPT_SAMPLES`. Gradients flow to the volumes and the field's weights, not to rays, cameras and images.
+        beyond `KEPT_SAMPLES`. Rays have `share` of the configured numbers of samples. Gradients flow to the volumes and
+        the field's weights, not to rays, cameras and images.
         """
         config, threads = self.config, threads_on(origins.device)
+        num_coarse, num_fine = (math.ceil(share * number) for number in (config.num_coarse, config.num_fine))
         if chunk is None:
             chunk = CHUNK_ON_GPU if origins.is_cuda else CHUNK_IN_TRAINING if scene.volumes.requires_grad else CHUNK
-        num_samples = origins[..., 0].numel() * (config.num_coarse + config.num_fine)
+        num_samples = origins[..., 0].numel() * (num_coarse + num_fine)
         num_chunks = max(1, threads * math.ceil(num_samples / (chunk * threads)))  # so that no thread waits at the end
         bounds = self.bounds(origins, directions) if bounds is None else bounds
         given = {
@@ -180,7 +184,7 @@ class ViewNeRF(ModelMixin, ConfigMixin):
             within = Bounds(part.pop("near"), part.pop("far"), part.pop("hits"))
             out = render_rays(
                 lambda points: self.field(scene, points),
-                **part, bounds=within, num_coarse=config.num_coarse, num_fine=config.num_fine,
+                **part, bounds=within, num_coarse=num_coarse, num_fine=num_fine,
             )  # fmt: skip
             error = () if out.distance_error is None else (out.distance_error,)
             return out.features, out.distance, out.opacity, *error
@@ -197,9 +201,9 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         Rays that meet nothing see the background and cost nothing. `jitter` has one entry per pixel.
         """
         origins, directions = (rearrange(x, "b v h w xyz -> b (v h w) xyz") for x in cameras.rays())
-        bounds = self.bounds(origins, directions)
+        bounds, share = self.bounds(origins, directions), 1.0
         if scene.occupancy is not None:
-            bounds = scene.occupancy.tightened(bounds, origins, directions)
+            bounds, share = scene.occupancy.tightened(bounds, origins, directions), SHARE
         hits = bounds.hits
         order = hits.argsort(dim=1, descending=True, stable=True)[:, : int(hits.sum(dim=1).max())]
 
@@ -207,7 +211,9 @@ class ViewNeRF(ModelMixin, ConfigMixin):
             return x.gather(1, order[..., None].expand(-1, -1, x.shape[-1]))
 
         of_rays = None if jitter is None else pick(jitter[..., None])[..., 0]
-        rays = self.render_rays(scene, pick(origins), pick(directions), of_rays, chunk, bounds=bounds.pick(order))
+        rays = self.render_rays(
+            scene, pick(origins), pick(directions), of_rays, chunk, bounds=bounds.pick(order), share=share
+        )
         height, width = cameras.hw
 
         def images(seen: Tensor, background: Tensor) -> Tensor:
