@@ -8,6 +8,14 @@ from typing import Any
 
 from mvgenvs.errors import UserError
 
+UMASK = os.umask(0)  # which can only be read by setting it
+os.umask(UMASK)
+
+
+def share(path: Path) -> None:
+    """Lets others read a file as they may read any new one: safetensors writes for its owner alone."""
+    path.chmod(0o666 & ~UMASK)
+
 
 def atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Has `write` fill a file under a temporary name; after a crash the file at `path` is whole or absent.
@@ -18,6 +26,7 @@ def atomically(path: Path, write: Callable[[Path], Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
+        share(partial)
         partial.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):  # where there can be no such file

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 
 from mvgenvs.config import TrainConfig, to_dict
 from mvgenvs.errors import UserError
+from mvgenvs.files import share
 from mvgenvs.folders import OwnFolder
 from mvgenvs.parts import CHECKPOINT_PREFIX, PARTS, Parts, checkpoints
 from mvgenvs.pipeline import MultiViewPipeline
@@ -154,6 +155,8 @@ def save_fp16(pipeline: MultiViewPipeline, folder: Path) -> None:
             for path in staged.glob("*/config.json"):  # diffusers writes down from which folder of ours a part came
                 config = {key: value for key, value in json.loads(path.read_text()).items() if key != "_name_or_path"}
                 path.write_text(json.dumps(config, indent=2) + "\n")
+            for path in staged.glob("*/*.safetensors"):
+                share(path)
             for path in [*sorted(staged.glob("*/*")), staged / "model_index.json"]:
                 own.replace(path.relative_to(staged).as_posix(), path)
         except SafetensorError as error:  # which hides the system's
