@@ -139,7 +139,7 @@ class Objective(nn.Module):
             return scene, *render_rays(self.nerf, scene, batch.views, draws, self.weights)
 
     def _lifted(self, batch: Batch, draws: Draws) -> Scene:
-        """The known views; half of the sets with Gaussian noise of amplitude U(0, input_noise) [GeNVS]."""
+        """Scenes of the known views; half of the sets get Gaussian noise of amplitude U(0, input_noise) [GeNVS]."""
         known = batch.views.select(slice(0, batch.num_known))
         chance = draws.uniform(2)
         amplitude = torch.where(chance[:, 0] < 0.5, chance[:, 1] * self.weights.input_noise, 0.0)
