@@ -228,6 +228,11 @@ class LossConfig:
     refine: float = 0.0
     """weight of the error (L1) of the codec's refiner on views that the model itself has made: a stage of its own"""
 
+    @property
+    def of_field(self) -> tuple[float, ...]:
+        """The weights of all losses of the NeRF."""
+        return self.rgb, self.mask, self.depth, self.distance, self.carving, self.opacity
+
 
 @dataclass(frozen=True)
 class RefineConfig:

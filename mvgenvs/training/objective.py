@@ -84,7 +84,7 @@ class Objective(nn.Module):
         losses: dict[str, Float[Tensor, ""]] = {}
         if self.weights.reconstruction:
             losses["reconstruction"] = self._reconstruction(batch.views, draws)
-        if self._needs_nerf():
+        if any(self.weights.of_field) or self.weights.denoise:
             if isinstance(batch, RenderedBatch):
                 rendering = batch.rendering
             else:
@@ -119,10 +119,6 @@ class Objective(nn.Module):
         if not losses:
             raise UserError("the data lack the masks or depths that the losses need: give loss.rgb or another a weight")
         return weighted_sum(self.weights, losses)
-
-    def _needs_nerf(self) -> bool:
-        w = self.weights
-        return any((w.rgb, w.mask, w.depth, w.distance, w.carving, w.opacity, w.denoise))
 
     @contextlib.contextmanager
     def _frozen(self, name: str) -> Iterator[None]:

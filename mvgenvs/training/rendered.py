@@ -6,7 +6,6 @@ the denoiser's stage draws, noise levels, noise and dropped conditions, is new e
 """
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -112,16 +111,8 @@ def rendered_sets(
 
 def check_rendered(config: TrainConfig) -> None:
     """Raises `UserError` where renderings that are kept do not go together with the rest of a stage."""
-    weights = config.loss
-    others: Sequence[float] = (
-        weights.rgb,
-        weights.mask,
-        weights.depth,
-        weights.distance,
-        weights.carving,
-        weights.opacity,
-    )
-    if tuple(config.run.train) != ("denoiser",) or not weights.denoise or any(others) or weights.reconstruction:
+    loss = config.loss
+    if tuple(config.run.train) != ("denoiser",) or not loss.denoise or any(loss.of_field) or loss.reconstruction:
         raise UserError("data.renderings are for stages that train the denoiser alone, by loss.denoise: set it to 0")
     if config.data.on_device:
         raise UserError("data.renderings are read from the disk: set them or data.on_device to 0")

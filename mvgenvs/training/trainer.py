@@ -107,8 +107,7 @@ def check(config: TrainConfig) -> None:
     if unknown := {*config.run.train, *config.run.init_parts} - set(PARTS):
         raise UserError(f"there is no part '{unknown.pop()}' for run.train or run.init_parts: use {', '.join(PARTS)}")
     loss = config.loss
-    field = (loss.rgb, loss.mask, loss.depth, loss.distance, loss.carving, loss.opacity)
-    others = (*field, loss.reconstruction, loss.denoise)
+    others = (*loss.of_field, loss.reconstruction, loss.denoise)
     if not any((*others, loss.refine)):
         raise UserError("there is nothing to learn: give a loss a weight, such as loss.denoise 1")
     if loss.carving and not (config.nerf.world_channels and config.nerf.world_density):
