@@ -101,7 +101,7 @@ def make(
         print(note)
     images, cameras = None, None
     if known:
-        images = torch.stack([photo.image for photo in photos])[None].to(device)
+        images = torch.stack([photo.rgba for photo in photos])[None].to(device)
         cameras = concatenate([view.camera.resized((pipe.size, pipe.size)) for view in known]).batched().to(device)
     targets = targets.resized((pipe.size, pipe.size))
     views = max(len(block.new) for block in plan)
@@ -156,7 +156,7 @@ def make(
                 results.keep(frames.state)
         generated = time.perf_counter()
 
-        results.summarize(None if images is None else images[0], targets)
+        results.summarize(None if images is None else images[0, :, :3], targets)
         seconds = {
             "load": loaded - started,
             "generate": generated - loaded,

@@ -10,6 +10,7 @@ METRICS, DEFAULT_METRICS = ("fd", "consistency", "3d"), ("fd", "consistency")
 ROWS = ("copy-nearest", "nerf", "independent", "joint", "truth")
 PROTOCOLS = ("orbit", "srn")
 NETS = ("alex", "vgg")
+NO_MATTES = "known views without their mattes, as photos without alpha"
 
 EPILOG = """Several processes share the objects: `torchrun --nproc_per_node 4 -m eval.run ...`, and on GPUs `accelerate
 launch` as well; all must see the same --output folder. A run that was stopped goes on where it was when the same
@@ -27,6 +28,7 @@ def parser() -> OneSentenceParser:
     add("--split", "which objects", choices=("test", "val", "test2", "val2"), default="test")
     add("--protocol", "which views are given and which are wanted", choices=PROTOCOLS, default="orbit")
     add("--inputs", "known views, 1 to 3 (srn: 1 or 2)", type=whole_number(1), default=1, metavar="N")
+    add("--no-mattes", NO_MATTES, action="store_true")
     add("--num-objects", "only the first N objects", type=whole_number(1), metavar="N")
     add("--methods", _list("rows of the table", ROWS), nargs="+", choices=ROWS, metavar="NAME")
     add(

@@ -134,4 +134,5 @@ def make_settings(
         checkpoint_sha256=checkpoint,
         weights_sha256=instruments.hashes(),
         device=device.type,
+        mattes=not args.no_mattes,
     )

@@ -45,7 +45,7 @@ def predictions(
     @torch.no_grad()
     def sample(seed: int, **options: Any) -> Any:
         return pipeline(
-            known.images[None],
+            known.rgba[None],
             known.cameras.batched(),
             cameras.batched(),
             generator=torch.Generator().manual_seed(seed),

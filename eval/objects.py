@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -37,6 +38,7 @@ def evaluate_object(
     except UserError as error:
         raise UserError(f"{item.folder}: {error}") from error
     known, targets = views.select(task.inputs), views.select(task.targets)
+    known = known if settings.mattes else replace(known, mask=None)
     first: dict[str, Tensor] = {}  # the first sample of each method
     figures: dict[str, Figures] = {}
     features = instruments.features(TRUTH, targets.images)

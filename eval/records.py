@@ -55,6 +55,7 @@ class Settings:
     checkpoint_sha256: str
     weights_sha256: dict[str, str]  # of the networks that measure
     device: str
+    mattes: bool = True  # known views come with theirs, where the data have them
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from eval.cli import NO_MATTES
 from eval.evaluation import load_pipeline
 from eval.instruments import CONSISTENCY, load_instruments
 from eval.protocols import ORBIT_TARGETS
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace, model: Model | None, own: OwnFolder) -> str:
             return conditional.study(own.path, progress.update)
     if args.study == "geometry":
         with tqdm(total=model[2], desc="rendering", bar_format=BAR, smoothing=0) as progress:
-            return geometry.study(own.path, *model, args.inputs, progress.update)
+            return geometry.study(own.path, *model, args.inputs, not args.no_mattes, progress.update)
     if args.study == "levels":
         return levels.study(own.path, *model, args.seed)
     return INSTRUMENTED[args.study].study(make_study(args, model, own))
@@ -69,6 +70,7 @@ def parser() -> OneSentenceParser:
             add("--num-objects", which, type=whole_number(1), metavar="N")
             if name == "geometry":
                 add("--inputs", "known views, 1 to 3", type=whole_number(1), default=1, metavar="N")
+                add("--no-mattes", NO_MATTES, action="store_true")
             add("--seed", "start of the random numbers", type=int, default=0)
             add("--device", "where to compute", choices=("auto", "cpu", "cuda"), default="auto")
         if name in INSTRUMENTED:

@@ -129,6 +129,8 @@ class NerfConfig:
     """channels of convolutions over its fine voxels, a multiple of 4; 0 does without"""
     zoom_known: bool = False
     """crop known views to their object, so that all their pixels show it"""
+    matte: bool = False
+    """see the mattes of known views, which tell white paint from the background"""
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,8 @@ class LossConfig:
     """probability that each view of a set, known or not, enters almost clean with even odds: anchors to look at"""
     input_noise: float = 0.5
     """largest amplitude of noise on the known images, added to half of the sets"""
+    drop_matte: float = 0.3
+    """probability that the known views of a set come without their mattes, as a photo may"""
     latent_noise: float = 0.0
     """noise on the latents when the codec's decoder is trained, which makes it forgive the denoiser's errors"""
     refine: float = 0.0

@@ -9,13 +9,16 @@ from torch import Tensor
 from mvgenvs.cameras import Cameras
 from mvgenvs.errors import UserError
 
-SHAPE = "a tensor of shape (batch, known, 3, height, width)"
+SHAPE = "a tensor of shape (batch, known, 3 or 4, height, width)"
 
 
 def check_known(
     images: Any, cameras: Cameras | None, target_cameras: Cameras, size: int, unconditional: bool
-) -> Float[Tensor, "batch known 3 h w"] | None:
-    """The known images in fp32, or None where there are none, as `unconditional` asks for. Raises `UserError`."""
+) -> Float[Tensor, "batch known c h w"] | None:
+    """The known images in fp32, or None where there are none, as `unconditional` asks for; a fourth channel is a matte.
+
+    Raises `UserError`.
+    """
     if target_cameras.c2w.ndim != 4:
         raise UserError("target_cameras need a batch axis, (batch, view): see Cameras.batched")
     if unconditional:
@@ -26,7 +29,7 @@ def check_known(
         raise UserError("known views are needed: give images and their cameras, or ask for unconditional views")
     if not isinstance(images, Tensor):
         raise UserError(f"images must be {SHAPE}, not {type(images).__name__}")
-    if images.ndim != 5 or images.shape[2] != 3:
+    if images.ndim != 5 or images.shape[2] not in (3, 4):
         raise UserError(f"images must be {SHAPE}, not {tuple(images.shape)}")
     if tuple(images.shape[-2:]) != (size, size):
         raise UserError(f"images must be {size} x {size} pixels, not {tuple(images.shape[-2:])}")

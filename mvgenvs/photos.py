@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from mvgenvs.errors import UserError
+from mvgenvs.views import with_matte
 
 MIN_SIDE = 32  # pixels; below this no car is recognisable
 WHITE_FROM = 245  # JPEG's noise on a white background stays above this
@@ -29,7 +30,13 @@ class Photo:
     """A photo as the model takes it."""
 
     image: Float[Tensor, "3 h w"]  # RGB in [0, 1] on white
+    matte: Float[Tensor, "1 h w"] | None  # its alpha, where it has one
     notes: tuple[str, ...]  # sentences: what was done to the photo, what was assumed
+
+    @property
+    def rgba(self) -> Float[Tensor, "4 h w"]:
+        """The image with its matte, see `with_matte`."""
+        return with_matte(self.image, self.matte)
 
 
 def load_photo(path: str | os.PathLike[str], size: int, reframe: bool = True) -> Photo:
@@ -76,9 +83,10 @@ def frame_photo(image: Image.Image, size: int, reframe: bool = True) -> Photo:
     """
     alpha = np.asarray(image.getchannel("A"))
     has_alpha = bool(alpha.min() < 255)
-    flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    flat.putalpha(image.getchannel("A"))
     alpha_mask = alpha > 12 if has_alpha else None
-    mask = _object_mask(np.asarray(flat), alpha_mask)
+    mask = _object_mask(np.asarray(flat)[..., :3], alpha_mask)
     notes = ["The transparent background was replaced by white."] if has_alpha else []
     if mask is not None and not mask.any():
         raise UserError("the image shows nothing but background, use a picture of a car.")
@@ -95,9 +103,9 @@ def frame_photo(image: Image.Image, size: int, reframe: bool = True) -> Photo:
         notes.append(f"The photo was cropped to its middle square ({min(flat.size)} pixels).")
         flat = _middle_square(flat)
     if flat.width != size:
-        flat = flat.resize((size, size), Image.Resampling.LANCZOS)
-    pixels = torch.from_numpy(np.array(flat)).permute(2, 0, 1)
-    return Photo(pixels.float() / 255, tuple(notes))
+        flat = Image.merge("RGBA", [band.resize((size, size), Image.Resampling.LANCZOS) for band in flat.split()])
+    pixels = torch.from_numpy(np.array(flat)).permute(2, 0, 1).float() / 255
+    return Photo(pixels[:3], pixels[3:] if has_alpha else None, tuple(notes))
 
 
 def _grey_from_wide(image: Image.Image) -> Image.Image:
@@ -138,7 +146,7 @@ def _reframed(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image
     left, top, right, bottom = box
     side = max(round(math.hypot(right - left, bottom - top) / DIAGONAL), right - left, bottom - top)
     x, y = round((left + right) / 2 - CENTER_X * side), round((top + bottom) / 2 - CENTER_Y * side)
-    canvas = Image.new("RGB", (side, side), "white")
+    canvas = Image.new("RGBA", (side, side), (255, 255, 255, 0))
     # Only the object: the rest of the photo's background may be a shade darker than the canvas.
     left, top = max(left - 2, 0), max(top - 2, 0)
     canvas.paste(

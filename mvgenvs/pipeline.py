@@ -29,6 +29,7 @@ from mvgenvs.nerf.model import Rendering, ViewNeRF
 from mvgenvs.parts import Parts, load_parts, resolve_checkpoint
 from mvgenvs.precision import low_precision_norms
 from mvgenvs.sequence import Frames, Memory, SequenceState, StepState, View
+from mvgenvs.views import with_matte
 
 SIGMA_MAX = 8.0  # 10 x the latents' deviation from the rendering
 STARTS = ("noise", "render")
@@ -182,7 +183,8 @@ class MultiViewPipeline(DiffusionPipeline):
     ) -> Iterator[Frames]:
         """Yields the target views block by block, as they are finished; views made again replace the earlier ones.
 
-        `images`, (batch, known, 3, h, w) in [0, 1], and `cameras`, (batch, known), are the known views;
+        `images`, (batch, known, 3 or 4, h, w) in [0, 1] on white, and `cameras`, (batch, known), are the known views;
+        a fourth channel is the matte, 1 on the object, for models that see it (`nerf.config.matte`).
         `target_cameras` are (batch, view). `generator` is one, or a sequence of one for each entry of the batch.
         `plan` is a name, which goes to `make_plan` with `block`, `anchors` and `close_loop`, or your own blocks.
         Memory does not grow with the number of views, but under plan "joint". `joint=False` denoises every view alone,
@@ -225,7 +227,7 @@ class MultiViewPipeline(DiffusionPipeline):
     @torch.no_grad()
     def _blocks(
         self,
-        images: Float[Tensor, "batch known 3 h w"],
+        images: Float[Tensor, "batch known c h w"],
         cameras: Cameras,
         blocks: Sequence[Block],
         options: SamplerOptions,
@@ -244,7 +246,7 @@ class MultiViewPipeline(DiffusionPipeline):
             for v in range(num_known):
                 memory.images[v] = images[:, v : v + 1]
                 with self.computing():
-                    memory.latents[v] = self.codec.encode(images[:, v]).float()[:, None]
+                    memory.latents[v] = self.codec.encode(images[:, v, :3]).float()[:, None]
         else:
             finished, memory = resume.finished, Memory.of(resume, images.device, generator)
         scene: Scene | None = None
@@ -314,10 +316,12 @@ class MultiViewPipeline(DiffusionPipeline):
         repeat = "matched" not in levels or options.sampler == "heun"
         return self.denoiser.config.attention == "block-causal" and options.renoise == "fixed" and repeat
 
-    def _lift(self, images: list[Float[Tensor, "batch 1 3 h w"]], cameras: Cameras) -> Scene | None:
-        """The NeRF of these views; None of none."""
+    def _lift(self, images: list[Float[Tensor, "batch 1 _ h w"]], cameras: Cameras) -> Scene | None:
+        """The NeRF of these views, which have mattes or not; None of none."""
+        if not images:
+            return None
         with self.computing():
-            return self.nerf.encode(torch.cat(images, dim=1), cameras, find_empty=True) if images else None
+            return self.nerf.encode(torch.cat([with_matte(x) for x in images], dim=1), cameras, find_empty=True)
 
     def _look(self, scene: Scene | None, camera: Cameras, guided: bool, start: bool) -> View:
         """Renders one view, and makes the denoiser's conditions of it. Without a scene it sees nothing.

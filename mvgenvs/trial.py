@@ -22,7 +22,7 @@ SIGMA = 1.0  # the noise level of the trial
 @torch.no_grad()
 def fastest_precision(
     pipe: MultiViewPipeline,
-    images: Float[Tensor, "batch known 3 h w"] | None,
+    images: Float[Tensor, "batch known c h w"] | None,
     cameras: Cameras | None,
     target_cameras: Cameras,
     num_views: int,
@@ -48,7 +48,7 @@ def fastest_precision(
 
 def _step(
     pipe: MultiViewPipeline,
-    images: Float[Tensor, "batch known 3 h w"] | None,
+    images: Float[Tensor, "batch known c h w"] | None,
     cameras: Cameras | None,
     target_cameras: Cameras,
     num_views: int,

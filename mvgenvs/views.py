@@ -9,6 +9,8 @@ from torch import Tensor
 
 from mvgenvs.cameras import Cameras
 
+UNKNOWN = 0.5  # the matte of views that come without one
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ViewSet:
@@ -18,6 +20,11 @@ class ViewSet:
     cameras: Cameras
     mask: Float[Tensor, "*batch view 1 h w"] | None = None  # 1 on the object, 0 on the background
     depth: Float[Tensor, "*batch view 1 h w"] | None = None  # z-depth in world units, 0 on the background
+
+    @property
+    def rgba(self) -> Float[Tensor, "*batch view 4 h w"]:
+        """The images with their mattes, see `with_matte`."""
+        return with_matte(self.images, self.mask)
 
     @property
     def num_views(self) -> int:
@@ -47,6 +54,18 @@ class ViewSet:
         mask = None if self.mask is None else change(self.mask)
         depth = None if self.depth is None else change(self.depth)
         return ViewSet(change(self.images), cameras, mask, depth)
+
+
+def with_matte(
+    images: Float[Tensor, "*batch c h w"], matte: Float[Tensor, "*batch 1 h w"] | None = None
+) -> Float[Tensor, "*batch 4 h w"]:
+    """RGB on white with a matte as fourth channel: 1 on the object, 0 on the background, without one `UNKNOWN`.
+
+    Images that have four channels stay as they are.
+    """
+    if images.shape[-3] == 4:
+        return images
+    return torch.cat([images, torch.full_like(images[..., :1, :, :], UNKNOWN) if matte is None else matte], dim=-3)
 
 
 def stack(sets: Sequence[ViewSet]) -> ViewSet:

@@ -84,7 +84,7 @@ def _mlp(field: Field, points: Tensor, values: Tensor, pixel: Tensor) -> tuple[T
     colour = features[:, :3].sigmoid()
     if field.source_colour:
         gate = out[:, -1:].sigmoid()
-        colour = gate * pixel + (1 - gate) * colour
+        colour = gate * pixel[..., :3] + (1 - gate) * colour
     return density, torch.cat([colour, features[:, 3:]], dim=1)
 
 

@@ -53,7 +53,7 @@ class FakePipeline:
         if len(self.calls) == self.killed_at:
             raise KeyboardInterrupt
         self.calls.append(options | {"num_known": images.shape[1]})
-        clean = images[:, :1].expand(-1, target_cameras.num_views, -1, -1, -1)
+        clean = images[:, :1, :3].expand(-1, target_cameras.num_views, -1, -1, -1)
         noise = torch.randn(clean.shape, generator=generator)
         return SimpleNamespace(images=clean + (0.05 if options["joint"] else 0.1) * noise, renders=clean + 0.2)
 

@@ -275,11 +275,11 @@ def test_rendered_images_equal_their_rays(nerf):
     assert rendering.opacity[0, :, 0][hit].min() > 0
 
 
-@pytest.mark.parametrize("known", [[1], [0, 1, 2]])
+@pytest.mark.parametrize(("known", "matte"), [([1], True), ([0, 1, 2], False)])
 @torch.no_grad()
-def test_the_rendering_is_the_naive_one(known):
+def test_the_rendering_is_the_naive_one(known, matte):
     """1 and 3 known views, four views of 64 x 64, 64 + 64 samples: eight rows of two of them by the plain way."""
-    nerf = tiny_parts().nerf
+    nerf = ViewNeRF(**{**tiny_parts().nerf.config, "matte": matte})
     nerf.register_to_config(num_coarse=64, num_fine=64)
     scene, cameras = known_scene(nerf, known), ring_cameras(4, size=64)
     rendering = nerf.render(scene, cameras.batched())

@@ -116,6 +116,10 @@ def test_another_focal_length_is_another_recipe_and_none_is_srns(tmp_path, packa
     assert build(tmp_path / "out", packages, RECIPE, only="buggy") == 0
     with pytest.raises(UserError, match=r"built otherwise \(focal differ\)"):
         build(tmp_path / "out", packages, Recipe("toys", size=32, views=4, spiral=6, focal=30.0), only="buggy")
+    del content["recipe"]["surface"]  # whose depth maps saw through windows
+    index.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"built otherwise \(surface differ\)"):
+        build(tmp_path / "out", packages, RECIPE, only="buggy")
 
 
 @pytest.mark.parametrize(

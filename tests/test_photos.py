@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from mvgenvs.cameras import Cameras
 from mvgenvs.errors import UserError
 from mvgenvs.photos import CENTER_X, CENTER_Y, DIAGONAL, load_photo, read_image
+from mvgenvs.views import UNKNOWN
 
 ASSETS = Path(__file__).parent.parent / "assets"
 RED = (200, 30, 20)
@@ -69,6 +70,17 @@ def test_alpha_is_composited_on_white(tmp_path):
     assert_framed(photo.image)
     assert photo.image[:, 0, 0].tolist() == [1.0, 1.0, 1.0]
     assert any("transparent" in note for note in photo.notes)
+    assert photo.matte[0, 0, 0] == 0 and photo.matte.max() == 1
+    assert_framed(1 - photo.matte)  # it went the picture's way
+    torch.testing.assert_close(photo.rgba, torch.cat([photo.image, photo.matte]))
+
+
+def test_without_alpha_nobody_knows_the_matte(tmp_path):
+    """White at the border is the background, white within may be paint."""
+    drawing((400, 300), (20, 30, 220, 130)).save(tmp_path / "a.png")
+    photo = load_photo(tmp_path / "a.png", 64)
+    assert photo.matte is None
+    assert (photo.rgba[3] == UNKNOWN).all()
 
 
 def test_given_camera_forbids_reframing(tmp_path):

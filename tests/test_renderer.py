@@ -83,8 +83,10 @@ def test_glass_shows_what_is_behind_it_and_solid_things_do_not(renderer):
     red, _, blue = glass.images[0, 32, 32].astype(int)
     assert red > 60 and blue > 60
     assert solid.images[0, 32, 32, 0] == 0
-    assert glass.depth[0, 32, 32] > 1.4  # faint glass is not the surface
     assert solid.depth[0, 32, 32] < 1.2
+    assert glass.depth[0, 32, 32] == solid.depth[0, 32, 32]  # a window is the surface, what is behind it is not
+    shadow = renderer.render(Mesh((box(**pane, opacity=0.1), behind)), front_camera())
+    assert shadow.depth[0, 32, 32] > 1.4 and shadow.depth[0, 32, 22] == 0
     beside = glass.mask[0, 32, 22]  # two panes of 30% before the background: 1 - 0.7^2
     assert beside == pytest.approx(255 * (1 - 0.7**2), abs=6)
 

@@ -10,7 +10,7 @@ from tiny_data import write_opencars
 
 from eval.studies import geometry
 from mvgenvs.data.srn import SRNScenes
-from mvgenvs.views import ViewSet
+from mvgenvs.views import UNKNOWN, ViewSet
 
 
 def orbit_views() -> ViewSet:
@@ -50,3 +50,21 @@ def test_objects_are_chosen_from_the_whole_list(tmp_path: Path) -> None:
     output.mkdir()
     geometry.study(output, tiny_pipeline(), SRNScenes(tmp_path, "train", SIZE), 3)
     assert json.loads((output / "geometry.json").read_text())["objects"] == ["train-0", "train-2", "train-4"]
+
+
+@pytest.mark.parametrize("mattes", [True, False])
+def test_the_known_views_come_with_their_mattes_or_without(
+    mattes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_opencars(tmp_path, {"train": 1}, views=24)
+    pipeline, lifted = tiny_pipeline(), []
+    encode = pipeline.nerf.encode
+    monkeypatch.setattr(
+        pipeline.nerf,
+        "encode",
+        lambda images, *rest, **options: lifted.append(images) or encode(images, *rest, **options),
+    )
+    scenes = SRNScenes(tmp_path, "train", SIZE)
+    geometry.study(tmp_path, pipeline, scenes, 1, mattes=mattes)
+    [images] = lifted
+    assert ((images[:, :, 3] == UNKNOWN).all().item()) is not mattes

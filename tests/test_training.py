@@ -15,13 +15,14 @@ from tiny import ray_cast, ring_cameras, toy_car
 
 import train_multiview
 from mvgenvs.config import TrainConfig, load_config
+from mvgenvs.data.sampling import Batch
 from mvgenvs.errors import UserError
-from mvgenvs.parts import PARTS, checkpoints, find_pipeline, load_parts
+from mvgenvs.parts import PARTS, build_parts, checkpoints, find_pipeline, load_parts
 from mvgenvs.training import checkpoint, loop
 from mvgenvs.training.draws import Draws
 from mvgenvs.training.losses.field import render_images
 from mvgenvs.training.objective import Objective
-from mvgenvs.views import stack
+from mvgenvs.views import UNKNOWN, stack
 
 REPO = Path(__file__).parents[1]
 DATA = REPO / "tests/data/opencars_sample"
@@ -229,6 +230,18 @@ def test_codec_field_and_denoiser_are_stages(tmp_path: Path) -> None:
             assert {name.split(".")[0] for name in a if not torch.equal(a[name], b[name])} == {part}
         before = run
     assert set(stages) == set(PARTS)
+
+
+@pytest.mark.parametrize(("odds", "shares"), [(0.0, {0.0}), (1.0, {1.0}), (0.5, {0.0, 1.0})])
+def test_some_sets_come_without_their_mattes(odds: float, shares: set[float], tmp_path: Path) -> None:
+    config = tiny(tmp_path, nerf__matte="true", loss__drop_matte=str(odds), loss__input_noise="0.1")
+    objective = Objective(build_parts(config), config)
+    views = stack([ray_cast(toy_car(seed), ring_cameras(3)) for seed in range(6)])
+    scene = objective._lifted(Batch(views, 1, list(range(6))), Draws(list(range(6)), torch.device("cpu")))
+    mattes = scene.images[:, 0, 3]
+    untold = (mattes == UNKNOWN).flatten(1).float().mean(dim=1)
+    assert set(untold.tolist()) == shares
+    assert torch.equal(mattes[untold == 0], views.mask[:, 0, 0][untold == 0]), "noise is the colours' alone"
 
 
 def test_shrinking_depth_leaves_out_the_background(uninterrupted: Path) -> None:

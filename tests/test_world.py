@@ -1,5 +1,7 @@
 """The volume in the world: voxels gather what cameras see at them, and nothing beyond their box is rendered."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import ring_cameras, stacked
@@ -10,6 +12,7 @@ from mvgenvs.nerf.field import Field, Scene
 from mvgenvs.nerf.model import ViewNeRF
 from mvgenvs.nerf.renderer import box_bounds
 from mvgenvs.nerf.world import PIXEL_FEATURES, WorldVolume, gather
+from mvgenvs.views import with_matte
 
 NEAR, FAR = 0.8, 1.8
 EXTENT, GRID = (0.2, 0.3, 0.4), (4, 8, 12)
@@ -117,11 +120,12 @@ def tiny_nerf(**options: object) -> ViewNeRF:
     return ViewNeRF(**(shape | world | options))
 
 
-def test_every_parameter_learns() -> None:
-    nerf = tiny_nerf(density="exp", world_detail=4, world_density=True, zoom_known=True)
+@pytest.mark.parametrize("matte", [False, True])
+def test_every_parameter_learns(matte: bool) -> None:
+    nerf = tiny_nerf(density="exp", world_detail=4, world_density=True, zoom_known=True, matte=matte)
     nn.init.normal_(nerf.world.detail.leave.weight, std=0.1)  # which starts at zero
     cameras = stacked(ring_cameras(3, SIZE), 2)
-    scene = nerf.encode(torch.rand(2, 1, 3, SIZE, SIZE), cameras.select([0]))
+    scene = nerf.encode(torch.rand(2, 1, 4, SIZE, SIZE), cameras.select([0]))
     assert scene.world.shape == (2, 4, 24, 16, 8), "twice the voxels of the grid, z first"
     rendering = nerf.render(scene, cameras.resized((12, 12)).select([1, 2]))
     target = torch.rand(rendering.features.shape)
@@ -141,6 +145,27 @@ def test_detail_starts_as_nothing_and_gathers_at_the_fine_voxels() -> None:
     torch.testing.assert_close(nerf.world.fine_centers, expected)
     nn.init.normal_(nerf.world.detail.leave.weight)
     assert (nerf.encode(images, cameras).world - plain.encode(images, cameras).world).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_a_matte_tells_what_colours_do_not() -> None:
+    """White before white: with a matte the scene is another one. Models that do not see mattes do not mind them."""
+    cameras, white = stacked(ring_cameras(1, SIZE), 1), torch.ones(1, 1, 3, SIZE, SIZE)
+    matte = torch.zeros(1, 1, 1, SIZE, SIZE)
+    matte[..., 4:12, 4:12] = 1
+    for sees in (False, True):
+        nerf = tiny_nerf(matte=sees)
+        told, untold, plain = (
+            nerf.encode(images, cameras) for images in (with_matte(white, matte), with_matte(white), white)
+        )
+        torch.testing.assert_close(untold.world, plain.world, rtol=0, atol=0)
+        torch.testing.assert_close(untold.volumes, plain.volumes, rtol=0, atol=0)
+        assert told.images.shape[2] == (4 if sees else 3)
+        for name in ("world", "volumes"):
+            assert torch.equal(getattr(told, name), getattr(plain, name)) is not sees
+        points = torch.rand(1, 50, 3) * 0.2
+        densities = [nerf.field(replace(plain, images=x.images), points)[0] for x in (told, plain)]
+        assert torch.equal(*densities) is not sees, "the field sees the matte where a point projects to"
 
 
 @torch.no_grad()

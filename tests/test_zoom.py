@@ -7,6 +7,7 @@ from tiny import ring_cameras, stacked
 from mvgenvs.cameras import Cameras
 from mvgenvs.nerf.model import ViewNeRF
 from mvgenvs.nerf.zoom import LARGEST, MARGIN, zoom
+from mvgenvs.views import UNKNOWN, with_matte
 
 SIZE = 64
 
@@ -73,3 +74,30 @@ def test_a_scene_does_not_depend_on_where_the_object_lies_in_the_frame() -> None
     assert torch.allclose(here.volumes, there.volumes, atol=1e-5)
     assert torch.allclose(here.cameras.K, there.cameras.K, atol=1e-3)
     assert torch.allclose(plain.images, here.images + 0.1, atol=1e-5), "noise is added to the crop"
+
+
+def test_white_parts_of_an_object_are_in_the_square_that_its_matte_fills() -> None:
+    """A dark square with a white part beside it, which only the matte knows of."""
+    images = torch.ones(1, 1, 3, SIZE, SIZE)
+    images[..., 20:30, 20:30] = 0.2
+    matte = torch.zeros(1, 1, 1, SIZE, SIZE)
+    matte[..., 20:30, 20:50] = 1
+    cameras = stacked(ring_cameras(1, SIZE), 1)
+    crops, of_crops = zoom(with_matte(images, matte), cameras)
+    assert of_crops.K[0, 0, 0, 0] == pytest.approx(float(cameras.K[0, 0, 0, 0]) * SIZE / (MARGIN * 30))
+    shown = (crops[0, 0, 3] > 0.5).nonzero()
+    assert (shown.amax(dim=0) - shown.amin(dim=0) + 1).tolist() == pytest.approx([10 * 1.855, 30 * 1.855], abs=1)
+    plain, _ = zoom(images, cameras)
+    unknown, _ = zoom(with_matte(images), cameras)
+    assert torch.equal(unknown[:, :, :3], plain), "an unknown matte changes nothing"
+    assert (unknown[:, :, 3] == UNKNOWN).all()
+
+
+def test_beyond_a_views_border_nobody_knows_whether_the_object_goes_on() -> None:
+    images = torch.ones(1, 1, 3, SIZE, SIZE)
+    images[..., 20:40, :4] = 0.2
+    matte = torch.zeros(1, 1, 1, SIZE, SIZE)
+    matte[..., 20:40, :4] = 1
+    crops, _ = zoom(with_matte(images, matte), stacked(ring_cameras(1, SIZE), 1))
+    assert (crops[0, 0, 3, :, 0] == UNKNOWN).all() and (crops[0, 0, :3, :, 0] == 1).all()
+    assert crops[0, 0, 3].max() == 1 and crops[0, 0, 3].min() == 0

@@ -56,9 +56,13 @@ def study(
     scenes: CachedScenes,
     num_objects: int,
     num_inputs: int = 1,
+    mattes: bool = True,
     on_object: Callable[[], object] = lambda: None,
 ) -> str:
-    """Writes geometry.json and .md, and returns the text. Raises `UserError` where the data have no depth or masks."""
+    """Writes geometry.json and .md, and returns the text. Known views come with their `mattes`, or without.
+
+    Raises `UserError` where the data have no depth or masks.
+    """
     chosen = [index * len(scenes.objects) // num_objects for index in range(num_objects)]
     found = []
     for index in chosen:
@@ -66,7 +70,9 @@ def study(
         if views.depth is None or views.mask is None:
             raise UserError(f"{scenes.objects[index].folder} has no depth or masks, which this study compares with")
         task = orbit(scenes.objects[index].view_ids, views.cameras, num_inputs)
-        found.append(object_figures(pipeline.nerf, views.select(task.inputs), views.select(task.targets)))
+        known = views.select(task.inputs)
+        known = known if mattes else replace(known, mask=None)
+        found.append(object_figures(pipeline.nerf, known, views.select(task.targets)))
         on_object()
     table = make_table(found)
     text = format_table(table, COLUMNS)
@@ -79,7 +85,7 @@ def study(
 def object_figures(nerf: ViewNeRF, known: ViewSet, truth: ViewSet) -> ObjectFigures:
     """Renders the targets from the known views, and compares."""
     device = next(nerf.parameters()).device
-    scene = nerf.encode(known.images[None].to(device), known.cameras.batched().to(device), find_empty=True)
+    scene = nerf.encode(known.rgba[None].to(device), known.cameras.batched().to(device), find_empty=True)
     seen = nerf.render(scene, truth.cameras.batched().to(device))
     rgb, depth, opacity = (x[0].cpu() for x in (seen.rgb.clamp(0, 1), seen.depth, seen.opacity))
     directions, start = (c / c.norm(dim=-1, keepdim=True) for c in (truth.cameras.centers, known.cameras.centers[:1]))

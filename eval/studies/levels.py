@@ -125,7 +125,7 @@ def look_round(pipeline: MultiViewPipeline, scenes: CachedScenes, number: int, s
     views = views.select(members).to(pipeline.device)
     images, cameras = views.images[None], views.cameras.batched()
     codec, nerf, denoiser = pipeline.codec, pipeline.nerf, pipeline.denoiser
-    rendering = nerf.render(nerf.encode(images[:, :1], cameras.select([0]), find_empty=True), cameras)
+    rendering = nerf.render(nerf.encode(views.rgba[None, :1], cameras.select([0]), find_empty=True), cameras)
     renders = encode_rendering(codec, rendering.rgb, denoiser.config.latent_size)
     seen = renders if denoiser.sees_render_latents else torch.zeros_like(renders)
     dropped = torch.ones(1, len(members), dtype=torch.bool, device=pipeline.device)

@@ -22,6 +22,7 @@ from mvgenvs.meshes.shaders import COLOUR_SHADER, DEPTH_SHADER, VERTEX_SHADER
 SUPERSAMPLE = 2  # pixels rendered per pixel and axis, each of `MULTISAMPLE` coverage samples
 MULTISAMPLE = 4
 SOLID = 0.95  # surfaces of at least this opacity are drawn first and hide what lies behind them
+SURFACE = 0.15  # the least opacity of what has a depth: windows have one, fading shadows have not
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +31,7 @@ class RenderedViews:
 
     images: UInt8[np.ndarray, "view h w 3"]  # RGB on white
     mask: UInt8[np.ndarray, "view h w"]  # the matte: how much of a pixel's light comes from the object, 0 to 255
-    depth: Float[
-        np.ndarray, "view h w"
-    ]  # z-depth at the pixel's centre of the first surface of opacity >= 1/2; 0 if none
+    depth: Float[np.ndarray, "view h w"]  # z-depth at the pixel's centre of the first `SURFACE`; 0 if there is none
 
 
 class Renderer:
@@ -119,6 +118,7 @@ class Renderer:
         program["clip_from_world"].write(_columns(clip))
         program["eye"].value = tuple(c2w[:3, 3])
         program["forward"].value = tuple(c2w[:3, 2])
+        program["surface_opacity"].value = SURFACE
         for draw in draws:
             draw.texture.use(0)
             draw.depth.render()

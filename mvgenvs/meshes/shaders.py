@@ -51,12 +51,13 @@ DEPTH_SHADER = """
 uniform sampler2D surface;
 uniform vec3 eye;
 uniform vec3 forward;
+uniform float surface_opacity;
 in vec3 world;
 in vec2 texel;
 in vec4 tint;
 out float depth;
 void main() {
-    if (tint.a * texture(surface, texel).a < 0.5) discard;
+    if (tint.a * texture(surface, texel).a < surface_opacity) discard;
     depth = dot(world - eye, forward);
 }
 """

@@ -56,12 +56,17 @@ class ImageEncoder(nn.Module):
     """
 
     def __init__(
-        self, widths: Sequence[int], volume_channels: int, volume_depth: int, decoder_width: int = DECODER_WIDTH
+        self,
+        widths: Sequence[int],
+        volume_channels: int,
+        volume_depth: int,
+        decoder_width: int = DECODER_WIDTH,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         stem, middle, deep = widths
         self.volume_depth = volume_depth
-        self.stem = nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(48, stem, 3, padding=1))
+        self.stem = nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(16 * in_channels, stem, 3, padding=1))
         self.stage1 = ResnetStage(stem, stem, 1)
         self.stage2 = nn.Sequential(nn.Conv2d(stem, middle, 3, stride=2, padding=1), ResnetStage(middle, middle, 2))
         self.stage3 = nn.Sequential(nn.Conv2d(middle, deep, 3, stride=2, padding=1), ResnetStage(deep, deep, 2))
@@ -74,7 +79,7 @@ class ImageEncoder(nn.Module):
         )
 
     def forward(
-        self, images: Float[Tensor, "n 3 h w"]
+        self, images: Float[Tensor, "n i h w"]
     ) -> tuple[Float[Tensor, "n c vh vw"], Float[Tensor, "n k d vh vw"]]:
         """Features and volumes of images in [0, 1], whose sides are multiples of 16."""
         fine = self.stage1(self.stem(images * 2 - 1))

@@ -26,7 +26,7 @@ class Scene:
     """
 
     volumes: Float[Tensor, "batch view c d h w"]
-    images: Float[Tensor, "batch view 3 ih iw"]
+    images: Float[Tensor, "batch view i ih iw"]  # RGB, and the matte where the model sees it
     cameras: Cameras
     num_mirrored: int = 0
     world: Float[Tensor, "batch k wd wh ww"] | None = None
@@ -63,11 +63,13 @@ class Field(nn.Module):
         world_extent: Sequence[float] = (0.32, 0.32, 0.52),
         density: str = "softplus",
         world_density: bool = False,
+        matte: bool = False,
     ) -> None:
         """`world_coordinates` feeds the encoded position to the MLP, which departs from GeNVS and helps posed data;
-        `source_colour` lets the field copy the known pixels that a point projects to. The world's volume, if it has
-        channels, spans the box of half sides `world_extent`; its last channel says how far to trust mirror images, and
-        the one before, with `world_density`, is a logit of matter, to which the MLP adds.
+        `source_colour` lets the field copy the known pixels that a point projects to, and with `matte` their mattes are
+        shown to it. The world's volume, if it has channels, spans the box of half sides `world_extent`; its last
+        channel says how far to trust mirror images, and the one before, with `world_density`, is a logit of matter, to
+        which the MLP adds.
         `density` is how the network's output becomes one: "softplus", or "exp", which reaches a hard surface sooner
         [Müller et al. 2022, arXiv 2201.05989].
         """
@@ -77,7 +79,9 @@ class Field(nn.Module):
         self.register_buffer("frequencies", math.pi * 2.0 ** torch.arange(octaves), persistent=False)
         self.density, self.world_density = density, world_density
         self.world_channels, self.world_extent = world_channels, tuple(world_extent)
-        inputs = channels + (3 + 6 * octaves) * world_coordinates + 3 * source_colour + max(0, world_channels - 1)
+        inputs = (
+            channels + (3 + 6 * octaves) * world_coordinates + (3 + matte) * source_colour + max(0, world_channels - 1)
+        )
         self.mlp = nn.Sequential(
             nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(),
             nn.Linear(hidden, 1 + features + source_colour),
@@ -118,7 +122,7 @@ class Field(nn.Module):
         density = level.clamp(max=MAX_LOG_DENSITY).exp() if self.density == "exp" else 10 * F.softplus(level - 1)
         colour = out[1:4].sigmoid()
         if self.source_colour:
-            colour = torch.lerp(colour, pixel, out[-1].sigmoid())
+            colour = torch.lerp(colour, pixel[:3], out[-1].sigmoid())
         return density, torch.cat([colour, out[4 : 1 + self.features]]).permute(1, 2, 0)
 
     def _of_world(

@@ -20,6 +20,7 @@ from mvgenvs.nerf.renderer import Bounds, RayRendering, background_features, box
 from mvgenvs.nerf.world import WorldVolume
 from mvgenvs.nerf.zoom import zoom
 from mvgenvs.precision import without_autocast
+from mvgenvs.views import with_matte
 
 CHUNK, CHUNK_ON_GPU = 2**17, 2**22  # samples; what they need stays in the third-level cache of a CPU
 CHUNK_IN_TRAINING = 2**19  # on a CPU, where each chunk costs a gradient of the size of all volumes
@@ -74,24 +75,29 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         world_density: bool = False,
         world_detail: int = 0,
         zoom_known: bool = False,
+        matte: bool = False,
     ) -> None:
         """`mirror_known` adds the mirror image of every known view, seen by its mirrored camera, to the known views:
         a prior for objects symmetric in x, as cars are, which shows the field a guess of the unseen side.
         `world_channels` adds a volume in the world, see `WorldVolume`, and nothing beyond its box is rendered then.
         `density` and `world_density` as in `Field`, `world_detail` as in `WorldVolume`. `zoom_known` crops known views
-        to their object.
+        to their object. With `matte` the networks see the mattes of known views as well, which tell white from air.
         """
         super().__init__()
         self.field = Field(
             volume_channels, features, hidden, near, far, fusion, world_coordinates, source_colour,
             world_channels=world_channels, world_extent=world_extent, density=density, world_density=world_density,
+            matte=matte,
         )  # fmt: skip
-        self.encoder = ImageEncoder(tuple(encoder_widths), self.field.volume_channels, volume_depth)
+        pixel_channels = 4 if matte else 3
+        self.encoder = ImageEncoder(
+            tuple(encoder_widths), self.field.volume_channels, volume_depth, in_channels=pixel_channels
+        )
         self.world = None
         if world_channels:
             self.world = WorldVolume(
                 DECODER_WIDTH, world_channels, world_widths, world_grid, world_extent,
-                detail=world_detail,
+                detail=world_detail, pixel_channels=pixel_channels,
             )  # fmt: skip
 
     @property
@@ -101,19 +107,21 @@ class ViewNeRF(ModelMixin, ConfigMixin):
 
     def encode(
         self,
-        images: Float[Tensor, "batch view 3 h w"],
+        images: Float[Tensor, "batch view c h w"],
         cameras: Cameras,
         find_empty: bool = False,
         noise: Float[Tensor, "batch view 3 h w"] | None = None,
     ) -> Scene:
-        """Lifts 1-3 known views, images in [0, 1] on white.
+        """Lifts 1-3 known views, images in [0, 1] on white, with or without mattes as a fourth channel (`with_matte`).
 
         `find_empty` also finds where the scene is empty, so that rendering it costs what is there: not for training.
-        `noise` is added to the images, once they are cropped.
+        `noise` is added to the colours, once they are cropped.
         """
+        images = with_matte(images)
         if self.config.zoom_known:
             images, cameras = zoom(images, cameras)
-        images = images if noise is None else images + noise
+        images = images if noise is None else torch.cat([images[:, :, :3] + noise, images[:, :, 3:]], dim=2)
+        images = images if self.config.matte else images[:, :, :3]
         num_mirrored = images.shape[1] if self.config.mirror_known else 0
         if num_mirrored:
             images, cameras = torch.cat([images, images.flip(-1)], dim=1), concatenate([cameras, cameras.mirrored()])

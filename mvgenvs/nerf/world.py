@@ -18,7 +18,6 @@ from mvgenvs.precision import without_autocast
 
 GROUPS = 16
 PIXEL_FEATURES, FINE_FEATURES = 32, 8  # of an image, where a voxel projects to
-SEEN = 3 + 1  # channels beside them: colour, and depth of the voxel in the view
 
 
 class VoxelBlock(nn.Module):
@@ -108,6 +107,7 @@ class WorldVolume(nn.Module):
         extent: Sequence[float] = (0.32, 0.32, 0.52),
         layers: int = 3,
         detail: int = 0,
+        pixel_channels: int = 3,
     ) -> None:
         """`grid` is the number of voxels along x, y and z, multiples of 4; `extent` is half of the box's sides. With
         `detail`, the fine voxels gather what views show at them as well, for convolutions of so many channels.
@@ -116,17 +116,18 @@ class WorldVolume(nn.Module):
         self.extent = tuple(extent)
         for name, sides in (("centers", grid), ("fine_centers", [2 * n for n in grid])):
             self.register_buffer(name, centers_of(sides) * torch.tensor(self.extent).view(3, 1, 1, 1), persistent=False)
+        seen = pixel_channels + 1  # beside the features: the pixel, and the voxel's depth in the view
         self.project = nn.Conv2d(image_channels, PIXEL_FEATURES, 1)
-        self.unet = VoxelUNet(2 * (PIXEL_FEATURES + SEEN) + 6, channels, widths, grid, layers)
+        self.unet = VoxelUNet(2 * (PIXEL_FEATURES + seen) + 6, channels, widths, grid, layers)
         self.detail = None
         if detail:
             self.project_fine = nn.Conv2d(image_channels, FINE_FEATURES, 1)
-            self.detail = VoxelDetail(2 * (FINE_FEATURES + SEEN), channels, detail)
+            self.detail = VoxelDetail(2 * (FINE_FEATURES + seen), channels, detail)
 
     def forward(
         self,
         features: Float[Tensor, "batch view c fh fw"],
-        images: Float[Tensor, "batch view 3 h w"],
+        images: Float[Tensor, "batch view i h w"],
         cameras: Cameras,
         num_mirrored: int,
         near: float,
@@ -157,12 +158,12 @@ def by_kind(seen: Float[Tensor, "batch view k n"], num_mirrored: int) -> Float[T
 def gather(
     points: Float[Tensor, "n 3"],
     features: Float[Tensor, "batch view c fh fw"],
-    images: Float[Tensor, "batch view 3 h w"],
+    images: Float[Tensor, "batch view i h w"],
     cameras: Cameras,
     near: float,
     far: float,
 ) -> Float[Tensor, "batch view k n"]:
-    """What each view shows at every point: its features and colours there, and how deep in the view it lies."""
+    """What each view shows at every point: its features and pixels there, and how deep in the view it lies."""
     coordinates = without_autocast(frustum_coordinates)(
         cameras, points.expand(len(images), -1, -1), near, far
     )  # (batch, view, n, 3)

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from mvgenvs.cameras import Cameras
 from mvgenvs.precision import without_autocast
+from mvgenvs.views import UNKNOWN
 
 BACKGROUND = 0.98  # what no channel of a pixel of the white background falls below
 MARGIN = 1.15  # the crop's side, in sides of the object's square
@@ -15,15 +16,19 @@ LARGEST = 3.0  # times that a view is enlarged
 
 @without_autocast
 def zoom(
-    images: Float[Tensor, "batch view 3 h w"], cameras: Cameras
-) -> tuple[Float[Tensor, "batch view 3 h w"], Cameras]:
+    images: Float[Tensor, "batch view c h w"], cameras: Cameras
+) -> tuple[Float[Tensor, "batch view c h w"], Cameras]:
     """Crops each view, on white, to a square around what is not white, and enlarges that to the view's size.
+
+    With a fourth channel, a matte, what is in the object's matte is in the square as well, white or not.
 
     Views without an object stay as they are. No gradients flow to the images.
     """
     with torch.no_grad():
         height, width = images.shape[-2:]
-        there = images.amin(dim=2) < BACKGROUND  # (batch, view, h, w)
+        there = images[:, :, :3].amin(dim=2) < BACKGROUND  # (batch, view, h, w)
+        if images.shape[2] == 4:
+            there |= images[:, :, 3] > UNKNOWN
         left, right = _ends(there.any(dim=-2))
         top, bottom = _ends(there.any(dim=-1))
         side = MARGIN * torch.maximum(right - left, bottom - top)
@@ -48,9 +53,12 @@ def _ends(there: Bool[Tensor, "batch view n"]) -> tuple[Float[Tensor, "batch vie
 
 
 def _cropped(
-    images: Float[Tensor, "batch view 3 h w"], start: Float[Tensor, "batch view 2"], scale: Float[Tensor, "batch view"]
-) -> Float[Tensor, "batch view 3 h w"]:
-    """Pixel (x, y) of the crop shows `start + (x, y) / scale` of the image; beyond its borders everything is white."""
+    images: Float[Tensor, "batch view c h w"], start: Float[Tensor, "batch view 2"], scale: Float[Tensor, "batch view"]
+) -> Float[Tensor, "batch view c h w"]:
+    """Pixel (x, y) of the crop shows `start + (x, y) / scale` of the image; beyond its borders everything is white.
+
+    Nobody knows whether the object goes on there.
+    """
     height, width = images.shape[-2:]
     theta = torch.zeros(*scale.shape, 2, 3, dtype=images.dtype, device=images.device)
     for axis, size in enumerate((width, height)):
@@ -58,5 +66,6 @@ def _cropped(
         theta[..., axis, 2] = (2 * start[..., axis] + size / scale) / size - 1
     flat = images.flatten(0, 1)
     grid = F.affine_grid(theta.flatten(0, 1), list(flat.shape), align_corners=False)
-    darkness = F.grid_sample(1 - flat, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return (1 - darkness).unflatten(0, images.shape[:2])
+    beyond = flat.new_tensor([1.0, 1.0, 1.0, UNKNOWN])[: flat.shape[1], None, None]
+    difference = F.grid_sample(beyond - flat, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return (beyond - difference).unflatten(0, images.shape[:2])

@@ -25,7 +25,7 @@ from mvgenvs.training.losses.denoising import DenoisingLoss
 from mvgenvs.training.losses.field import render_images, render_rays, rendering_losses, world_carving
 from mvgenvs.training.stopwatch import Stopwatch
 from mvgenvs.training.trainable import choose_trainable
-from mvgenvs.views import ViewSet
+from mvgenvs.views import UNKNOWN, ViewSet, with_matte
 
 
 @dataclass(frozen=True)
@@ -135,12 +135,19 @@ class Objective(nn.Module):
             return scene, *render_rays(self.nerf, scene, batch.views, draws, self.weights)
 
     def _lifted(self, batch: Batch, draws: Draws) -> Scene:
-        """Scenes of the known views; half of the sets get Gaussian noise of amplitude U(0, input_noise) [GeNVS]."""
+        """Scenes of the known views; half of the sets get Gaussian noise of amplitude U(0, input_noise) [GeNVS].
+
+        Some sets come without their mattes.
+        """
         known = batch.views.select(slice(0, batch.num_known))
         chance = draws.uniform(2)
         amplitude = torch.where(chance[:, 0] < 0.5, chance[:, 1] * self.weights.input_noise, 0.0)
         noise = amplitude[:, None, None, None, None] * draws.normal(*known.images.shape[1:])
-        return self.nerf.encode(known.images, known.cameras, self.skips_air, noise)
+        images = known.images
+        if self.nerf.config.matte and known.mask is not None:
+            told = draws.uniform(1)[:, :, None, None, None] >= self.weights.drop_matte
+            images = with_matte(images, torch.where(told, known.mask, UNKNOWN))
+        return self.nerf.encode(images, known.cameras, self.skips_air, noise)
 
     def _reconstruction(self, views: ViewSet, draws: Draws) -> Float[Tensor, ""]:
         images = rearrange(views.images, "b v c h w -> (b v) c h w")

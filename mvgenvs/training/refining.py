@@ -137,7 +137,7 @@ def made_views(accelerator: Accelerator, scenes: CachedScenes, config: TrainConf
         known, targets = views.select([0]), views.select(slice(1, None))
         generator = torch.Generator().manual_seed(index)
         out = pipeline(
-            known.images[None], known.cameras.batched(), targets.cameras.batched(), generator=generator, **sampling
+            known.rgba[None], known.cameras.batched(), targets.cameras.batched(), generator=generator, **sampling
         )
         picture = tile(torch.cat([out.images[0], targets.images]).float().cpu(), columns=settings.views)
         atomically(path(index), lambda partial: write_png(partial, picture))

@@ -54,7 +54,7 @@ def validate(parts: Parts, config: TrainConfig, step: int) -> dict[str, float]:
         figures.setdefault("codec", []).append(_psnr(codec_out, targets.images))
         if "codec" not in config.run.train or config.loss.refine:
             out = pipeline(
-                known.images[None], known.cameras.batched(), targets.cameras.batched(),
+                known.rgba[None], known.cameras.batched(), targets.cameras.batched(),
                 generator=generator, **sampling,
             )  # fmt: skip
             rows.append(("nerf", out.renders[0].cpu()))

@@ -21,7 +21,7 @@ from mvgenvs.data.opencars.packages import fetch, unpack, version
 from mvgenvs.data.opencars.repaint import repainted
 from mvgenvs.data.srn_writer import PARTIAL, check_object, clear_partial, write_object
 from mvgenvs.errors import UserError
-from mvgenvs.meshes.renderer import Renderer
+from mvgenvs.meshes.renderer import SURFACE, Renderer
 from mvgenvs.trajectories import random_views, srn_spiral
 
 
@@ -39,6 +39,10 @@ class Recipe:
     count: int = 0  # of objects, where they are made and not found
     focal: float = 0.0  # pixels; 0 is SRN's, 131.25 for a size of 128
     spiral: int = 251  # views of objects held out; 64 and 104 are the ones that the SRN protocol takes as input
+    surface: float = SURFACE  # the least opacity of what has a depth
+
+
+OF_OLD_FOLDERS = {"surface": 0.5}  # what a recipe that does not say so was made with
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,8 @@ def _claim(index: Path, recipe: Recipe) -> list[str]:
         _write_json(index, {"recipe": mine, "objects": []})
     try:
         content = json.loads(index.read_text())
-        theirs, objects = asdict(Recipe()) | dict(content["recipe"]), [str(name) for name in content["objects"]]
+        theirs = asdict(Recipe()) | OF_OLD_FOLDERS | dict(content["recipe"])
+        objects = [str(name) for name in content["objects"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{index} is damaged: delete it, or choose another --output folder") from error
     for key in ("repaint", "count"):  # further variants and objects change nothing of what is there
