@@ -22,6 +22,7 @@ from mvgenvs.training import checkpoint, loop
 from mvgenvs.training.draws import Draws
 from mvgenvs.training.losses.field import render_images
 from mvgenvs.training.objective import Objective
+from mvgenvs.training.validation import geometry_figures
 from mvgenvs.views import UNKNOWN, stack
 
 REPO = Path(__file__).parents[1]
@@ -230,6 +231,19 @@ def test_codec_field_and_denoiser_are_stages(tmp_path: Path) -> None:
             assert {name.split(".")[0] for name in a if not torch.equal(a[name], b[name])} == {part}
         before = run
     assert set(stages) == set(PARTS)
+
+
+def test_validation_tells_silhouettes_and_depth() -> None:
+    truth = ray_cast(toy_car(0), ring_cameras(2))
+    farther = torch.where(truth.depth > 0, truth.depth + 0.1, 0.0)
+    found = geometry_figures(farther, truth)
+    assert found["nerf_iou"] == pytest.approx(1, abs=0.02)  # of a matte, some pixels at the edges have half
+    assert found["nerf_depth_error"] == pytest.approx(0.1, abs=1e-5)
+    half = farther.clone()
+    half[1] = 0
+    assert 0.3 < geometry_figures(half, truth)["nerf_iou"] < 0.7
+    assert geometry_figures(half, truth)["nerf_depth_error"] == pytest.approx(0.1, abs=1e-5)
+    assert geometry_figures(farther, replace(truth, depth=None)) == {}
 
 
 @pytest.mark.parametrize(("odds", "shares"), [(0.0, {0.0}), (1.0, {1.0}), (0.5, {0.0, 1.0})])

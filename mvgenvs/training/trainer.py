@@ -92,7 +92,7 @@ def train(config: TrainConfig, resume: bool) -> int:
                 with checkpoint.ema_weights(ema, parts):
                     metrics = validate(parts, config, report.step)
                 accelerator.log({f"val/{name}": value for name, value in metrics.items()}, step=report.step)
-                bar.write(f"step {report.step}: " + ", ".join(f"{name} {value:.2f}" for name, value in metrics.items()))
+                bar.write(f"step {report.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
             if stop:
                 bar.write(f"stopped by {', '.join(stopped)} after step {report.step}; continue with --resume auto")
                 break

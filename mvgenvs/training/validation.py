@@ -13,6 +13,7 @@ from mvgenvs.media import contact_sheet, write_png
 from mvgenvs.parts import Parts
 from mvgenvs.pipeline import MultiViewPipeline
 from mvgenvs.training.refining import sampling_options
+from mvgenvs.views import ViewSet
 
 NUM_TARGETS = 7
 
@@ -27,10 +28,11 @@ def training_images(scenes: Scenes, views_per_object: int = 10, most: int = 1000
 
 
 def validate(parts: Parts, config: TrainConfig, step: int) -> dict[str, float]:
-    """Samples views of validation objects, writes a sheet, and returns mean PSNRs in dB.
+    """Samples views of validation objects, writes a sheet, and returns mean figures.
 
-    `codec` compares the codec's reconstructions with the true views, `nerf` the NeRF's RGB, `samples` the samples;
-    only what the stage can say something about is computed.
+    PSNRs in dB: `codec` compares the codec's reconstructions with the true views, `nerf` the NeRF's RGB, `samples` the
+    samples; and the NeRF's geometry as in `geometry_figures`, where the data have mattes and depth. Only what the stage
+    can say something about is computed.
     """
     scenes = open_scenes(
         Path(config.data.root), "val", config.data.size, config.data.category, config.data.fit_captures
@@ -59,11 +61,23 @@ def validate(parts: Parts, config: TrainConfig, step: int) -> dict[str, float]:
             )  # fmt: skip
             rows.append(("nerf", out.renders[0].cpu()))
             figures.setdefault("nerf", []).append(_psnr(out.renders[0].cpu(), targets.images))
+            for name, value in geometry_figures(out.depth[0].cpu(), targets).items():
+                figures.setdefault(name, []).append(value)
             if sampled:
                 rows.append(("samples", out.images[0].cpu()))
                 figures.setdefault("samples", []).append(_psnr(out.images[0].cpu(), targets.images))
     write_png(Path(config.run.output) / f"validation-{step:06d}.png", contact_sheet(rows))
     return {name: float(np.mean(values)) for name, values in figures.items()}
+
+
+def geometry_figures(depth: Float[Tensor, "view 1 h w"], truth: ViewSet) -> dict[str, float]:
+    """Of rendered z-depth, 0 where nothing is hit: IoU of silhouettes, and the mean error where both hit something."""
+    if truth.mask is None or truth.depth is None:
+        return {}
+    solid, there = depth > 0, truth.mask > 0.5
+    both = solid & (truth.depth > 0)
+    error = (depth - truth.depth).abs()[both].mean().item() if both.any() else float("nan")
+    return {"nerf_iou": ((solid & there).sum() / (solid | there).sum()).item(), "nerf_depth_error": error}
 
 
 def _psnr(images: Float[Tensor, "n 3 h w"], truth: Float[Tensor, "n 3 h w"]) -> float:
