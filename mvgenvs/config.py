@@ -131,6 +131,8 @@ class NerfConfig:
     """crop known views to their object, so that all their pixels show it"""
     matte: bool = False
     """see the mattes of known views, which tell white paint from the background"""
+    visibility: bool = False
+    """tell the field what each known view sees and what is hidden from it, by world_density"""
 
 
 @dataclass(frozen=True)

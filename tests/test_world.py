@@ -120,9 +120,9 @@ def tiny_nerf(**options: object) -> ViewNeRF:
     return ViewNeRF(**(shape | world | options))
 
 
-@pytest.mark.parametrize("matte", [False, True])
-def test_every_parameter_learns(matte: bool) -> None:
-    nerf = tiny_nerf(density="exp", world_detail=4, world_density=True, zoom_known=True, matte=matte)
+@pytest.mark.parametrize("options", [{}, {"matte": True, "visibility": True}])
+def test_every_parameter_learns(options: dict[str, bool]) -> None:
+    nerf = tiny_nerf(density="exp", world_detail=4, world_density=True, zoom_known=True, **options)
     nn.init.normal_(nerf.world.detail.leave.weight, std=0.1)  # which starts at zero
     cameras = stacked(ring_cameras(3, SIZE), 2)
     scene = nerf.encode(torch.rand(2, 1, 4, SIZE, SIZE), cameras.select([0]))

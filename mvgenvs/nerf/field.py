@@ -64,12 +64,14 @@ class Field(nn.Module):
         density: str = "softplus",
         world_density: bool = False,
         matte: bool = False,
+        visibility: bool = False,
     ) -> None:
         """`world_coordinates` feeds the encoded position to the MLP, which departs from GeNVS and helps posed data;
         `source_colour` lets the field copy the known pixels that a point projects to, and with `matte` their mattes are
         shown to it. The world's volume, if it has channels, spans the box of half sides `world_extent`; its last
         channel says how far to trust mirror images, and the one before, with `world_density`, is a logit of matter, to
-        which the MLP adds.
+        which the MLP adds. With `visibility`, the last but one channel of the frustum volumes says what each view sees:
+        the MLP hears of it, and views count for less where they see nothing.
         `density` is how the network's output becomes one: "softplus", or "exp", which reaches a hard surface sooner
         [Müller et al. 2022, arXiv 2201.05989].
         """
@@ -78,10 +80,10 @@ class Field(nn.Module):
         self.fusion, self.world_coordinates, self.source_colour = fusion, world_coordinates, source_colour
         self.register_buffer("frequencies", math.pi * 2.0 ** torch.arange(octaves), persistent=False)
         self.density, self.world_density = density, world_density
+        self.occlusion = nn.Parameter(torch.zeros(())) if visibility else None
         self.world_channels, self.world_extent = world_channels, tuple(world_extent)
-        inputs = (
-            channels + (3 + 6 * octaves) * world_coordinates + (3 + matte) * source_colour + max(0, world_channels - 1)
-        )
+        of_views = channels + visibility + (3 + matte) * source_colour
+        inputs = of_views + (3 + 6 * octaves) * world_coordinates + max(0, world_channels - 1)
         self.mlp = nn.Sequential(
             nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(),
             nn.Linear(hidden, 1 + features + source_colour),
@@ -97,8 +99,10 @@ class Field(nn.Module):
     ) -> tuple[Float[Tensor, "batch n"], Float[Tensor, "batch n f"]]:
         """Density (1 / world unit) and features, the first three of which are RGB in [0, 1]."""
         coordinates = frustum_coordinates(scene.cameras, points, self.near, self.far)
-        sampled = sample_volumes(scene.volumes, coordinates)  # (batch, view, n, channels + 1)
+        sampled = sample_volumes(scene.volumes, coordinates)  # (batch, view, n, channels + 1 or 2)
         values, logits = sampled[..., :-1], sampled[..., -1]
+        if self.occlusion is not None:
+            logits = logits + self.occlusion * values[..., -1]
         world = None if scene.world is None else self._of_world(scene.world, points)  # (batch, n, k)
         if world is not None and scene.num_mirrored:
             trust = torch.zeros_like(logits)

@@ -17,6 +17,7 @@ from mvgenvs.nerf.encoder import DECODER_WIDTH, ImageEncoder
 from mvgenvs.nerf.field import Field, Scene
 from mvgenvs.nerf.occupancy import Occupancy, find_occupancy
 from mvgenvs.nerf.renderer import Bounds, RayRendering, background_features, box_bounds, render_rays
+from mvgenvs.nerf.visibility import visibility
 from mvgenvs.nerf.world import WorldVolume
 from mvgenvs.nerf.zoom import zoom
 from mvgenvs.precision import without_autocast
@@ -76,18 +77,20 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         world_detail: int = 0,
         zoom_known: bool = False,
         matte: bool = False,
+        visibility: bool = False,
     ) -> None:
         """`mirror_known` adds the mirror image of every known view, seen by its mirrored camera, to the known views:
         a prior for objects symmetric in x, as cars are, which shows the field a guess of the unseen side.
         `world_channels` adds a volume in the world, see `WorldVolume`, and nothing beyond its box is rendered then.
         `density` and `world_density` as in `Field`, `world_detail` as in `WorldVolume`. `zoom_known` crops known views
         to their object. With `matte` the networks see the mattes of known views as well, which tell white from air.
+        `visibility` tells the field which points a known view sees, by `world_density`.
         """
         super().__init__()
         self.field = Field(
             volume_channels, features, hidden, near, far, fusion, world_coordinates, source_colour,
             world_channels=world_channels, world_extent=world_extent, density=density, world_density=world_density,
-            matte=matte,
+            matte=matte, visibility=visibility,
         )  # fmt: skip
         pixel_channels = 4 if matte else 3
         self.encoder = ImageEncoder(
@@ -132,8 +135,19 @@ class ViewNeRF(ModelMixin, ConfigMixin):
             near, far = self.config.near, self.config.far
             seen = features.unflatten(0, images.shape[:2])
             world = self.world(seen, images, cameras, num_mirrored, near, far).to(images.dtype)
+        if world is not None and self.config.visibility:
+            volumes = self._with_visibility(volumes, world, cameras)
         scene = Scene(volumes, images, cameras, num_mirrored, world)
         return replace(scene, occupancy=self.occupancy(scene)) if find_empty else scene
+
+    def _with_visibility(
+        self, volumes: Float[Tensor, "batch view c d h w"], world: Float[Tensor, "batch k wd wh ww"], cameras: Cameras
+    ) -> Float[Tensor, "batch view e d h w"]:
+        """One channel more before the last one: what each view sees, see `visibility`."""
+        near, far, shape = self.config.near, self.config.far, volumes.shape[-3:]
+        seen = visibility(world[:, -2].float(), self.config.world_extent, cameras, near, far, tuple(shape))
+        together = volumes.movedim(2, -1)  # the channels of a voxel lie together, and are to stay so
+        return torch.cat([together[..., :-1], seen[..., None].to(volumes.dtype), together[..., -1:]], -1).movedim(-1, 2)
 
     def bounds(self, origins: Float[Tensor, "batch ray 3"], directions: Float[Tensor, "batch ray 3"]) -> Bounds:
         """The part of each ray that lies in the scene's sphere, and in the world volume's box if there is one."""

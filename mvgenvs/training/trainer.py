@@ -110,8 +110,10 @@ def check(config: TrainConfig) -> None:
     others = (*loss.of_field, loss.reconstruction, loss.denoise)
     if not any((*others, loss.refine)):
         raise UserError("there is nothing to learn: give a loss a weight, such as loss.denoise 1")
-    if loss.carving and not (config.nerf.world_channels and config.nerf.world_density):
-        raise UserError("loss.carving teaches the world volume's density: give nerf.world_channels and world_density")
+    if not (config.nerf.world_channels and config.nerf.world_density):
+        for name, wanted in (("loss.carving", loss.carving), ("nerf.visibility", config.nerf.visibility)):
+            if wanted:
+                raise UserError(f"{name} needs a world volume with a density: nerf.world_channels and world_density")
     if loss.refine:
         check_refining(config, others)
     if config.data.renderings:
