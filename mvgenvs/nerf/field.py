@@ -14,6 +14,7 @@ from mvgenvs.nerf.mlp import blockwise_mlp
 from mvgenvs.nerf.occupancy import Occupancy
 from mvgenvs.nerf.volume import frustum_coordinates, sample_images, sample_volumes
 
+UNSEEN = 0.01  # how much a view counts for points that are hidden from it, where one that sees them counts 1
 LOGIT_SLOPE = 2.0  # of the log density, in the world's logit of matter
 MAX_LOG_DENSITY = 8.0  # a surface that swallows 95% of the light within a thousandth of the object's size
 
@@ -71,7 +72,7 @@ class Field(nn.Module):
         shown to it. The world's volume, if it has channels, spans the box of half sides `world_extent`; its last
         channel says how far to trust mirror images, and the one before, with `world_density`, is a logit of matter, to
         which the MLP adds. With `visibility`, the last but one channel of the frustum volumes says what each view sees:
-        the MLP hears of it, and views count for less where they see nothing.
+        views count for what they see, and pixels are not copied to where no view sees anything.
         `density` is how the network's output becomes one: "softplus", or "exp", which reaches a hard surface sooner
         [Müller et al. 2022, arXiv 2201.05989].
         """
@@ -80,7 +81,7 @@ class Field(nn.Module):
         self.fusion, self.world_coordinates, self.source_colour = fusion, world_coordinates, source_colour
         self.register_buffer("frequencies", math.pi * 2.0 ** torch.arange(octaves), persistent=False)
         self.density, self.world_density = density, world_density
-        self.occlusion = nn.Parameter(torch.zeros(())) if visibility else None
+        self.visibility = visibility
         self.world_channels, self.world_extent = world_channels, tuple(world_extent)
         of_views = channels + visibility + (3 + matte) * source_colour
         inputs = of_views + (3 + 6 * octaves) * world_coordinates + max(0, world_channels - 1)
@@ -101,8 +102,8 @@ class Field(nn.Module):
         coordinates = frustum_coordinates(scene.cameras, points, self.near, self.far)
         sampled = sample_volumes(scene.volumes, coordinates)  # (batch, view, n, channels + 1 or 2)
         values, logits = sampled[..., :-1], sampled[..., -1]
-        if self.occlusion is not None:
-            logits = logits + self.occlusion * values[..., -1]
+        if self.visibility:
+            logits = logits + (values[..., -1] + UNSEEN).log()
         world = None if scene.world is None else self._of_world(scene.world, points)  # (batch, n, k)
         if world is not None and scene.num_mirrored:
             trust = torch.zeros_like(logits)
@@ -115,7 +116,8 @@ class Field(nn.Module):
             rows.append(self._encoded(points))
         if self.source_colour:
             pixel = _weighted_sum(weights[:, :, None], sample_images(scene.images, coordinates)).transpose(0, 1)
-            rows.append(pixel)
+            shown = fused[..., -1] if self.visibility else torch.ones_like(fused[..., -1])  # (batch, n), of the point
+            rows.append(torch.cat([pixel[:3] * shown, pixel[3:]]))
         columns = fused if world is None else torch.cat([fused, world[..., :-1]], dim=-1)
         out = blockwise_mlp(self.mlp, columns.flatten(0, 1), torch.cat(rows).flatten(1))
         out = out.unflatten(1, points.shape[:2])
@@ -126,7 +128,7 @@ class Field(nn.Module):
         density = level.clamp(max=MAX_LOG_DENSITY).exp() if self.density == "exp" else 10 * F.softplus(level - 1)
         colour = out[1:4].sigmoid()
         if self.source_colour:
-            colour = torch.lerp(colour, pixel[:3], out[-1].sigmoid())
+            colour = torch.lerp(colour, pixel[:3], out[-1].sigmoid() * shown)
         return density, torch.cat([colour, out[4 : 1 + self.features]]).permute(1, 2, 0)
 
     def _of_world(
