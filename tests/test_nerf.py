@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
-import naive_nerf
 import pytest
 import torch
 from tiny import ring_cameras, stacked, tiny_parts
@@ -16,6 +16,7 @@ from mvgenvs.nerf.chunks import map_chunks
 from mvgenvs.nerf.field import Scene
 from mvgenvs.nerf.mlp import BLOCK, blockwise_mlp
 from mvgenvs.nerf.model import ViewNeRF
+from mvgenvs.nerf.reference import render_plainly
 from mvgenvs.nerf.renderer import (
     box_bounds,
     composite_weights,
@@ -277,7 +278,7 @@ def test_rendered_images_equal_their_rays(nerf):
 
 @pytest.mark.parametrize(("known", "matte"), [([1], True), ([0, 1, 2], False)])
 @torch.no_grad()
-def test_the_rendering_is_the_naive_one(known, matte):
+def test_the_rendering_is_the_plain_one(known, matte):
     """1 and 3 known views, four views of 64 x 64, 64 + 64 samples: eight rows of two of them by the plain way."""
     nerf = ViewNeRF(**{**tiny_parts().nerf.config, "matte": matte})
     nerf.register_to_config(num_coarse=64, num_fine=64)
@@ -287,22 +288,37 @@ def test_the_rendering_is_the_naive_one(known, matte):
     for view, top in ((0, 8), (3, 28)):
         K = cameras.K[[view]].clone()
         K[:, 1, 2] -= top
-        plain = naive_nerf.render(nerf, scene, Cameras(cameras.c2w[[view]], K, (8, 64)), 64, 64)
+        plain = render_plainly(nerf, scene, Cameras(cameras.c2w[[view]], K, (8, 64)), 64, 64)
         torch.testing.assert_close(ours[[view], :, top : top + 8], plain, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
+def test_the_rendering_with_a_volume_in_the_world_is_the_plain_one():
+    """As the bundled model has it: a density of its own, trust in mirror images, a box, and densities by exp."""
+    torch.manual_seed(0)
+    nerf = ViewNeRF(
+        (16, 16, 16), volume_depth=4, density="exp", world_channels=9, world_widths=(16, 16, 32), world_grid=(8, 8, 8),
+        world_density=True, world_detail=4, num_coarse=8, num_fine=8,
+    )  # fmt: skip
+    scene, cameras = known_scene(nerf, [0, 1]), ring_cameras(2, size=16)
+    scene = replace(scene, world=torch.randn(scene.world.shape))
+    rendering = nerf.render(scene, cameras.batched())
+    ours = torch.cat([rendering.features, rendering.opacity], dim=2)[0]
+    torch.testing.assert_close(ours, render_plainly(nerf, scene, cameras, 8, 8), atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
 def test_a_mean_of_the_outputs_of_one_view_is_the_output_of_the_mean():
-    """The naive field of the earlier code, the MLP of each view, is ours where there is one view and no mirror."""
+    """The MLP of each view, as in genvs_unofficial, is ours where there is one view and no mirror image."""
     torch.manual_seed(0)
     nerf = ViewNeRF((16, 16, 16), volume_depth=4, mirror_known=False)
     scene, camera = known_scene(nerf, [1]), ring_cameras(1, size=16)
-    plain = naive_nerf.render(nerf, scene, camera, 16, 16, fuse="outputs")
+    plain = render_plainly(nerf, scene, camera, 16, 16, fuse="outputs")
     torch.testing.assert_close(nerf.render(scene, camera.batched()).features[0], plain[:, :16], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("kept", [0, 10**9])
-def test_the_gradients_are_the_naive_ones(kept, monkeypatch):
+def test_the_gradients_are_the_plain_ones(kept, monkeypatch):
     """In double precision; whether the chunks are kept for the backward pass or rendered again."""
     monkeypatch.setattr(model_module, "KEPT_SAMPLES", kept)
     nerf = tiny_parts().nerf
@@ -311,7 +327,7 @@ def test_the_gradients_are_the_naive_ones(kept, monkeypatch):
     known, target = (Cameras(c.c2w.double(), c.K.double(), c.hw) for c in (views.cameras, ring_cameras(1, size=16)))
     scene = Scene(views.volumes.detach().double().requires_grad_(), views.images.double(), known)
     rendering = nerf.render(scene, target.batched(), chunk=300)
-    ours, plain = rendering.features[0], naive_nerf.render(nerf, scene, target, 4, 4)[:, :16]
+    ours, plain = rendering.features[0], render_plainly(nerf, scene, target, 4, 4)[:, :16]
     weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     wanted = [scene.volumes, *nerf.field.parameters()]
     gradients = [torch.autograd.grad((x * weights).sum(), wanted) for x in (ours, plain)]
