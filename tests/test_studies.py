@@ -12,10 +12,11 @@ from eval.instruments import Instruments
 from eval.metrics import psnr
 from eval.protocols import ORBIT_TARGETS
 from eval.studies import plans, steps
-from eval.studies.renders import rendered_once
+from eval.studies.cached_nerf import CachedNeRF
 from eval.studies.trials import REFERENCES, Trial, run_trials
 from mvgenvs.errors import UserError
 from mvgenvs.folders import OwnFolder
+from mvgenvs.nerf.model import ViewNeRF
 from mvgenvs.pipeline import MultiViewPipeline
 
 
@@ -63,29 +64,46 @@ def words(data, checkpoint, tmp_path):
     ]  # fmt: skip
 
 
-def test_renderings_are_made_once_and_are_the_same(checkpoint, monkeypatch):
-    nerf, cameras = MultiViewPipeline.from_pretrained(checkpoint).nerf, ring_cameras(3)
+@pytest.fixture
+def rendered(monkeypatch) -> list[int]:
+    """The number of cameras of each rendering that is computed."""
+    counted: list[int] = []
+    render = ViewNeRF.render
+    monkeypatch.setattr(ViewNeRF, "render", lambda *args: counted.append(args[2].num_views) or render(*args))
+    return counted
+
+
+def test_renderings_are_made_once_and_are_the_same(checkpoint, rendered):
+    plain, cameras = MultiViewPipeline.from_pretrained(checkpoint).nerf, ring_cameras(3)
+    nerf = CachedNeRF.of(plain)
     images = torch.rand(1, 1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     known, other = cameras.select([0]).batched(), images.flip(-1)
-    expected = nerf.render(nerf.encode(images, known), cameras.select([1]).batched()).features
-    rendered: list[int] = []
-    render = nerf.render
-    monkeypatch.setattr(nerf, "render", lambda *args: rendered.append(1) or render(*args))
-    with rendered_once(nerf, images) as recalled:
+    expected = plain.render(plain.encode(images, known), cameras.select([1]).batched()).features
+    rendered.clear()
+    with nerf.caching(images) as cache:
         for view in (1, 2, 1, 1):
             looked = nerf.render(nerf.encode(images.clone(), known), cameras.select([view]).batched())
         assert torch.equal(looked.features, expected)
         assert len(rendered) == 2
-        assert recalled.seconds > 0
-        spared = recalled.seconds
+        assert cache.seconds_saved > 0
+        saved = cache.seconds_saved
         for _ in range(2):
             assert not torch.equal(
                 nerf.render(nerf.encode(other, known), cameras.select([1]).batched()).features, expected
             )
         assert len(rendered) == 4, "scenes of other images are not kept"
-        assert recalled.seconds == spared
+        assert cache.seconds_saved == saved
     nerf.render(nerf.encode(images, known), cameras.select([1]).batched())
     assert len(rendered) == 5, "and outside nothing is"
+
+
+def test_trials_share_the_renderings(words, calls, rendered, monkeypatch):
+    """The pipeline gives known views to the NeRF with their mattes, which are recognised too."""
+    monkeypatch.setattr(steps, "GRID", {"euler": ((1, 5), {})})
+    monkeypatch.setattr(steps, "REFERENCE", "euler, 5 steps")
+    study.main(words("steps", "--num-objects", "1"))
+    assert len(calls) == 3, "the NeRF alone and two trials"
+    assert sum(rendered) == steps.VIEWS + 1, "each target once, and the input, which is an anchor"
 
 
 def test_few_steps(words, calls, monkeypatch, tmp_path, capsys):

@@ -6,14 +6,16 @@ once, with anchors and without, with renderings and without.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from unittest import mock
+from typing import Any
 
 import numpy as np
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from eval import plots
@@ -152,13 +154,14 @@ def denoised_error(
     sigma[:, len(new) :].clamp_(max=ANCHOR_LEVELS[way.anchor_level])
     conditions = (shown.conditions if way.rendered else shown.dropped).select(members)
     xt, each = x0 + sigma[..., None, None, None] * noise, concatenate_conditions([conditions] * len(SIGMAS), dim=0)
-    denoise = pipeline.denoiser
-    if way.network:
-        made = denoise(xt, sigma, each, joint=way.joint, num_anchors=len(anchors))
-    else:
-        with mock.patch.object(denoise, "attend", lambda *_: torch.zeros_like(xt)):
-            made = denoise(xt, sigma, each)
+    with nullcontext() if way.network else pipeline.denoiser.unet.register_forward_hook(_zeroed):
+        made = pipeline.denoiser(xt, sigma, each, joint=way.joint, num_anchors=len(anchors))
     return _rmse(made[:, : len(new)], x0[:, : len(new)])
+
+
+def _zeroed(unet: nn.Module, inputs: Any, output: UNet2DConditionOutput) -> UNet2DConditionOutput:
+    """A forward hook: the output of an untrained UNet, whose last layer is zero."""
+    return UNet2DConditionOutput(sample=torch.zeros_like(output.sample))
 
 
 def _rmse(a: Float[Tensor, "#set view c h w"], b: Float[Tensor, "#set view c h w"]) -> Float[Tensor, "set view"]:

@@ -24,7 +24,7 @@ from eval.objects import angles_to_nearest, sample_seed
 from eval.protocols import orbit
 from eval.provenance import truth_sha256
 from eval.records import Figures, Record, RunFolder, Settings, claim_run, folder_name
-from eval.studies.renders import clock, rendered_once
+from eval.studies.cached_nerf import CachedNeRF, clock, with_cached_nerf
 from eval.summary import curve, mean_of_present
 from mvgenvs.data.stored import CachedScenes
 from mvgenvs.errors import UserError
@@ -105,35 +105,31 @@ def run_trials(study: Study, trials: Sequence[Trial]) -> None:
         claim_run(study.own, study.folder(trial), RunFolder.names(study.names))
         study.folder(trial).check(study.settings_of(trial))
     todo = [[trial for trial in trials if not study.folder(trial).has(name)] for name in study.names]
+    pipeline, nerf = with_cached_nerf(study.pipeline)
     with tqdm(total=sum(map(len, todo)), desc="sampling", bar_format=BAR, smoothing=0) as progress:
         for number, missing in enumerate(todo):
             if missing:
-                _run_object(study, number, missing, progress)
+                _run_object(study, pipeline, nerf, number, missing, progress)
 
 
-def _run_object(study: Study, number: int, trials: Sequence[Trial], progress: tqdm) -> None:
-    item, pipeline = study.scenes.objects[number], study.pipeline
-    views = study.scenes.read(number).view_set()
+def _run_object(
+    study: Study, pipeline: MultiViewPipeline, nerf: CachedNeRF, number: int, trials: Sequence[Trial], progress: tqdm
+) -> None:
+    """Makes and measures the views of one object by each of the trials, which share its renderings."""
+    item, views = study.scenes.objects[number], study.scenes.read(number).view_set()
     try:
         task = orbit(item.view_ids, views.cameras)
     except UserError as error:
         raise UserError(f"{item.folder}: {error}") from error
     chosen = [task.targets[position] for position in study.choose(number)]
     known, targets = views.select(task.inputs), views.select(chosen)
-    seed, now = sample_seed(study.settings.seed, item.name, 0), clock(pipeline.device)
-    on_device = known.to(pipeline.device)
-    with rendered_once(pipeline.nerf, on_device.images[None]) as recalled:
+    now = clock(pipeline.device)
+    with nerf.caching(known.rgba[None].to(pipeline.device)) as cache:
         for trial in trials:
             progress.set_postfix_str(f"{item.name}, {trial.name}")
-            started, spared = now(), recalled.seconds
-            if trial.method == TRUTH:
-                images = targets.images
-            else:
-                sampling = study.settings.sampling | trial.sampling
-                cameras = targets.cameras.to(pipeline.device)
-                ((_, samples),) = predictions(pipeline, on_device, cameras, [trial.method], sampling, [seed])
-                images = rounded_to_8_bits(samples[0])
-            seconds = now() - started + recalled.seconds - spared
+            started, saved = now(), cache.seconds_saved
+            images = _sampled(study, pipeline, trial, known, targets, item.name)
+            seconds = now() - started + cache.seconds_saved - saved  # as if nothing had been kept
             record = Record(
                 object=item.name,
                 family=item.family,
@@ -148,6 +144,21 @@ def _run_object(study: Study, number: int, trials: Sequence[Trial], progress: tq
             folder.claim(study.settings_of(trial))
             folder.write(record, {})
             progress.update()
+
+
+def _sampled(
+    study: Study, pipeline: MultiViewPipeline, trial: Trial, known: ViewSet, targets: ViewSet, name: str
+) -> Float[Tensor, "view 3 h w"]:
+    """The views that a trial makes of the object `name`, rounded to 8 bits; the true ones where it is the truth."""
+    if trial.method == TRUTH:
+        return targets.images
+    device = pipeline.device
+    sampling = study.settings.sampling | trial.sampling
+    seeds = [sample_seed(study.settings.seed, name, 0)]
+    ((_, samples),) = predictions(
+        pipeline, known.to(device), targets.cameras.to(device), [trial.method], sampling, seeds
+    )
+    return rounded_to_8_bits(samples[0])
 
 
 def _figures(
