@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mvgenvs.errors import OneSentenceParser, UserError, number, whole_number
 
-# Repeated from `instruments`, `methods`, `protocols` and `perceptual`: --help imports nothing heavy.
+# Repeated from `suite`, `methods`, `protocols` and `perceptual`: --help imports nothing heavy.
 METRICS, DEFAULT_METRICS = ("fd", "consistency", "3d"), ("fd", "consistency")
 ROWS = ("copy-nearest", "nerf", "independent", "joint", "truth")
 PROTOCOLS = ("orbit", "srn")

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from eval.features import FeatureExtractor
-from eval.frechet import frechet_distance, kernel_distance, moments
 from eval.methods import TRUTH
+from eval.metrics.features import FeatureExtractor
+from eval.metrics.frechet import frechet_distance, kernel_distance, moments
 from eval.records import RunFolder
 from eval.summary import Table
 

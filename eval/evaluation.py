@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from eval.instruments import Instruments, load_instruments
 from eval.methods import SamplesViews
+from eval.metrics.suite import MetricSuite, load_suite
 from eval.objects import evaluate_object
 from eval.provenance import all_versions
 from eval.records import REPORT, RunFolder, Settings, claim_run
@@ -37,8 +37,8 @@ def run(args: argparse.Namespace, words: Sequence[str]) -> None:
     pipeline = load_pipeline(folder, processes.device)
     scenes = open_scenes(args.data, args.split, pipeline.size)
     names = [item.name for item in scenes.objects[: args.num_objects]]
-    instruments = load_instruments(args, processes.device)
-    settings = make_settings(args, pipeline, checkpoint_sha256(folder), instruments, processes.device)
+    suite = load_suite(args.metrics, args.lpips_nets, args.lpips_trunks, args.inception_weights, processes.device)
+    settings = make_settings(args, pipeline, checkpoint_sha256(folder), suite, processes.device)
     check_views(scenes, len(names), settings.protocol)
     output = RunFolder(args.output)
     output.check(settings)
@@ -51,17 +51,17 @@ def run(args: argparse.Namespace, words: Sequence[str]) -> None:
 
         on_main(processes, claim)
         with explained_failures(args.output):
-            evaluate(pipeline, scenes, mine, settings, instruments, output, quiet=not processes.is_main_process)
+            evaluate(pipeline, scenes, mine, settings, suite, output, quiet=not processes.is_main_process)
         processes.wait_for_everyone()
         if processes.is_main_process:
             context = {
                 "command": shlex.join(["python", "-m", "eval.run", *words]),
                 "checkpoint": args.checkpoint,
                 "versions": all_versions(),
-                "weights": instruments.sources(),
+                "weights": suite.sources(),
                 "settings": asdict(settings),
             }
-            print(write_report(output, [output.read(name) for name in names], instruments, context))
+            print(write_report(output, [output.read(name) for name in names], suite, context))
 
 
 def evaluate(
@@ -69,7 +69,7 @@ def evaluate(
     scenes: CachedScenes,
     indices: Sequence[int],
     settings: Settings,
-    instruments: Instruments,
+    suite: MetricSuite,
     output: RunFolder,
     quiet: bool = False,
 ) -> None:
@@ -81,7 +81,7 @@ def evaluate(
             item = scenes.objects[index]
             progress.set_postfix_str(f"{item.name}, {number + 1} of {len(todo)}")
             views = scenes.read(index).view_set()  # not kept, as each object is wanted once
-            evaluate_object(pipeline, item, views, settings, instruments, output, progress.update)
+            evaluate_object(pipeline, item, views, settings, suite, output, progress.update)
 
 
 def check_views(scenes: CachedScenes, num_objects: int, protocol: str) -> None:
@@ -108,7 +108,7 @@ def load_pipeline(folder: Path, device: torch.device) -> Any:
 
 
 def make_settings(
-    args: argparse.Namespace, pipeline: Any, checkpoint: str, instruments: Instruments, device: torch.device
+    args: argparse.Namespace, pipeline: Any, checkpoint: str, suite: MetricSuite, device: torch.device
 ) -> Settings:
     return Settings(
         data=str(args.data.resolve()),
@@ -116,7 +116,7 @@ def make_settings(
         protocol=args.protocol,
         num_inputs=args.inputs,
         methods=args.methods,
-        metrics=instruments.metrics,
+        metrics=suite.metrics,
         sampling={
             "plan": args.plan,
             "block": args.block,
@@ -132,7 +132,7 @@ def make_settings(
         seed=args.seed,
         image_size=pipeline.size,
         checkpoint_sha256=checkpoint,
-        weights_sha256=instruments.hashes(),
+        weights_sha256=suite.hashes(),
         device=device.type,
         mattes=not args.no_mattes,
     )

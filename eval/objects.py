@@ -7,12 +7,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from eval.instruments import Instruments
 from eval.methods import COPY, INDEPENDENT, JOINT, TRUTH, SamplesViews, direction_cosines, predictions
-from eval.metrics import rounded_to_8_bits
+from eval.metrics.figures import Figures
+from eval.metrics.image import rounded_to_8_bits
+from eval.metrics.suite import MetricSuite
 from eval.protocols import CLOSED, PROTOCOLS
 from eval.provenance import truth_sha256
-from eval.records import Figures, Record, RunFolder, Settings
+from eval.records import Record, RunFolder, Settings
 from eval.sheets import write_sheet
 from mvgenvs.cameras import Cameras
 from mvgenvs.data.stored import SceneObject
@@ -25,7 +26,7 @@ def evaluate_object(
     item: SceneObject,
     views: ViewSet,
     settings: Settings,
-    instruments: Instruments,
+    suite: MetricSuite,
     folder: RunFolder,
     on_row: Callable[[], object],
 ) -> None:
@@ -41,7 +42,7 @@ def evaluate_object(
     known = known if settings.mattes else replace(known, mask=None)
     first: dict[str, Tensor] = {}  # the first sample of each method
     figures: dict[str, Figures] = {}
-    features = instruments.features(TRUTH, targets.images)
+    features = suite.features(TRUTH, targets.images)
     seeds = [sample_seed(settings.seed, item.name, number) for number in range(settings.num_samples)]
     device, closed = settings.device, settings.protocol in CLOSED
     for method, samples in predictions(
@@ -49,13 +50,11 @@ def evaluate_object(
     ):
         samples = torch.stack([rounded_to_8_bits(sample) for sample in samples])
         first[method] = samples[0]
-        figures[method] = instruments.quality(samples, targets.images) | instruments.consistency(
-            samples[0], targets, closed
-        )
-        features |= instruments.features(method, samples[0])
+        figures[method] = suite.quality(samples, targets.images) | suite.consistency(samples[0], targets, closed)
+        features |= suite.features(method, samples[0])
         on_row()
     if TRUTH in settings.methods:
-        figures[TRUTH] = instruments.consistency(targets.images, targets, closed)
+        figures[TRUTH] = suite.consistency(targets.images, targets, closed)
         on_row()
     difference = None
     if JOINT in first and INDEPENDENT in first:

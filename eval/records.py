@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from eval.metrics.figures import Figures
 from mvgenvs.errors import UserError
 from mvgenvs.files import atomically, write_text
 from mvgenvs.folders import OwnFolder
@@ -29,8 +30,6 @@ REPORT = (
     "metrics.json", "report.md", "bars.png", "angles.png", "consistency.png", "best.png", "median.png", "worst.png",
 )  # fmt: skip
 KINDS = ("safetensors", "png", "json")
-
-Figures = dict[str, list[float | None]]  # metric -> its figures, None where there is none
 
 
 def folder_name(name: str) -> str:

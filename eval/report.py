@@ -11,23 +11,21 @@ from eval import plots
 from eval.bootstrap import FEW, LEVEL
 from eval.columns import COLUMNS, CONSISTENCY, QUALITY, SAMPLES, Column, markdown_table
 from eval.distributions import distributions
-from eval.instruments import Instruments
 from eval.methods import DESCRIPTIONS, TRUTH
+from eval.metrics.suite import MetricSuite
 from eval.records import Record, RunFolder, write_json
 from eval.summary import AngleBin, Table, columns_of, make_table, psnr_by_angle, ranked, rows_of
 from mvgenvs.files import write_text
 
 
-def write_report(
-    output: RunFolder, records: Sequence[Record], instruments: Instruments, context: dict[str, Any]
-) -> str:
+def write_report(output: RunFolder, records: Sequence[Record], suite: MetricSuite, context: dict[str, Any]) -> str:
     """Writes everything but `objects/` and returns the table in Markdown.
 
     `context` describes the run: `settings`, `command`, `versions` and what else is to be on record.
     """
     judged = [row for row in rows_of(records) if row != TRUTH]
     names = [record.object for record in records]
-    table = make_table(records, distributions(output, names, judged, instruments.extractors))
+    table = make_table(records, distributions(output, names, judged, suite.extractors))
     differences = [r.joint_independent_difference for r in records if r.joint_independent_difference is not None]
     num_images = sum(len(record.target_view_ids) for record in records)
     summary = context | {

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from eval.cli import NO_MATTES
 from eval.evaluation import load_pipeline
-from eval.instruments import CONSISTENCY, load_instruments
+from eval.metrics.suite import CONSISTENCY, load_suite
 from eval.protocols import ORBIT_TARGETS
 from eval.records import Settings
 from eval.studies import conditional, geometry, levels, plans, steps
@@ -88,17 +88,16 @@ def open_model(args: argparse.Namespace) -> Model:
 
 
 def make_study(args: argparse.Namespace, model: Model, own: OwnFolder) -> Study:
-    """The model, the data and the instruments of a study. Raises `UserError` where one of them is not to be had."""
+    """The model, the data and the metrics of a study. Raises `UserError` where one of them is not to be had."""
     pipeline, scenes, num_objects = model
-    wanted = {"lpips_nets": NETS[:1], "lpips_trunks": args.lpips_trunks, "metrics": (CONSISTENCY,)}
-    instruments = load_instruments(argparse.Namespace(**wanted, inception_weights=None), pipeline.device)
+    suite = load_suite((CONSISTENCY,), NETS[:1], args.lpips_trunks, device=pipeline.device)
     settings = Settings(
         data=str(args.data.resolve()),
         split=args.split,
         protocol="orbit",
         num_inputs=1,
         methods=(),
-        metrics=instruments.metrics,
+        metrics=suite.metrics,
         sampling={
             "plan": "sliding",
             "block": plans.BLOCK,
@@ -110,12 +109,12 @@ def make_study(args: argparse.Namespace, model: Model, own: OwnFolder) -> Study:
         seed=args.seed,
         image_size=pipeline.size,
         checkpoint_sha256=checkpoint_sha256(resolve_checkpoint(args.checkpoint)),
-        weights_sha256=instruments.hashes(),
+        weights_sha256=suite.hashes(),
         device=pipeline.device.type,
     )
     few = args.study == "steps"
     choose = partial(steps.chosen_views, num_objects=num_objects) if few else lambda _: range(ORBIT_TARGETS)
-    return Study(own, pipeline, scenes, num_objects, instruments, settings, choose, closed=not few)
+    return Study(own, pipeline, scenes, num_objects, suite, settings, choose, closed=not few)
 
 
 if __name__ == "__main__":

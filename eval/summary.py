@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress, zip_longest
 
-import numpy as np
-
 from eval.columns import COLUMNS, Column
 from eval.methods import ROWS
+from eval.metrics.figures import mean_of_present
 from eval.records import Record
 
 ANGLE_BIN = 20  # degrees, of 180
@@ -78,9 +77,3 @@ def ranked(records: Sequence[Record]) -> tuple[list[Record], str, str]:
     metric = "lpips-alex" if "lpips-alex" in records[0].figures[row] else "psnr"
     sign = -1 if COLUMNS[metric].best == "high" else 1
     return sorted(records, key=lambda record: sign * (record.mean(row, metric) or 0.0)), metric, row
-
-
-def mean_of_present(figures: Sequence[float | None]) -> float | None:
-    """None where no figure is there."""
-    there = [figure for figure in figures if figure is not None]
-    return float(np.mean(there)) if there else None

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from eval.metrics import psnr
+from eval.metrics.image import psnr
 from mvgenvs.data.scenes import open_scenes
 from mvgenvs.pipeline import MultiViewPipeline
 

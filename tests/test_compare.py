@@ -11,7 +11,8 @@ from eval import compare
 from eval.bootstrap import mean_interval
 from eval.columns import COLUMNS
 from eval.compare import differences, read_run
-from eval.records import Figures, Record, Settings, write_json
+from eval.metrics.figures import Figures
+from eval.records import Record, Settings, write_json
 from eval.summary import make_table
 from mvgenvs.errors import UserError, run_script
 

@@ -9,8 +9,8 @@ import torch
 from tiny import Solid, ray_cast, ring_cameras
 from torch import Tensor
 
-from eval.consistency.tsed import MATCH_SIZE, find_features, fundamental_matrix, symmetric_epipolar_distance, tsed
-from eval.consistency.warp import warp, warp_error
+from eval.metrics.tsed import MATCH_SIZE, find_features, fundamental_matrix, symmetric_epipolar_distance, tsed
+from eval.metrics.warp import warp, warp_error
 from mvgenvs.cameras import Cameras, look_at_origin
 from mvgenvs.views import ViewSet
 

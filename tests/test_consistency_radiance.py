@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import Solid, ray_cast, ring_cameras, toy_car
 
-from eval.consistency.radiance import FitSettings, VoxelField, consistency_3d, held_out_views
+from eval.metrics.radiance import FitSettings, VoxelField, consistency_3d, held_out_views
 from mvgenvs.cameras import Cameras
 from mvgenvs.views import ViewSet
 

@@ -7,7 +7,10 @@ import torch
 from tiny import ray_cast, ring_cameras, toy_car
 from torch import Tensor
 
-from eval.consistency import adjacent_distances, adjacent_pairs, consistency, flicker, loop_closure
+from eval.metrics.consistency import consistency
+from eval.metrics.flicker import adjacent_distances, flicker
+from eval.metrics.loop import loop_closure
+from eval.metrics.pairs import adjacent_pairs
 from mvgenvs.views import ViewSet
 
 

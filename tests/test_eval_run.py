@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from eval import evaluation, instruments, plots, run
-from eval.features import FeatureExtractor
-from eval.frechet import Moments, frechet_distance
+from eval import evaluation, plots, run
 from eval.methods import COPY, copy_nearest
+from eval.metrics import suite
+from eval.metrics.features import FeatureExtractor
+from eval.metrics.frechet import Moments, frechet_distance
 from eval.objects import angles_to_nearest, sample_seed
 from eval.records import RunFolder
 from mvgenvs.cameras import Cameras, look_at_origin
@@ -121,7 +122,7 @@ def tiny_features(monkeypatch: pytest.MonkeyPatch) -> FeatureExtractor:
     extractor = FeatureExtractor(
         "colours", "FD-effnet", "KD-effnet", "here", "0" * 64, 3, lambda pictures: pictures.float().mean(dim=(2, 3))
     )
-    monkeypatch.setattr(instruments, "effnet_lite0", lambda device: extractor)
+    monkeypatch.setattr(suite, "effnet_lite0", lambda device: extractor)
     return extractor
 
 

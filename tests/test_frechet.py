@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eval.frechet import KernelDistance, Moments, frechet_distance, kernel_distance, moments
+from eval.metrics.frechet import KernelDistance, Moments, frechet_distance, kernel_distance, moments
 from mvgenvs.errors import UserError
 
 

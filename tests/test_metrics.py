@@ -9,7 +9,7 @@ from jaxtyping import Float
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from eval.metrics import MAX_PSNR, psnr, ssim
+from eval.metrics.image import MAX_PSNR, psnr, ssim
 
 
 def test_psnr_of_a_known_difference() -> None:

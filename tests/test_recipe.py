@@ -13,7 +13,7 @@ from test_training import DATA, REPO, TINY, assert_equal, weights
 from tiny import write_srn
 
 import train_multiview
-from eval import instruments
+from eval.metrics import suite
 from eval.recipe_table import val_data
 from mvgenvs.errors import UserError
 from mvgenvs.nerf import model
@@ -196,8 +196,8 @@ def test_missing_packages_of_the_table_are_told_before_training(
 ) -> None:
     monkeypatch.setitem(sys.modules, "skimage.metrics", None)  # no import of it succeeds
     monkeypatch.delitem(sys.modules, "eval.evaluation", raising=False)
-    monkeypatch.delitem(sys.modules, "eval.instruments", raising=False)
-    monkeypatch.delitem(sys.modules, "eval.metrics", raising=False)
+    monkeypatch.delitem(sys.modules, "eval.metrics.suite", raising=False)
+    monkeypatch.delitem(sys.modules, "eval.metrics.image", raising=False)
     path = write(tmp_path, {**tiny_recipe(), "eval": {"objects": 1}})
     with pytest.raises(UserError, match="skimage"):
         train_multiview.main(["recipe", str(path), "--data", str(DATA), "--output", str(tmp_path / "out")])
@@ -287,7 +287,7 @@ def test_a_recipe_ends_with_a_table_of_val(
     def missing(*_: object) -> None:
         raise UserError("no weights here")
 
-    monkeypatch.setattr(instruments, "find_trunk", missing)  # LPIPS would take longer than all the rest
+    monkeypatch.setattr(suite, "find_trunk", missing)  # LPIPS would take longer than all the rest
     data = write_srn(tmp_path / "data", {"train": 2, "val": 2}, views=26)
     path = write(tmp_path, {**tiny_recipe(), "eval": {"objects": 1}})
     words = ["recipe", str(path), "--data", str(data), "--output", str(tmp_path / "out")]

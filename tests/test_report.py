@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from eval import plots
-from eval.instruments import Instruments
-from eval.records import Figures, Record, RunFolder
+from eval.metrics.figures import Figures
+from eval.metrics.suite import MetricSuite
+from eval.records import Record, RunFolder
 from eval.report import write_report
 from eval.sheets import WHITE_ERROR, error_map
 from eval.summary import curve, make_table, psnr_by_angle, ranked
@@ -96,7 +97,7 @@ def written(folder: Path, records: list[Record]) -> str:
     output.objects.mkdir(parents=True)
     for number, r in enumerate(records):
         cv2.imwrite(str(output.sheet(r.object)), np.full((4, 4, 3), number, np.uint8))
-    write_report(output, records, Instruments(), CONTEXT)
+    write_report(output, records, MetricSuite(), CONTEXT)
     return (folder / "report.md").read_text()
 
 

@@ -224,13 +224,14 @@ def test_help_imports_nothing_heavy(module: str) -> None:
 
 
 def test_names_that_help_repeats_are_those_that_there_are() -> None:
-    from eval import cli, instruments, methods, protocols
+    from eval import cli, methods, protocols
+    from eval.metrics import suite
     from mvgenvs import perceptual
     from mvgenvs.data import srn_writer
     from mvgenvs.data.opencars import __main__ as opencars
     from mvgenvs.data.opencars.categories import CATEGORIES
 
-    assert (cli.METRICS, cli.DEFAULT_METRICS) == (instruments.METRICS, instruments.DEFAULT_METRICS)
+    assert (cli.METRICS, cli.DEFAULT_METRICS) == (suite.METRICS, suite.DEFAULT_METRICS)
     assert cli.ROWS == methods.ROWS
     assert tuple(protocols.PROTOCOLS) == cli.PROTOCOLS
     assert cli.NETS == perceptual.NETS

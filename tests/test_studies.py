@@ -8,8 +8,8 @@ import torch
 from tiny import ring_cameras, tiny_parts, write_srn
 
 from eval import plots, study
-from eval.instruments import Instruments
-from eval.metrics import psnr
+from eval.metrics.image import psnr
+from eval.metrics.suite import MetricSuite
 from eval.protocols import ORBIT_TARGETS
 from eval.studies import plans, steps
 from eval.studies.cached_nerf import CachedNeRF
@@ -52,7 +52,7 @@ def calls(monkeypatch) -> list[dict]:
         return call(self, *args, **options)
 
     monkeypatch.setattr(MultiViewPipeline, "__call__", recorded)
-    monkeypatch.setattr(study, "load_instruments", lambda args, device: Instruments())
+    monkeypatch.setattr(study, "load_suite", lambda *args, **options: MetricSuite())
     monkeypatch.setattr(plots, "can_plot", lambda: False)
     return asked
 

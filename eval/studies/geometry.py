@@ -14,12 +14,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from eval.columns import Column
-from eval.consistency.warp import warp
-from eval.metrics import MAX_PSNR, psnr
+from eval.metrics.figures import mean_of_present
+from eval.metrics.image import MAX_PSNR, psnr
+from eval.metrics.warp import warp
 from eval.protocols import orbit
 from eval.records import write_json
 from eval.report import format_table
-from eval.summary import Table, mean_of_present
+from eval.summary import Table
 from mvgenvs.data.stored import CachedScenes
 from mvgenvs.errors import UserError
 from mvgenvs.files import write_text

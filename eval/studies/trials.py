@@ -17,15 +17,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eval.columns import Column
-from eval.instruments import Instruments
 from eval.methods import JOINT, NERF, TRUTH, predictions
-from eval.metrics import rounded_to_8_bits
+from eval.metrics.figures import Figures, mean_of_present
+from eval.metrics.image import rounded_to_8_bits
+from eval.metrics.suite import MetricSuite
 from eval.objects import angles_to_nearest, sample_seed
 from eval.protocols import orbit
 from eval.provenance import truth_sha256
-from eval.records import Figures, Record, RunFolder, Settings, claim_run, folder_name
+from eval.records import Record, RunFolder, Settings, claim_run, folder_name
 from eval.studies.cached_nerf import CachedNeRF, clock, with_cached_nerf
-from eval.summary import curve, mean_of_present
+from eval.summary import curve
 from mvgenvs.data.stored import CachedScenes
 from mvgenvs.errors import UserError
 from mvgenvs.folders import OwnFolder
@@ -61,7 +62,7 @@ class Study:
     pipeline: MultiViewPipeline
     scenes: CachedScenes
     num_objects: int
-    instruments: Instruments
+    suite: MetricSuite
     settings: Settings  # of a trial that changes nothing
     choose: Callable[[int], Sequence[int]]  # which targets of the orbit are made of the object of this number
     closed: bool  # they end where they begin
@@ -164,7 +165,7 @@ def _sampled(
 def _figures(
     study: Study, trial: Trial, images: Float[Tensor, "view 3 h w"], truth: ViewSet, seconds: float
 ) -> Figures:
-    consistency = study.instruments.consistency(images, truth, study.closed)
+    consistency = study.suite.consistency(images, truth, study.closed)
     if trial.method == TRUTH:
         return consistency
-    return study.instruments.quality(images[None], truth.images) | consistency | {SECONDS.key: [seconds]}
+    return study.suite.quality(images[None], truth.images) | consistency | {SECONDS.key: [seconds]}

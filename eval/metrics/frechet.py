@@ -1,7 +1,8 @@
 """Distances between two sets of images, told from their features: Fréchet distance and kernel distance.
 
 On Inception's features they are the FID [Heusel et al. 2017, arXiv 1706.08500, eq. 6] and the KID [Binkowski et al.
-2018, arXiv 1801.01401, sec. 4]; on others (see `eval.features`) they go by other names. All sums are in float64.
+2018, arXiv 1801.01401, sec. 4]. On the features of other networks they have other names, see `eval.metrics.features`.
+All sums are in float64.
 """
 
 from collections.abc import Iterable

@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from eval.consistency.pairs import Distance
-from eval.metrics import psnr, rounded_to_8_bits, ssim
+from eval.metrics.image import psnr, rounded_to_8_bits, ssim
+from eval.metrics.pairs import Distance
 from mvgenvs.cameras import Cameras
 from mvgenvs.nerf.renderer import RayRendering, box_bounds, render_rays, sphere_bounds
 from mvgenvs.runtime import torch_threads

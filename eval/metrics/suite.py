@@ -1,6 +1,5 @@
-"""What measures images: one object that holds the networks and gives figures and features of a row of the table."""
+"""The metrics of a run: one object that holds their networks, and measures the images of a row of the table."""
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eval.features import FeatureExtractor, effnet_lite0, inception
-from eval.metrics import psnr, ssim
-from eval.records import Figures
-from eval.sequences import sequence_figures
+from eval.metrics.consistency import sequence_figures
+from eval.metrics.features import FeatureExtractor, effnet_lite0, inception
+from eval.metrics.figures import Figures
+from eval.metrics.image import psnr, ssim
 from mvgenvs.errors import UserError
 from mvgenvs.perceptual import PerceptualDistance, find_trunk
 from mvgenvs.views import ViewSet
@@ -27,8 +26,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
-class Instruments:
-    """The measures of a run, besides PSNR and SSIM, which need nothing."""
+class MetricSuite:
+    """The metrics that were asked for and the networks that could be loaded. PSNR and SSIM are always there."""
 
     metrics: tuple[str, ...] = ()  # of `METRICS`
     distances: tuple[PerceptualDistance, ...] = ()
@@ -36,9 +35,9 @@ class Instruments:
     device: torch.device | str = "cpu"
 
     def quality(self, samples: Float[Tensor, "sample view 3 h w"], truth: Float[Tensor, "view 3 h w"]) -> Figures:
-        """Figures of the first sample, one of each view; of several samples, the best and that of their mean as well.
+        """One figure for each view of the first sample; of several samples also the best, and the PSNR of their mean.
 
-        The best is taken view by view and metric by metric.
+        The best is taken for each view and each metric by itself.
         """
         measures: dict[str, Callable[[Tensor], Tensor]] = {
             "psnr": lambda images: psnr(images, truth),
@@ -80,21 +79,26 @@ class Instruments:
         return perceptual | {extractor.frechet_name: extractor.source for extractor in self.extractors}
 
 
-def load_instruments(args: argparse.Namespace, device: torch.device) -> Instruments:
-    """What the command line asks for and can be had; says on stderr how to get the rest.
+def load_suite(
+    metrics: Sequence[str],
+    lpips_nets: Sequence[str],
+    lpips_trunks: Path | None = None,
+    inception_weights: Path | None = None,
+    device: torch.device | str = "cpu",
+) -> MetricSuite:
+    """The metrics, of `METRICS`, and LPIPS by the given networks; a note on stderr says how to get what is missing.
 
-    Raises `UserError` where the Inception weights, which are given by path, are not the right ones.
+    `lpips_trunks` is a folder with their ImageNet weights, which are looked for where there is none. With
+    `inception_weights` FID and KID are measured too; raises `UserError` where that is not the right file.
     """
-    distances = [
-        _if_there(f"LPIPS-{net}", partial(_perceptual, net, args.lpips_trunks, device)) for net in args.lpips_nets
-    ]
-    extractors = [_if_there("FD-effnet", partial(effnet_lite0, device))] if FD in args.metrics else []
-    if args.inception_weights is not None:
-        extractors.append(inception(args.inception_weights, device))
-    return Instruments(args.metrics, _there(distances), _there(extractors), device)
+    distances = [_if_there(f"LPIPS-{net}", partial(_perceptual, net, lpips_trunks, device)) for net in lpips_nets]
+    extractors = [_if_there("FD-effnet", partial(effnet_lite0, device))] if FD in metrics else []
+    if inception_weights is not None:
+        extractors.append(inception(inception_weights, device))
+    return MetricSuite(tuple(metrics), _present(distances), _present(extractors), device)
 
 
-def _perceptual(net: str, folder: Path | None, device: torch.device) -> PerceptualDistance:
+def _perceptual(net: str, folder: Path | None, device: torch.device | str) -> PerceptualDistance:
     return PerceptualDistance(net, find_trunk(net, folder), device)
 
 
@@ -106,5 +110,5 @@ def _if_there(name: str, load: Callable[[], T]) -> T | None:
         return None
 
 
-def _there(things: Sequence[T | None]) -> tuple[T, ...]:
-    return tuple(thing for thing in things if thing is not None)
+def _present(loaded: Sequence[T | None]) -> tuple[T, ...]:
+    return tuple(one for one in loaded if one is not None)

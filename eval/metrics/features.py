@@ -1,4 +1,4 @@
-"""Networks whose features tell two sets of images apart, for `eval.frechet`.
+"""Networks whose features tell two sets of images apart, for `eval.metrics.frechet`.
 
 `inception` gives the features of the FID and the KID. Its weights are on GitHub only. `effnet_lite0` can be had
 through pip alone; its distances are called FD-effnet and KD-effnet, and cannot be compared with any FID.
@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 import mvgenvs  # noqa: F401  (mends torchvision beside a CPU torch, before torch_fidelity imports it)
-from eval.metrics import rounded_to_8_bits
+from eval.metrics.image import rounded_to_8_bits
 from mvgenvs.errors import UserError
 
 VIEWS_AT_ONCE = 16  # the networks take them with channels last, which is a third faster on a CPU

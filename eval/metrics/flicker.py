@@ -9,8 +9,8 @@ from typing import TypedDict
 from jaxtyping import Float
 from torch import Tensor
 
-from eval.consistency.pairs import Distance, adjacent_pairs
-from eval.metrics import rounded_to_8_bits
+from eval.metrics.image import rounded_to_8_bits
+from eval.metrics.pairs import Distance, adjacent_pairs
 
 
 class FlickerFigures(TypedDict):

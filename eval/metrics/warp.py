@@ -13,8 +13,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from eval.consistency.pairs import Distance, adjacent_pairs
-from eval.metrics import MAX_PSNR, rounded_to_8_bits
+from eval.metrics.figures import mean_of_present
+from eval.metrics.image import MAX_PSNR, rounded_to_8_bits
+from eval.metrics.pairs import Distance, adjacent_pairs
 from mvgenvs.views import ViewSet
 
 MAX_DEPTH_ERROR = 0.01  # relative; a larger one means that something else is seen in front
@@ -71,8 +72,8 @@ def warp_error(
         "rmse": defined(mse.sqrt()),
         "lpips": perceptual,
         "coverage": (pixels / on_object).tolist(),
-        "mean_psnr": _mean(psnr_per_pair),
-        "mean_lpips": None if perceptual is None else _mean(perceptual),
+        "mean_psnr": mean_of_present(psnr_per_pair),
+        "mean_lpips": None if perceptual is None else mean_of_present(perceptual),
         "num_pairs": int((pixels > 0).sum()),
     }
 
@@ -106,8 +107,3 @@ def _object(truth: ViewSet) -> Bool[Tensor, "view 1 h w"]:
     assert truth.depth is not None
     with_depth = truth.depth > 0
     return with_depth if truth.mask is None else with_depth & (truth.mask > 0.5)
-
-
-def _mean(values: list[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return sum(present) / len(present) if present else None

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from eval.consistency.pairs import adjacent_pairs
+from eval.metrics.pairs import adjacent_pairs
 from mvgenvs.cameras import Cameras
 
 MATCH_SIZE = 256  # pixels; smaller images are enlarged to this side, and distances are in pixels of this size

@@ -1,0 +1,87 @@
+"""Consistency across the views of one sequence: all metrics together, each to be read beside the true images' own."""
+
+from typing import TypedDict
+
+from jaxtyping import Float
+from torch import Tensor
+
+from eval.metrics.figures import Figures
+from eval.metrics.flicker import FlickerFigures, flicker
+from eval.metrics.loop import LoopFigures, loop_closure
+from eval.metrics.pairs import Distance
+from eval.metrics.radiance import RadianceFigures, consistency_3d
+from eval.metrics.tsed import TsedFigures, tsed
+from eval.metrics.warp import WarpFigures, warp_error
+from mvgenvs.views import ViewSet
+
+
+class ConsistencyFigures(TypedDict):
+    """All that is measured of one sequence; plain numbers and lists, as JSON wants them."""
+
+    closed: bool
+    tsed: TsedFigures
+    warp: WarpFigures | None  # None without depth
+    flicker: FlickerFigures | None  # None without a perceptual distance
+    loop_lpips: LoopFigures | None  # None without a perceptual distance, or for an open sequence
+    loop_warp: LoopFigures | None  # of the warp's root mean square error; None without depth, or for an open sequence
+    radiance: RadianceFigures | None  # None where it was left out, or for fewer than three views
+
+
+def consistency(
+    images: Float[Tensor, "view 3 h w"],
+    truth: ViewSet,
+    distance: Distance | None = None,
+    closed: bool = True,
+    radiance: bool = True,
+) -> ConsistencyFigures:
+    """Measures a sequence of images in [0, 1] that shows the views of `truth`, in order.
+
+    `closed` sequences have the pair (last, first) besides. `radiance=False` leaves out the fit, which takes most of the
+    time. Images, truth and `distance` are on one device.
+    """
+    flickering = None if distance is None else flicker(images, truth.images, distance, closed)
+    warped = warp_error(images, truth, distance, closed)
+    return {
+        "closed": closed,
+        "tsed": tsed(images, truth.cameras, closed),
+        "warp": warped,
+        "flicker": flickering,
+        "loop_lpips": loop_closure(flickering["generated"]) if closed and flickering is not None else None,
+        "loop_warp": loop_closure(warped["rmse"]) if closed and warped is not None else None,
+        "radiance": consistency_3d(images, truth.cameras, distance) if radiance else None,
+    }
+
+
+def sequence_figures(
+    images: Float[Tensor, "view 3 h w"], truth: ViewSet, distance: Distance | None, closed: bool, radiance: bool
+) -> Figures:
+    """The same figures by the names of the table's columns: how well the views fit each other, right or wrong.
+
+    `closed` sequences end where they begin. `radiance` asks for the 3-D consistency score, which takes long.
+    """
+    found = consistency(images, truth, distance, closed, radiance)
+    figures = _pair_figures(found)
+    if closed:  # the pair (last, first) may lie further apart than the others: it counts for the loop alone
+        figures = {name: pairs[:-1] for name, pairs in figures.items()}
+        for name in ("loop_lpips", "loop_warp"):
+            loop = found[name]
+            figures[name.replace("_", "-")] = [] if loop is None else [loop["difference"]]
+    if radiance:
+        fitted = found["radiance"]
+        figures["3d-psnr"] = [] if fitted is None else list(fitted["psnr"])
+    return figures
+
+
+def _pair_figures(found: ConsistencyFigures) -> Figures:
+    """One figure for each pair; an empty list where depth or a perceptual distance is needed and missing."""
+    matched, warped, flickering = found["tsed"], found["warp"], found["flicker"]
+    excess: list[float | None] = []
+    if flickering is not None:
+        excess = [a - b for a, b in zip(flickering["generated"], flickering["truth"], strict=True)]
+    return {
+        "tsed": [None if passed is None else float(passed) for passed in matched["passes"]],
+        "tsed-matches": [float(count) for count in matched["matches"]],
+        "warp-psnr": [] if warped is None else warped["psnr"],
+        "warp-lpips": [] if warped is None else warped["lpips"] or [],
+        "flicker": excess,
+    }
