@@ -17,11 +17,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from eval.bootstrap import mean_interval
-from eval.columns import COLUMNS, markdown_table
-from eval.compare import read_run
 from eval.methods import JOINT, NERF
-from eval.records import folder_name, read_json, write_json
+from eval.report.bootstrap import mean_interval
+from eval.report.columns import COLUMNS
+from eval.report.records import folder_name, read_json, write_json
+from eval.report.runs import read_run
+from eval.report.tables import markdown_table
 from mvgenvs.config import TrainConfig, load_config
 from mvgenvs.errors import OneSentenceParser, UserError, run_script, whole_number
 from mvgenvs.files import write_text

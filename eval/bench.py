@@ -15,9 +15,9 @@ import torch
 from eval.benchmarks.ceilings import best_of, ceilings
 from eval.benchmarks.measure import Measurement, measure
 from eval.benchmarks.stage import Setup, Stage
-from eval.columns import markdown_table
-from eval.provenance import all_versions
-from eval.records import write_json
+from eval.report.provenance import all_versions
+from eval.report.records import write_json
+from eval.report.tables import markdown_table
 from mvgenvs.errors import OneSentenceParser, UserError, run_script, whole_number
 from mvgenvs.files import write_text
 from mvgenvs.folders import OwnFolder

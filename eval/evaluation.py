@@ -1,4 +1,4 @@
-"""An evaluation, from checkpoint and data to the report. What it leaves is described in `eval.records`."""
+"""An evaluation, from checkpoint and data to the report. What it leaves is described in `eval.report.records`."""
 
 import argparse
 import shlex
@@ -15,9 +15,9 @@ from tqdm import tqdm
 from eval.methods import SamplesViews
 from eval.metrics.suite import MetricSuite, load_suite
 from eval.objects import evaluate_object
-from eval.provenance import all_versions
-from eval.records import REPORT, RunFolder, Settings, claim_run
-from eval.report import write_report
+from eval.report.provenance import all_versions
+from eval.report.records import REPORT, RunFolder, Settings, claim_run
+from eval.report.writer import write_report
 from mvgenvs.data.scenes import open_scenes
 from mvgenvs.data.stored import CachedScenes
 from mvgenvs.errors import UserError

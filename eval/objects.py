@@ -12,9 +12,9 @@ from eval.metrics.figures import Figures
 from eval.metrics.image import rounded_to_8_bits
 from eval.metrics.suite import MetricSuite
 from eval.protocols import CLOSED, PROTOCOLS
-from eval.provenance import truth_sha256
-from eval.records import Record, RunFolder, Settings
-from eval.sheets import write_sheet
+from eval.report.provenance import truth_sha256
+from eval.report.records import Record, RunFolder, Settings
+from eval.report.sheets import write_object_sheet
 from mvgenvs.cameras import Cameras
 from mvgenvs.data.stored import SceneObject
 from mvgenvs.errors import UserError
@@ -60,7 +60,7 @@ def evaluate_object(
     if JOINT in first and INDEPENDENT in first:
         difference = (first[JOINT] - first[INDEPENDENT]).abs().mean().item()
     shown = {method: images for method, images in first.items() if method != COPY}
-    write_sheet(folder.sheet(item.name), known.images, targets.images, shown)
+    write_object_sheet(folder.sheet(item.name), known.images, targets.images, shown)
     record = Record(
         object=item.name,
         family=item.family,

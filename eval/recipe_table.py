@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.cli import parse_arguments
-from eval.records import read_json
+from eval.report.records import read_json
 from mvgenvs.data.mixture import parse_sources
 from mvgenvs.data.scenes import splits_in
 from mvgenvs.errors import UserError

@@ -1,4 +1,4 @@
-"""Evaluates a checkpoint: `python -m eval.run --help`. What it leaves is described in `eval.records`."""
+"""Evaluates a checkpoint: `python -m eval.run --help`. What it leaves is described in `eval.report.records`."""
 
 import sys
 from collections.abc import Sequence

@@ -11,7 +11,7 @@ from eval.cli import NO_MATTES
 from eval.evaluation import load_pipeline
 from eval.metrics.suite import CONSISTENCY, load_suite
 from eval.protocols import ORBIT_TARGETS
-from eval.records import Settings
+from eval.report.records import Settings
 from eval.studies import conditional, geometry, levels, plans, steps
 from eval.studies.trials import BAR, Study
 from mvgenvs.data.scenes import open_scenes

@@ -17,9 +17,9 @@ from accelerate import Accelerator
 
 from eval.bench import machine
 from eval.benchmarks.measure import interleaved
-from eval.columns import markdown_table
-from eval.provenance import all_versions
-from eval.records import write_json
+from eval.report.provenance import all_versions
+from eval.report.records import write_json
+from eval.report.tables import markdown_table
 from mvgenvs.config import DataConfig, DenoiserConfig, LossConfig, NerfConfig, OptimConfig, RunConfig, TrainConfig
 from mvgenvs.errors import OneSentenceParser, run_script, whole_number
 from mvgenvs.files import write_text

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from eval import compare
-from eval.bootstrap import mean_interval
-from eval.columns import COLUMNS
-from eval.compare import differences, read_run
 from eval.metrics.figures import Figures
-from eval.records import Record, Settings, write_json
-from eval.summary import make_table
+from eval.report.bootstrap import mean_interval
+from eval.report.columns import COLUMNS
+from eval.report.comparison import differences
+from eval.report.records import Record, Settings, write_json
+from eval.report.runs import read_run
+from eval.report.summary import make_table
 from mvgenvs.errors import UserError, run_script
 
 OBJECTS = 12

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from eval import evaluation, plots, run
+from eval import evaluation, run
 from eval.methods import COPY, copy_nearest
 from eval.metrics import suite
 from eval.metrics.features import FeatureExtractor
 from eval.metrics.frechet import Moments, frechet_distance
 from eval.objects import angles_to_nearest, sample_seed
-from eval.records import RunFolder
+from eval.report import plots
+from eval.report.records import RunFolder
 from mvgenvs.cameras import Cameras, look_at_origin
 from mvgenvs.diffusion.renoising import SamplerOptions
 from mvgenvs.errors import UserError, run_script

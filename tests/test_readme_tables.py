@@ -2,7 +2,8 @@
 
 import pytest
 
-from eval.readme import fill, first_table, main
+from eval.readme import main
+from eval.report.readme_tables import fill, first_table
 from mvgenvs.errors import UserError
 
 TEXT = """before

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from eval import plots
 from eval.metrics.figures import Figures
 from eval.metrics.suite import MetricSuite
-from eval.records import Record, RunFolder
-from eval.report import write_report
-from eval.sheets import WHITE_ERROR, error_map
-from eval.summary import curve, make_table, psnr_by_angle, ranked
+from eval.report import plots
+from eval.report.records import Record, RunFolder
+from eval.report.sheets import WHITE_ERROR, error_map
+from eval.report.summary import curve, make_table, psnr_by_angle, ranked
+from eval.report.writer import write_report
 from mvgenvs.errors import UserError
 
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from tiny import ring_cameras, tiny_parts, write_srn
 
-from eval import plots, study
+from eval import study
 from eval.metrics.image import psnr
 from eval.metrics.suite import MetricSuite
 from eval.protocols import ORBIT_TARGETS
+from eval.report import plots
 from eval.studies import plans, steps
 from eval.studies.cached_nerf import CachedNeRF
 from eval.studies.trials import REFERENCES, Trial, run_trials

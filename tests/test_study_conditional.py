@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import EDMEulerScheduler
 
-from eval import plots
+from eval.report import plots
 from eval.studies import conditional
 from eval.studies.conditional import Followed, compare, follow
 from eval.studies.gaussian import GaussianViews, bures, equally_correlated

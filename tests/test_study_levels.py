@@ -12,8 +12,9 @@ from tiny import tiny_parts, tiny_pipeline, write_srn
 from tiny_sd import write_sd
 
 from attention import PROCESSORS
-from eval import plots, study
+from eval import study
 from eval.protocols import ORBIT_TARGETS, orbit
+from eval.report import plots
 from eval.studies import levels
 from eval.studies.levels import (
     ALONE,

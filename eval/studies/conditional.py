@@ -16,9 +16,9 @@ from diffusers import EDMEulerScheduler
 from jaxtyping import Float
 from torch import Tensor
 
-from eval import plots
-from eval.columns import markdown_table
-from eval.records import write_json
+from eval.report import plots
+from eval.report.records import write_json
+from eval.report.tables import markdown_table
 from eval.studies.gaussian import GaussianViews, bures, equally_correlated
 from mvgenvs.diffusion.codec import SIGMA_DATA
 from mvgenvs.diffusion.renoising import CLEAN_SIGMA, SamplerOptions, sample

@@ -13,14 +13,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from eval.columns import Column
 from eval.metrics.figures import mean_of_present
 from eval.metrics.image import MAX_PSNR, psnr
 from eval.metrics.warp import warp
 from eval.protocols import orbit
-from eval.records import write_json
-from eval.report import format_table
-from eval.summary import Table
+from eval.report.columns import Column
+from eval.report.records import write_json
+from eval.report.tables import Table, format_table
 from mvgenvs.data.stored import CachedScenes
 from mvgenvs.errors import UserError
 from mvgenvs.files import write_text

@@ -18,16 +18,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from eval import plots
-from eval.bootstrap import LEVEL, mean_interval
-from eval.columns import Column, markdown_table
 from eval.objects import sample_seed
 from eval.protocols import ORBIT_TARGETS, orbit
-from eval.records import write_json
-from eval.report import format_table
+from eval.report import plots
+from eval.report.bootstrap import LEVEL, mean_interval
+from eval.report.columns import Column
+from eval.report.records import write_json
+from eval.report.tables import Table, format_table, markdown_table
 from eval.studies.plans import BLOCK
 from eval.studies.trials import BAR
-from eval.summary import Table
 from mvgenvs.data.stored import CachedScenes
 from mvgenvs.diffusion.codec import encode_rendering
 from mvgenvs.diffusion.denoiser import Conditions, concatenate_conditions

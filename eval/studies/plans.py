@@ -4,13 +4,12 @@ from dataclasses import replace
 
 import torch
 
-from eval.columns import COLUMNS, Column
 from eval.methods import INDEPENDENT
 from eval.protocols import ORBIT_TARGETS, orbit
-from eval.records import write_json
-from eval.report import format_table
+from eval.report.columns import COLUMNS, Column
+from eval.report.records import write_json
+from eval.report.tables import Table, format_table
 from eval.studies.trials import REFERENCES, SECONDS, Study, Trial, run_trials
-from eval.summary import Table
 from mvgenvs.diffusion.plans import make_plan
 from mvgenvs.files import write_text
 from mvgenvs.media import contact_sheet, write_png

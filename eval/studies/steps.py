@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from eval import plots
-from eval.columns import COLUMNS, Column
 from eval.protocols import ORBIT_TARGETS
-from eval.records import write_json
-from eval.report import format_table
+from eval.report import plots
+from eval.report.columns import COLUMNS, Column
+from eval.report.records import write_json
+from eval.report.tables import Table, format_table
 from eval.studies.trials import REFERENCES, SECONDS, Study, Trial, run_trials
-from eval.summary import Table
 from mvgenvs.files import write_text
 
 # What is changed, and with which numbers of steps; everything else is the checkpoint's own.

@@ -16,17 +16,17 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from eval.columns import Column
 from eval.methods import JOINT, NERF, TRUTH, predictions
 from eval.metrics.figures import Figures, mean_of_present
 from eval.metrics.image import rounded_to_8_bits
 from eval.metrics.suite import MetricSuite
 from eval.objects import angles_to_nearest, sample_seed
 from eval.protocols import orbit
-from eval.provenance import truth_sha256
-from eval.records import Record, RunFolder, Settings, claim_run, folder_name
+from eval.report.columns import Column
+from eval.report.provenance import truth_sha256
+from eval.report.records import Record, RunFolder, Settings, claim_run, folder_name
+from eval.report.summary import curve
 from eval.studies.cached_nerf import CachedNeRF, clock, with_cached_nerf
-from eval.summary import curve
 from mvgenvs.data.stored import CachedScenes
 from mvgenvs.errors import UserError
 from mvgenvs.folders import OwnFolder

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress, zip_longest
 
-from eval.columns import COLUMNS, Column
 from eval.methods import ROWS
 from eval.metrics.figures import mean_of_present
-from eval.records import Record
+from eval.report.columns import COLUMNS
+from eval.report.records import Record
+from eval.report.tables import Table
 
 ANGLE_BIN = 20  # degrees, of 180
-
-Table = dict[str, dict[str, float | None]]  # row -> metric -> figure
 
 
 @dataclass(frozen=True)
@@ -27,11 +26,6 @@ class AngleBin:
 def rows_of(records: Sequence[Record]) -> list[str]:
     """The rows of the table, in its order."""
     return [row for row in ROWS if row in records[0].figures]
-
-
-def columns_of(table: Table, among: Sequence[Column]) -> list[Column]:
-    """Those columns that were measured for at least one row, in order, also where every figure is missing."""
-    return [column for column in among if any(column.key in figures for figures in table.values())]
 
 
 def make_table(records: Sequence[Record], distributions: Table) -> Table:

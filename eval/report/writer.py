@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from eval import plots
-from eval.bootstrap import FEW, LEVEL
-from eval.columns import COLUMNS, CONSISTENCY, QUALITY, SAMPLES, Column, markdown_table
-from eval.distributions import distributions
 from eval.methods import DESCRIPTIONS, TRUTH
 from eval.metrics.suite import MetricSuite
-from eval.records import Record, RunFolder, write_json
-from eval.summary import AngleBin, Table, columns_of, make_table, psnr_by_angle, ranked, rows_of
+from eval.report import plots
+from eval.report.bootstrap import FEW, LEVEL
+from eval.report.columns import COLUMNS, CONSISTENCY, QUALITY, SAMPLES
+from eval.report.distributions import distributions
+from eval.report.records import Record, RunFolder, write_json
+from eval.report.summary import AngleBin, make_table, psnr_by_angle, ranked, rows_of
+from eval.report.tables import Table, columns_of, format_table, markdown_table
 from mvgenvs.files import write_text
 
 
@@ -43,16 +44,10 @@ def write_report(output: RunFolder, records: Sequence[Record], suite: MetricSuit
     return format_table(table, (*QUALITY, *CONSISTENCY))
 
 
-def format_table(table: Table, among: Sequence[Column]) -> str:
-    columns = columns_of(table, among)
-    rows = [[row, *(column.format(figures.get(column.key)) for column in columns)] for row, figures in table.items()]
-    return markdown_table(["", *(column.heading for column in columns)], rows)
-
-
 def _sections(output: RunFolder, records: Sequence[Record], table: Table, summary: dict[str, Any]) -> list[str]:
-    settings, bins = summary["settings"], psnr_by_angle(records)
+    """The paragraphs of report.md. Plots and sheets are written on the way."""
+    settings = summary["settings"]
     count = f"{summary['num_objects']} objects, {summary['num_images']} views"
-    columns = columns_of(table, (*QUALITY, *CONSISTENCY, *SAMPLES))
     sections = [
         f"# {settings['protocol']} on {settings['split']}: {count}, one sample each",
         format_table(table, (*QUALITY, *CONSISTENCY)),
@@ -62,22 +57,10 @@ def _sections(output: RunFolder, records: Sequence[Record], table: Table, summar
     if settings["num_samples"] > 1:
         sampled = {row: figures for row, figures in table.items() if "psnr-best" in figures}
         sections += [f"## Of {settings['num_samples']} samples", format_table(sampled, SAMPLES)]
-    if plots.can_plot():
-        plots.plot_bars(output.path / "bars.png", records, table)
-        few = f"; with only {len(records)} objects they are too narrow" if len(records) < FEW else ""
-        sections.append(
-            f"![every column as bars](bars.png)\n\nThin lines: {LEVEL:.0%} bootstrap intervals over objects{few}."
-        )
-    sections += ["## PSNR by angle to the nearest input view", _angles(table, bins)]
-    if plots.can_plot():
-        plots.plot_by_angle(output.path / "angles.png", bins)
-        sections.append("![PSNR by angle](angles.png)")
-        if plots.plot_curves(output.path / "consistency.png", records, table):
-            sections += ["## Consistency along the sequence", "![consistency along the sequence](consistency.png)"]
-    else:
-        sections.append(f"The plots are missing, because matplotlib is: {plots.HOW_TO_GET}.")
+    columns = columns_of(table, (*QUALITY, *CONSISTENCY, *SAMPLES))
     return [
         *sections,
+        *_plots(output, records, table),
         "## Objects",
         *_sheets(output, records),
         "## Columns",
@@ -86,6 +69,25 @@ def _sections(output: RunFolder, records: Sequence[Record], table: Table, summar
         f"`{summary['command']}` at commit {summary['versions']['git_commit'] or 'unknown'}, checkpoint sha256 "
         f"{settings['checkpoint_sha256'][:12]}, seed {settings['seed']}. Everything else is in metrics.json.",
     ]
+
+
+def _plots(output: RunFolder, records: Sequence[Record], table: Table) -> list[str]:
+    """Draws the plots, where matplotlib is there; returns their part of the report, with the table of angles."""
+    bins = psnr_by_angle(records)
+    angles = ["## PSNR by angle to the nearest input view", _angles(table, bins)]
+    if not plots.can_plot():
+        return [*angles, f"The plots are missing, because matplotlib is: {plots.HOW_TO_GET}."]
+    plots.plot_bars(output.path / "bars.png", records, table)
+    few = f"; with only {len(records)} objects they are too narrow" if len(records) < FEW else ""
+    plots.plot_by_angle(output.path / "angles.png", bins)
+    sections = [
+        f"![every column as bars](bars.png)\n\nThin lines: {LEVEL:.0%} bootstrap intervals over objects{few}.",
+        *angles,
+        "![PSNR by angle](angles.png)",
+    ]
+    if plots.plot_curves(output.path / "consistency.png", records, table):
+        sections += ["## Consistency along the sequence", "![consistency along the sequence](consistency.png)"]
+    return sections
 
 
 def _notes(table: Table, summary: dict[str, Any]) -> list[str]:

@@ -1,6 +1,5 @@
 """The columns of the table: what each metric is called, how it reads, and over what its figures are taken."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,10 +71,3 @@ SAMPLES = (  # of several samples: a table of their own, never beside figures of
     Column("psnr-of-mean", "PSNR of the mean", "view", "high", 2, "of the mean image of the samples of each view"),
 )
 COLUMNS = {column.key: column for column in (*QUALITY, *CONSISTENCY, *SAMPLES)}
-
-
-def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table in Markdown; figures stand to the right below their headings."""
-    names = list(header)
-    rule = ["---", *["---:"] * (len(names) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [names, rule, *rows])

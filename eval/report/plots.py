@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from eval.bootstrap import mean_interval
-from eval.columns import CONSISTENCY, QUALITY, Column
 from eval.methods import COPY, INDEPENDENT, JOINT, NERF, TRUTH
-from eval.records import Record
-from eval.summary import AngleBin, Table, columns_of, curve
+from eval.report.bootstrap import mean_interval
+from eval.report.columns import CONSISTENCY, QUALITY, Column
+from eval.report.records import Record
+from eval.report.summary import AngleBin, curve
+from eval.report.tables import Table, columns_of
 from mvgenvs.files import atomically
 
 HOW_TO_GET = "run `pip install matplotlib` and the same command again"

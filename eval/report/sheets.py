@@ -14,7 +14,7 @@ COLUMNS = 12  # views shown, evenly spread over the sequence
 WHITE_ERROR = 0.5  # of 1; the mean absolute difference of the channels that shows as the brightest colour
 
 
-def write_sheet(
+def write_object_sheet(
     path: Path,
     known: Float[Tensor, "known 3 h w"],
     truth: Float[Tensor, "view 3 h w"],

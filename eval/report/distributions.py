@@ -7,8 +7,8 @@ import torch
 from eval.methods import TRUTH
 from eval.metrics.features import FeatureExtractor
 from eval.metrics.frechet import frechet_distance, kernel_distance, moments
-from eval.records import RunFolder
-from eval.summary import Table
+from eval.report.records import RunFolder
+from eval.report.tables import Table
 
 MIN_IMAGES = 4  # what the kernel distance needs
 

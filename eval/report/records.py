@@ -5,7 +5,7 @@ OUTPUT/objects/NAME.safetensors           features of the object's images, for t
                                           "<network>/<row>", (view, feature), row "truth" holding the true images'
 OUTPUT/objects/NAME.png                   the object's sheet
 OUTPUT/objects/NAME.json                  its `Record`, written last: an object that has one is done
-OUTPUT/metrics.json, report.md, *.png     see `eval.report`
+OUTPUT/metrics.json, report.md, *.png     see `eval.report.writer`
 """
 
 import json
@@ -68,7 +68,7 @@ class Record:
     angles: list[float]  # degrees between the viewing directions of each target and of the input nearest to it
     truth_sha256: str  # of the true images of inputs and targets: two runs with equal hashes saw the same data
     # Row of the table -> metric -> one figure per target view, per pair of neighbours or for the object, as
-    # `eval.columns` says; an empty list where the metric has no figure, such as a warp without depth.
+    # `eval.report.columns` says; an empty list where the metric has no figure, such as a warp without depth.
     figures: dict[str, Figures]
     joint_independent_difference: float | None = None  # mean absolute difference of their samples, of 1
 
