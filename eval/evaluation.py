@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from eval.methods import SamplesViews
 from eval.metrics.suite import MetricSuite, load_suite
-from eval.objects import evaluate_object
+from eval.object_evaluation import evaluate_object
+from eval.progress import progress_bar
 from eval.report.provenance import all_versions
 from eval.report.records import REPORT, RunFolder, Settings, claim_run
 from eval.report.writer import write_report
@@ -27,7 +27,6 @@ from mvgenvs.processes import join_processes, on_main
 from mvgenvs.runtime import explained_failures
 
 LONGEST_WAIT = timedelta(days=30)  # of a process that has finished its objects for the others
-BAR = "{desc}: {percentage:3.0f}% |{bar}| {elapsed} so far, {remaining} left{postfix}"
 
 
 def run(args: argparse.Namespace, words: Sequence[str]) -> None:
@@ -76,7 +75,7 @@ def evaluate(
     """Evaluates those of the objects at `indices` that `output` does not hold yet."""
     todo = [index for index in indices if not output.has(scenes.objects[index].name)]
     rows = len(settings.methods)
-    with tqdm(total=len(todo) * rows, desc="evaluating", bar_format=BAR, smoothing=0, disable=quiet) as progress:
+    with progress_bar(len(todo) * rows, "evaluating", quiet) as progress:
         for number, index in enumerate(todo):
             item = scenes.objects[index]
             progress.set_postfix_str(f"{item.name}, {number + 1} of {len(todo)}")

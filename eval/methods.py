@@ -1,5 +1,6 @@
 """The rows of the table: the full system, baselines that show what each of its parts is worth, and the truth."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -7,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from eval.directions import direction_cosines
 from mvgenvs.cameras import Cameras
 from mvgenvs.views import ViewSet
 
@@ -71,7 +73,7 @@ def copy_nearest(known: ViewSet, cameras: Cameras) -> Float[Tensor, "view 3 h w"
     return known.images[direction_cosines(cameras, known.cameras).argmax(dim=1)]
 
 
-def direction_cosines(cameras: Cameras, others: Cameras) -> Float[Tensor, "view other"]:
-    """Cosines of the angles at the origin between the places of cameras."""
-    a, b = (torch.nn.functional.normalize(c.centers.double(), dim=-1) for c in (cameras, others))
-    return a @ b.T
+def sample_seed(seed: int, name: str, number: int) -> int:
+    """Each sample of each object has its own noise, whichever others are drawn before it."""
+    text = f"{seed}/{name}" if number == 0 else f"{seed}/{name}/{number}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")

@@ -4,12 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor
 
+from eval.directions import unit_vectors, viewing_angles
 from mvgenvs.cameras import Cameras
+from mvgenvs.data.stored import SceneObject
 from mvgenvs.errors import UserError
 
 ORBIT_AZIMUTH, ORBIT_ELEVATION = 45.0, 20.0  # degrees: the input view, 3/4 front
@@ -20,32 +19,23 @@ SRN_INPUTS = (64, 104)  # the view ids that pixelNeRF and all after it take as i
 
 
 @dataclass(frozen=True)
-class Task:
-    """Positions in an object's list of views, in the order in which they make up a sequence."""
+class ViewChoice:
+    """Which views of an object are given and which are wanted: positions in its list of views, in their order."""
 
     inputs: tuple[int, ...]
     targets: tuple[int, ...]
 
 
-def viewing_angles(cameras: Cameras) -> tuple[Float[Tensor, " view"], Float[Tensor, " view"]]:
-    """Azimuth in [0, 360) and elevation in degrees of cameras around the origin; azimuth 0 looks at a car's front.
+def orbit_views(view_ids: Sequence[int], cameras: Cameras, num_inputs: int = 1) -> ViewChoice:
+    """A closed tour round the object: one input from 3/4 front, and from there 23 targets all around.
 
-    A camera of radius r stands at r (cos el sin az, sin el, -cos el cos az).
-    """
-    x, y, z = (cameras.centers / cameras.centers.norm(dim=-1, keepdim=True)).unbind(-1)
-    return torch.rad2deg(torch.atan2(x, -z)) % 360, torch.rad2deg(torch.asin(y.clamp(-1, 1)))
+    Only views between 5 and 45 degrees of elevation are used. The input is the one nearest in direction to azimuth 45
+    and elevation 20. The targets are distinct views in order of azimuth: those that together lie nearest to an even
+    spacing in azimuth and to that elevation (a linear assignment, in which a degree counts the same in both).
 
-
-def orbit(view_ids: Sequence[int], cameras: Cameras, num_inputs: int = 1) -> Task:
-    """A closed tour round the object: input from 3/4 front, 23 targets going round it from there.
-
-    A second input is the view that lies nearest to the other end of the car's diagonal and is no target, a third the
-    one nearest to the corner between: the targets are those of one input.
-
-    Of the views between 5 and 45 degrees of elevation, the input is the one nearest in direction to azimuth 45 and
-    elevation 20. The targets are the distinct views that together lie nearest to an even spacing in azimuth and to
-    that elevation (a linear assignment; a degree counts the same in both), in order of azimuth. Raises `UserError`
-    where there are too few views, or `num_inputs` is not 1, 2 or 3.
+    Further inputs leave the targets as they are: the second is the remaining view nearest to azimuth 225, the other end
+    of the car's diagonal, the third the one nearest to azimuth 135. Raises `UserError` where there are too few views,
+    or `num_inputs` is not 1, 2 or 3.
     """
     if num_inputs not in (1, 2, 3):
         raise UserError(f"the orbit protocol takes 1 to 3 input views, not {num_inputs}")
@@ -57,10 +47,10 @@ def orbit(view_ids: Sequence[int], cameras: Cameras, num_inputs: int = 1) -> Tas
             f"the orbit protocol needs {ORBIT_TARGETS + num_inputs} views between {low:g} and {high:g} degrees of "
             f"elevation, and this object has {len(usable)}"
         )
-    directions = _directions(azimuth, elevation)
+    directions = unit_vectors(azimuth, elevation)
 
     def nearest(among: np.ndarray, azimuth: float) -> int:
-        return int(among[np.argmax(directions[among] @ _directions(azimuth, ORBIT_ELEVATION))])
+        return int(among[np.argmax(directions[among] @ unit_vectors(azimuth, ORBIT_ELEVATION))])
 
     start = nearest(usable, ORBIT_AZIMUTH)
     rest = usable[usable != start]
@@ -74,10 +64,10 @@ def orbit(view_ids: Sequence[int], cameras: Cameras, num_inputs: int = 1) -> Tas
     inputs = [start]
     for turn in FURTHER_INPUTS[: num_inputs - 1]:
         inputs.append(nearest(np.setdiff1d(rest, [*targets, *inputs]), ORBIT_AZIMUTH + turn))
-    return Task(tuple(inputs), targets)
+    return ViewChoice(tuple(inputs), targets)
 
 
-def srn(view_ids: Sequence[int], cameras: Cameras, num_inputs: int = 1) -> Task:
+def srn_views(view_ids: Sequence[int], cameras: Cameras, num_inputs: int = 1) -> ViewChoice:
     """The protocol of pixelNeRF: view 64, or views 64 and 104, in, and every other view out, in order of their ids.
 
     Raises `UserError` where an input view is missing, or `num_inputs` is neither 1 nor 2.
@@ -89,13 +79,16 @@ def srn(view_ids: Sequence[int], cameras: Cameras, num_inputs: int = 1) -> Task:
         if view_id not in view_ids:
             raise UserError(f"the srn protocol takes view {view_id:06d} as input, and this object lacks it")
     inputs = tuple(list(view_ids).index(view_id) for view_id in wanted)
-    return Task(inputs, tuple(i for i in range(len(view_ids)) if i not in inputs))
+    return ViewChoice(inputs, tuple(i for i in range(len(view_ids)) if i not in inputs))
 
 
-PROTOCOLS: dict[str, Callable[[Sequence[int], Cameras, int], Task]] = {"orbit": orbit, "srn": srn}
+def choose_views(item: SceneObject, cameras: Cameras, protocol: str = "orbit", num_inputs: int = 1) -> ViewChoice:
+    """A protocol's choice among the views of an object. Raises `UserError`, which names its folder."""
+    try:
+        return PROTOCOLS[protocol](item.view_ids, cameras, num_inputs)
+    except UserError as error:
+        raise UserError(f"{item.folder}: {error}") from error
+
+
+PROTOCOLS: dict[str, Callable[[Sequence[int], Cameras, int], ViewChoice]] = {"orbit": orbit_views, "srn": srn_views}
 CLOSED = ("orbit",)  # whose sequences end where they begin
-
-
-def _directions(azimuth: np.ndarray | float, elevation: np.ndarray | float) -> np.ndarray:
-    az, el = np.deg2rad(azimuth), np.deg2rad(elevation)
-    return np.stack([np.cos(el) * np.sin(az), np.sin(el), -np.cos(el) * np.cos(az)], axis=-1)

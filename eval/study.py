@@ -5,15 +5,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from eval.cli import NO_MATTES
 from eval.evaluation import load_pipeline
 from eval.metrics.suite import CONSISTENCY, load_suite
+from eval.progress import progress_bar
 from eval.protocols import ORBIT_TARGETS
 from eval.report.records import Settings
 from eval.studies import conditional, geometry, levels, plans, steps
-from eval.studies.trials import BAR, Study
+from eval.studies.trials import Study
 from mvgenvs.data.scenes import open_scenes
 from mvgenvs.data.stored import CachedScenes
 from mvgenvs.errors import OneSentenceParser, run_script, whole_number
@@ -46,10 +45,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(args: argparse.Namespace, model: Model | None, own: OwnFolder) -> str:
     """The text of the study, which it leaves in the folder as well."""
     if model is None:
-        with tqdm(total=conditional.num_cases(), desc="sampling", bar_format=BAR, smoothing=0) as progress:
+        with progress_bar(conditional.num_cases(), "sampling") as progress:
             return conditional.study(own.path, progress.update)
     if args.study == "geometry":
-        with tqdm(total=model[2], desc="rendering", bar_format=BAR, smoothing=0) as progress:
+        with progress_bar(model[2], "rendering") as progress:
             return geometry.study(own.path, *model, args.inputs, not args.no_mattes, progress.update)
     if args.study == "levels":
         return levels.study(own.path, *model, args.seed)

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from eval import evaluation, run
-from eval.methods import COPY, copy_nearest
+from eval.directions import angles_to_nearest
+from eval.methods import COPY, copy_nearest, sample_seed
 from eval.metrics import suite
 from eval.metrics.features import FeatureExtractor
 from eval.metrics.frechet import Moments, frechet_distance
-from eval.objects import angles_to_nearest, sample_seed
 from eval.report import plots
 from eval.report.records import RunFolder
 from mvgenvs.cameras import Cameras, look_at_origin

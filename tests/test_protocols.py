@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from eval.protocols import orbit, srn, viewing_angles
+from eval.directions import viewing_angles
+from eval.protocols import orbit_views, srn_views
 from mvgenvs.cameras import Cameras, look_at_origin
 from mvgenvs.errors import UserError
 
@@ -29,9 +30,9 @@ def test_viewing_angles_follow_the_convention() -> None:
 @pytest.mark.parametrize("num_views", [85, 251])
 def test_orbit_goes_once_round_at_low_elevation(num_views: int) -> None:
     cameras = spiral(num_views)
-    task = orbit(range(num_views), cameras)
-    azimuth, elevation = viewing_angles(cameras.select([*task.inputs, *task.targets]))
-    assert len(task.targets) == len(set(task.targets) - set(task.inputs)) == 23
+    choice = orbit_views(range(num_views), cameras)
+    azimuth, elevation = viewing_angles(cameras.select([*choice.inputs, *choice.targets]))
+    assert len(choice.targets) == len(set(choice.targets) - set(choice.inputs)) == 23
     assert abs(azimuth[0] - 45) < 15
     assert abs(elevation[0] - 20) < 15
     steps = azimuth.diff(append=azimuth[:1]) % 360
@@ -40,18 +41,18 @@ def test_orbit_goes_once_round_at_low_elevation(num_views: int) -> None:
     assert elevation.min() >= 5
     assert elevation.max() <= 45
     assert (elevation - 20).abs().mean() < 12
-    assert orbit(range(num_views), cameras) == task
+    assert orbit_views(range(num_views), cameras) == choice
 
 
 def test_orbit_needs_24_views_in_its_band() -> None:
     with pytest.raises(UserError, match="needs 24 views"):
-        orbit(range(30), spiral(30))
+        orbit_views(range(30), spiral(30))
 
 
 @pytest.mark.parametrize(("num_inputs", "azimuths"), [(2, [225]), (3, [225, 135])])
 def test_further_inputs_of_the_orbit_lie_at_corners_and_change_no_target(num_inputs: int, azimuths: list[int]) -> None:
     cameras = spiral(251)
-    one, more = orbit(range(251), cameras), orbit(range(251), cameras, num_inputs)
+    one, more = orbit_views(range(251), cameras), orbit_views(range(251), cameras, num_inputs)
     assert more.targets == one.targets
     assert more.inputs[0] == one.inputs[0]
     assert len({*more.inputs, *one.targets}) == num_inputs + len(one.targets)
@@ -63,21 +64,21 @@ def test_further_inputs_of_the_orbit_lie_at_corners_and_change_no_target(num_inp
 @pytest.mark.parametrize("num_inputs", [0, 4])
 def test_orbit_takes_one_to_three_inputs(num_inputs: int) -> None:
     with pytest.raises(UserError, match=f"1 to 3 input views, not {num_inputs}"):
-        orbit(range(85), spiral(85), num_inputs=num_inputs)
+        orbit_views(range(85), spiral(85), num_inputs=num_inputs)
 
 
 def test_srn_takes_view_64_and_predicts_all_others() -> None:
     view_ids = [0, 3, 64, 66]
-    task = srn(view_ids, spiral(4))
-    assert (task.inputs, task.targets) == ((2,), (0, 1, 3))
+    choice = srn_views(view_ids, spiral(4))
+    assert (choice.inputs, choice.targets) == ((2,), (0, 1, 3))
     with pytest.raises(UserError, match="000064"):
-        srn([0, 3], spiral(2))
+        srn_views([0, 3], spiral(2))
 
 
 def test_srn_with_two_inputs_takes_views_64_and_104() -> None:
-    task = srn([0, 64, 66, 104, 105], spiral(5), num_inputs=2)
-    assert (task.inputs, task.targets) == ((1, 3), (0, 2, 4))
+    choice = srn_views([0, 64, 66, 104, 105], spiral(5), num_inputs=2)
+    assert (choice.inputs, choice.targets) == ((1, 3), (0, 2, 4))
     with pytest.raises(UserError, match="000104"):
-        srn([0, 64, 66], spiral(3), num_inputs=2)
+        srn_views([0, 64, 66], spiral(3), num_inputs=2)
     with pytest.raises(UserError, match="1 or 2 input views, not 3"):
-        srn([0, 64, 104], spiral(3), num_inputs=3)
+        srn_views([0, 64, 104], spiral(3), num_inputs=3)

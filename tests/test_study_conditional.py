@@ -10,7 +10,7 @@ from diffusers import EDMEulerScheduler
 
 from eval.report import plots
 from eval.studies import conditional
-from eval.studies.conditional import Followed, compare, follow
+from eval.studies.conditional import ConditionalFit, fit_of_sampler, fit_of_views
 from eval.studies.gaussian import GaussianViews, bures, equally_correlated
 from mvgenvs.diffusion.renoising import SamplerOptions, sample
 
@@ -31,7 +31,7 @@ def test_the_ideal_denoiser_leaves_an_error_that_nothing_it_saw_could_explain(ge
 def test_the_conditional_is_that_of_true_views(generator):
     views = GaussianViews(UNEQUAL)
     x = views.draw(60_000, generator)
-    true = compare(views, x[:2], x[2:])
+    true = fit_of_views(views, x[:2], x[2:])
     assert true.distance < 0.02
     assert (true.pull, true.spread) == pytest.approx((1, 1), abs=0.02)
 
@@ -39,10 +39,10 @@ def test_the_conditional_is_that_of_true_views(generator):
 def test_what_ignores_the_anchors_or_copies_them_is_found_out(generator):
     views = equally_correlated(3, 0.8, STD)
     x, other = views.draw(50_000, generator), views.draw(50_000, generator)
-    ignoring = compare(views, other[:2], x[2:])
+    ignoring = fit_of_views(views, other[:2], x[2:])
     assert ignoring.pull == pytest.approx(0, abs=0.03)
     assert ignoring.spread == pytest.approx(1 / 0.6 * math.sqrt(0.36 / (1 - 0.64)), rel=0.02)
-    copying = compare(views, x[2:].repeat(2, 1), x[2:])
+    copying = fit_of_views(views, x[2:].repeat(2, 1), x[2:])
     assert copying.pull == pytest.approx(1 / 0.8, rel=1e-6)
     assert copying.spread == pytest.approx(0, abs=1e-6)
 
@@ -71,10 +71,10 @@ CORRELATIONS = pytest.mark.parametrize("correlation", [0.5, 0.9, 0.99])
 
 
 @functools.cache
-def followed(correlation: float, steps: int, **settings) -> Followed:
+def followed(correlation: float, steps: int, **settings) -> ConditionalFit:
     """Few enough draws for one thread: they put W2 off by up to .03."""
     views = equally_correlated(4 + 5, correlation, STD)
-    return follow(views, 4, SamplerOptions(num_steps=steps, **settings), pixels=3000)
+    return fit_of_sampler(views, 4, SamplerOptions(num_steps=steps, **settings), pixels=3000)
 
 
 @CORRELATIONS
@@ -124,7 +124,7 @@ def test_many_steps_with_fresh_noise_reach_the_limit_that_theory_predicts(correl
     h = ((1 + r + s) * (1 - r + s)) ** 0.25
     h0 = (1 - r**2) ** 0.25
     M = h0 / 4 * torch.trapezoid((1 / (1 - r + s) - 1 / (1 + r + s)) / h, s).item()
-    found = follow(equally_correlated(2, r, STD), 1, SamplerOptions(num_steps=200), pixels=10_000)
+    found = fit_of_sampler(equally_correlated(2, r, STD), 1, SamplerOptions(num_steps=200), pixels=10_000)
     assert found.spread == pytest.approx((1 - r**2) ** -0.25, rel=0.04)
     assert found.pull == pytest.approx(M / r, rel=0.05)
 

@@ -1,4 +1,4 @@
-"""The denoiser's error on noised true views: ways differ in one thing only, and see what sampling sees."""
+"""The denoiser's error on noised true views: modes differ in one thing only, and see what sampling sees."""
 
 import json
 from copy import deepcopy
@@ -13,21 +13,21 @@ from tiny_sd import write_sd
 
 from attention import PROCESSORS
 from eval import study
-from eval.protocols import ORBIT_TARGETS, orbit
+from eval.protocols import ORBIT_TARGETS, orbit_views
 from eval.report import plots
-from eval.studies import levels
-from eval.studies.levels import (
+from eval.studies import denoising_errors, levels
+from eval.studies.denoising_errors import (
     ALONE,
+    MODES,
     RENDERING,
     SETS,
     SIGMAS,
-    WAYS,
-    ZERO,
-    Orbit,
+    UNTRAINED,
+    DenoiserInputs,
+    Mode,
     SetErrors,
-    Way,
     denoised_error,
-    look_round,
+    prepare_inputs,
 )
 from mvgenvs.data.scenes import open_scenes
 from mvgenvs.data.stored import CachedScenes
@@ -37,7 +37,7 @@ from mvgenvs.errors import UserError
 from mvgenvs.parts import Parts
 from mvgenvs.pipeline import MultiViewPipeline
 
-CLEAN, MATCHED = Way("clean", input=True, neighbours=4), Way("matched", input=True, anchor_level="matched")
+CLEAN, MATCHED = Mode("clean", input=True, neighbours=4), Mode("matched", input=True, anchor_level="matched")
 SECOND = SETS[1]
 
 
@@ -67,16 +67,16 @@ def pipeline() -> MultiViewPipeline:
 
 
 @pytest.fixture(scope="module")
-def shown(pipeline, scenes) -> Orbit:
+def shown(pipeline, scenes) -> DenoiserInputs:
     with torch.no_grad():
-        return look_round(pipeline, scenes, 0, 0)[1]
+        return prepare_inputs(pipeline, scenes, 0, 0)[1]
 
 
 @pytest.fixture
 def little(monkeypatch):
     """Two noise levels and two sets are measured."""
-    monkeypatch.setattr(levels, "SIGMAS", (0.5, 8.0))
-    monkeypatch.setattr(levels, "SETS", SETS[-2:])
+    monkeypatch.setattr(denoising_errors, "SIGMAS", (0.5, 8.0))
+    monkeypatch.setattr(denoising_errors, "SETS", SETS[-2:])
 
 
 def copied(pipeline: MultiViewPipeline) -> MultiViewPipeline:
@@ -103,7 +103,7 @@ def test_every_target_is_in_one_set_and_its_neighbours_are_those_before_it():
 
 def test_the_denoiser_is_told_what_sampling_tells_it(pipeline, scenes, shown, monkeypatch):
     views = scenes.load(0)
-    task = orbit(scenes.objects[0].view_ids, views.cameras)
+    task = orbit_views(scenes.objects[0].view_ids, views.cameras)
     calls = calls_of(pipeline, monkeypatch)
     known, targets = views.select(task.inputs), views.select(task.targets[: SECOND[-1]])
     pipeline(
@@ -123,8 +123,8 @@ def test_the_denoiser_is_told_what_sampling_tells_it(pipeline, scenes, shown, mo
 
 def test_ways_share_the_noise_of_the_new_views(pipeline, scenes, shown, monkeypatch):
     calls = calls_of(pipeline, monkeypatch)
-    for way in (ALONE, CLEAN, MATCHED):
-        denoised_error(pipeline, shown, SECOND, way)
+    for mode in (ALONE, CLEAN, MATCHED):
+        denoised_error(pipeline, shown, SECOND, mode)
     alone, clean, matched = calls
     assert torch.equal(alone[0], clean[0][:, :4]) and torch.equal(alone[0], matched[0][:, :4])
     noise = (alone[0] - shown.latents[:, list(SECOND)]) / torch.tensor(SIGMAS)[:, None, None, None, None]
@@ -135,13 +135,13 @@ def test_ways_share_the_noise_of_the_new_views(pipeline, scenes, shown, monkeypa
     for sigma, given in ((CLEAN_SIGMA, clean), (SIGMAS[-1], matched)):
         anchor = given[0][-1, 4] - shown.latents[0, 0]
         assert anchor.std().item() == pytest.approx(sigma, rel=0.3)
-    others = [look_round(pipeline, scenes, *which)[1].noise for which in ((1, 0), (0, 1), (0, 0))]
+    others = [prepare_inputs(pipeline, scenes, *which)[1].noise for which in ((1, 0), (0, 1), (0, 0))]
     assert [torch.equal(shown.noise, other) for other in others] == [False, False, True]
 
 
 def test_a_view_alone_is_a_set_of_one(pipeline, shown):
-    alone, joint = (denoised_error(pipeline, shown, SECOND, Way("", joint=joint)) for joint in (False, True))
-    each = torch.cat([denoised_error(pipeline, shown, [view], Way("")) for view in SECOND], dim=1)
+    alone, joint = (denoised_error(pipeline, shown, SECOND, Mode("", joint=joint)) for joint in (False, True))
+    each = torch.cat([denoised_error(pipeline, shown, [view], Mode("")) for view in SECOND], dim=1)
     assert torch.allclose(alone, each, atol=1e-5)
     assert not torch.allclose(joint, each, atol=1e-3), "in a larger one it sees the others"
 
@@ -156,7 +156,7 @@ def test_errors_are_those_of_the_new_views(pipeline, shown, monkeypatch):
 
 
 def test_without_the_network_the_denoiser_is_untrained(pipeline, shown):
-    zero, trained = (denoised_error(pipeline, shown, SECOND, way) for way in (ZERO, ALONE))
+    zero, trained = (denoised_error(pipeline, shown, SECOND, mode) for mode in (UNTRAINED, ALONE))
     assert not torch.allclose(trained, zero, rtol=0.01)
     untrained = copied(pipeline)
     for weight in untrained.denoiser.unet.conv_out.parameters():
@@ -165,18 +165,18 @@ def test_without_the_network_the_denoiser_is_untrained(pipeline, shown):
 
 
 def test_much_noise_leaves_the_rendering(pipeline, scenes, monkeypatch):
-    monkeypatch.setattr(levels, "SIGMAS", (1e4,))
-    (first, *_) = levels.measure(pipeline, scenes, 1, ways=[ZERO])
-    assert first.rmse[ZERO.name] == [pytest.approx(first.rmse[RENDERING][0], rel=1e-3)]
+    monkeypatch.setattr(denoising_errors, "SIGMAS", (1e4,))
+    (first, *_) = denoising_errors.measure(pipeline, scenes, 1, modes=[UNTRAINED])
+    assert first.rmse[UNTRAINED.name] == [pytest.approx(first.rmse[RENDERING][0], rel=1e-3)]
 
 
 @pytest.mark.parametrize("attention", PROCESSORS)
 def test_every_attention_can_be_measured(pipeline, scenes, attention, little):
     pipeline = copied(pipeline)
     pipeline.denoiser.set_attention(attention)
-    found = levels.measure(pipeline, scenes, 1)
+    found = denoising_errors.measure(pipeline, scenes, 1)
     assert [len(errors.view_ids) for errors in found] == [4, 3]
-    assert set(found[0].rmse) == {RENDERING, *(way.name for way in WAYS)}
+    assert set(found[0].rmse) == {RENDERING, *(mode.name for mode in MODES)}
     assert all(np.shape(e.rmse[name]) == (2, len(e.view_ids)) for e in found for name in e.rmse)
     assert all(np.isfinite(e.rmse[name]).all() for e in found for name in e.rmse)
     joint, alone = found[0].rmse["joint + input"], found[0].rmse[ALONE.name]
@@ -187,8 +187,8 @@ def test_every_attention_can_be_measured(pipeline, scenes, attention, little):
 def test_a_denoiser_out_of_stable_diffusion_can_be_measured(scenes, tmp_path, conditioner, little):
     codec, denoiser = load_stable_diffusion(str(write_sd(tmp_path)), conditioner, "a car", 32, 16, 2, "joint")
     parts = replace(tiny_parts(), codec=codec.eval(), denoiser=denoiser.eval())
-    (found, *_) = levels.measure(MultiViewPipeline.from_parts(parts), scenes, 1)
-    assert np.mean(found.rmse[ZERO.name], axis=1) == pytest.approx(levels.SIGMAS, rel=0.15), (
+    (found, *_) = denoising_errors.measure(MultiViewPipeline.from_parts(parts), scenes, 1)
+    assert np.mean(found.rmse[UNTRAINED.name], axis=1) == pytest.approx(denoising_errors.SIGMAS, rel=0.15), (
         "it predicts the noise, and none"
     )
     assert all(np.isfinite(figures).all() for figures in found.rmse.values())
@@ -224,7 +224,7 @@ def test_the_command_leaves_tables_figures_and_a_plot(data, pipeline, tmp_path, 
     study.main(["levels", "--checkpoint", str(tmp_path / "checkpoint"), "--data", str(data), "--output", str(made)])
     text = (made / "levels.md").read_text()
     assert text in capsys.readouterr().out
-    assert text.count("\n| ") == 2 * 2 + (1 + len(WAYS)) + (len(WAYS) - 1)
+    assert text.count("\n| ") == 2 * 2 + (1 + len(MODES)) + (len(MODES) - 1)
     content = json.loads((made / "levels.json").read_text())
     assert {errors["object"] for errors in content["sets"]} == {"val-0", "val-1"}
     assert content["table"]["joint"] != content["table"][ALONE.name]
@@ -236,4 +236,4 @@ def test_the_command_leaves_tables_figures_and_a_plot(data, pipeline, tmp_path, 
 def test_too_few_views_are_a_user_error(pipeline, tmp_path):
     few = open_scenes(write_srn(tmp_path, {"val": 1}, views=5), "val", 32)
     with pytest.raises(UserError, match=r"val-0: the orbit protocol needs"):
-        levels.measure(pipeline, few, 1)
+        denoising_errors.measure(pipeline, few, 1)

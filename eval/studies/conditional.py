@@ -1,9 +1,10 @@
-"""How well do new views follow the anchors? The sampler itself, on Gaussian views with the ideal denoiser.
+"""How well do new views follow their anchors? The sampler alone, on Gaussian views with the ideal denoiser.
 
 Re-noised anchors ("replacement" [Song et al. 2021, score-based models, appendix I.2]) are an approximation even with a
-perfect network: at a high noise level the denoiser is told that the anchors are as uncertain as the new views, so that
-these are settled in part before the anchors can be seen [Ho et al. 2022, video diffusion models, section 3.1]. A noise
-level per view lets anchors stay clean; then E[new | noisy new, anchors] is what the true conditional asks for.
+perfect network. At a high noise level the denoiser is told that the anchors are as uncertain as the new views. So the
+new views are settled in part before the anchors can be seen [Ho et al. 2022, video diffusion models, section 3.1]. With
+a noise level for each view, anchors can stay clean: the denoiser then returns E[new | noisy new, anchors], as the true
+conditional asks.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,17 +41,17 @@ TREATMENTS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Followed:
-    """How the sampled new views depend on their anchors, beside the true conditional."""
+class ConditionalFit:
+    """How well sampled new views have the distribution that they should have, given their anchors."""
 
-    distance: float  # W2 to the true conditional, root mean square over anchors, of the data's standard deviation
-    pull: float  # how far their mean follows the anchors, of the true dependence; 1 is right
-    spread: float  # their standard deviation around that mean, of the true one; 1 is right
+    distance: float  # W2 to the true conditional, root mean square over anchors, in standard deviations of the data
+    pull: float  # how far their mean follows the anchors, as a share of the true dependence; 1 is right
+    spread: float  # their standard deviation around that mean, as a share of the true one; 1 is right
 
 
-def follow(
+def fit_of_sampler(
     views: GaussianViews, num_new: int, options: SamplerOptions, pixels: int | None = None, seed: int = 0
-) -> Followed:
+) -> ConditionalFit:
     """Samples new views given true anchors, and compares them with the conditional.
 
     Sampler and denoiser are linear, so that new = M a + noise: M is found by regression, and with it the mean square
@@ -63,10 +64,12 @@ def follow(
     anchors = a.reshape(1, len(a), 1, 1, pixels)
     *_, last = sample(views.denoise, scheduler, options, num_new, anchors, generator)
     new = last.latents.reshape(num_new, pixels)
-    return compare(views, new, a)
+    return fit_of_views(views, new, a)
 
 
-def compare(views: GaussianViews, new: Float[Tensor, "new pixel"], a: Float[Tensor, "anchor pixel"]) -> Followed:
+def fit_of_views(
+    views: GaussianViews, new: Float[Tensor, "new pixel"], a: Float[Tensor, "anchor pixel"]
+) -> ConditionalFit:
     """New views, sampled given the anchors `a`, beside the true conditional."""
     B, S = views.conditional(len(new))
     M = torch.linalg.lstsq(a.T, new.T).solution.T
@@ -76,7 +79,7 @@ def compare(views: GaussianViews, new: Float[Tensor, "new pixel"], a: Float[Tens
     variance = views.covariance.diagonal()[: len(new)].sum().item()
     along = ((M @ a) * (B @ a)).sum() / (B @ a).square().sum()
     spread = (rest.square().sum() / a.shape[1] / S.trace()).sqrt()
-    return Followed((squared / variance) ** 0.5, along.item(), spread.item())
+    return ConditionalFit((squared / variance) ** 0.5, along.item(), spread.item())
 
 
 def study(output: Path, on_case: Callable[[], object] = lambda: None) -> str:
@@ -86,8 +89,8 @@ def study(output: Path, on_case: Callable[[], object] = lambda: None) -> str:
         views = equally_correlated(NEW + ANCHORS, correlation, SIGMA_DATA)
         for treatment, settings in TREATMENTS.items():
             for steps in STEPS:
-                followed = follow(views, NEW, SamplerOptions(num_steps=steps, **settings))
-                found.append({"correlation": correlation, "treatment": treatment, "steps": steps, **asdict(followed)})
+                fit = fit_of_sampler(views, NEW, SamplerOptions(num_steps=steps, **settings))
+                found.append({"correlation": correlation, "treatment": treatment, "steps": steps, **asdict(fit)})
                 on_case()
     text = "\n\n".join(_sections(found))
     write_json(output / "conditional.json", {"new": NEW, "anchors": ANCHORS, "pixels": PIXELS, "cases": found})

@@ -16,7 +16,7 @@ from torch import Tensor
 from eval.metrics.figures import mean_of_present
 from eval.metrics.image import MAX_PSNR, psnr
 from eval.metrics.warp import warp
-from eval.protocols import orbit
+from eval.protocols import choose_views
 from eval.report.columns import Column
 from eval.report.records import write_json
 from eval.report.tables import Table, format_table
@@ -63,20 +63,20 @@ def study(
 
     Raises `UserError` where the data have no depth or masks.
     """
-    chosen = [index * len(scenes.objects) // num_objects for index in range(num_objects)]
+    indices = [index * len(scenes.objects) // num_objects for index in range(num_objects)]
     found = []
-    for index in chosen:
+    for index in indices:
         views = scenes.read(index).view_set()
         if views.depth is None or views.mask is None:
             raise UserError(f"{scenes.objects[index].folder} has no depth or masks, which this study compares with")
-        task = orbit(scenes.objects[index].view_ids, views.cameras, num_inputs)
-        known = views.select(task.inputs)
+        chosen = choose_views(scenes.objects[index], views.cameras, num_inputs=num_inputs)
+        known = views.select(chosen.inputs)
         known = known if mattes else replace(known, mask=None)
-        found.append(object_figures(pipeline.nerf, known, views.select(task.targets)))
+        found.append(object_figures(pipeline.nerf, known, views.select(chosen.targets)))
         on_object()
     table = make_table(found)
     text = format_table(table, COLUMNS)
-    write_json(output / "geometry.json", {"table": table, "objects": [scenes.objects[i].name for i in chosen]})
+    write_json(output / "geometry.json", {"table": table, "objects": [scenes.objects[i].name for i in indices]})
     write_text(output / "geometry.md", text + "\n")
     return text
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from eval.methods import INDEPENDENT
-from eval.protocols import ORBIT_TARGETS, orbit
+from eval.protocols import ORBIT_TARGETS, choose_views
 from eval.report.columns import COLUMNS, Column
 from eval.report.records import write_json
 from eval.report.tables import Table, format_table
@@ -64,7 +64,7 @@ def seam(flicker: list[float | None]) -> float | None:
 def _draw(common: Study, number: int, name: str) -> None:
     """The input and the views after it: as they are, with anchors, and with the input as the only anchor."""
     item, views = common.scenes.objects[number], common.scenes.read(number).view_set()
-    known = views.images[list(orbit(item.view_ids, views.cameras).inputs)]
+    known = views.images[list(choose_views(item, views.cameras).inputs)]
     rows = {"true": REFERENCES[0], "with anchors": SLIDING, "anchored by the input alone": INPUT_ONLY}
     strips = [(text, torch.cat([known, common.images(trial, name)])) for text, trial in rows.items()]
     write_png(common.output / f"anchors_{name}.png", contact_sheet(strips, SHEET_COLUMNS))

@@ -16,26 +16,25 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from eval.methods import JOINT, NERF, TRUTH, predictions
+from eval.directions import angles_to_nearest
+from eval.methods import JOINT, NERF, TRUTH, predictions, sample_seed
 from eval.metrics.figures import Figures, mean_of_present
 from eval.metrics.image import rounded_to_8_bits
 from eval.metrics.suite import MetricSuite
-from eval.objects import angles_to_nearest, sample_seed
-from eval.protocols import orbit
+from eval.progress import progress_bar
+from eval.protocols import choose_views
 from eval.report.columns import Column
 from eval.report.provenance import truth_sha256
 from eval.report.records import Record, RunFolder, Settings, claim_run, folder_name
 from eval.report.summary import curve
 from eval.studies.cached_nerf import CachedNeRF, clock, with_cached_nerf
 from mvgenvs.data.stored import CachedScenes
-from mvgenvs.errors import UserError
 from mvgenvs.folders import OwnFolder
 from mvgenvs.media import read_png, tile, write_png
 from mvgenvs.pipeline import MultiViewPipeline
 from mvgenvs.views import ViewSet
 
 SECONDS = Column("seconds", "s/view", "object", "low", 2, "seconds per view with its rendering; on a CPU, of one core")
-BAR = "{desc}: {percentage:3.0f}% |{bar}| {elapsed} so far, {remaining} left{postfix}"
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def run_trials(study: Study, trials: Sequence[Trial]) -> None:
         study.folder(trial).check(study.settings_of(trial))
     todo = [[trial for trial in trials if not study.folder(trial).has(name)] for name in study.names]
     pipeline, nerf = with_cached_nerf(study.pipeline)
-    with tqdm(total=sum(map(len, todo)), desc="sampling", bar_format=BAR, smoothing=0) as progress:
+    with progress_bar(sum(map(len, todo)), "sampling") as progress:
         for number, missing in enumerate(todo):
             if missing:
                 _run_object(study, pipeline, nerf, number, missing, progress)
@@ -118,12 +117,9 @@ def _run_object(
 ) -> None:
     """Makes and measures the views of one object by each of the trials, which share its renderings."""
     item, views = study.scenes.objects[number], study.scenes.read(number).view_set()
-    try:
-        task = orbit(item.view_ids, views.cameras)
-    except UserError as error:
-        raise UserError(f"{item.folder}: {error}") from error
-    chosen = [task.targets[position] for position in study.choose(number)]
-    known, targets = views.select(task.inputs), views.select(chosen)
+    on_orbit = choose_views(item, views.cameras)
+    chosen = [on_orbit.targets[position] for position in study.choose(number)]
+    known, targets = views.select(on_orbit.inputs), views.select(chosen)
     now = clock(pipeline.device)
     with nerf.caching(known.rgba[None].to(pipeline.device)) as cache:
         for trial in trials:
@@ -134,10 +130,10 @@ def _run_object(
             record = Record(
                 object=item.name,
                 family=item.family,
-                input_view_ids=[item.view_ids[i] for i in task.inputs],
+                input_view_ids=[item.view_ids[i] for i in on_orbit.inputs],
                 target_view_ids=[item.view_ids[i] for i in chosen],
                 angles=angles_to_nearest(known.cameras, targets.cameras),
-                truth_sha256=truth_sha256(views.select([*task.inputs, *chosen])),
+                truth_sha256=truth_sha256(views.select([*on_orbit.inputs, *chosen])),
                 figures={trial.name: _figures(study, trial, images, targets, seconds / len(chosen))},
             )
             folder = study.folder(trial)

@@ -1,23 +1,21 @@
 """The evaluation of one object: predict its views by each method, measure them, keep the figures."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from eval.methods import COPY, INDEPENDENT, JOINT, TRUTH, SamplesViews, direction_cosines, predictions
+from eval.directions import angles_to_nearest
+from eval.methods import COPY, INDEPENDENT, JOINT, TRUTH, SamplesViews, predictions, sample_seed
 from eval.metrics.figures import Figures
 from eval.metrics.image import rounded_to_8_bits
 from eval.metrics.suite import MetricSuite
-from eval.protocols import CLOSED, PROTOCOLS
+from eval.protocols import CLOSED, choose_views
 from eval.report.provenance import truth_sha256
 from eval.report.records import Record, RunFolder, Settings
 from eval.report.sheets import write_object_sheet
-from mvgenvs.cameras import Cameras
 from mvgenvs.data.stored import SceneObject
-from mvgenvs.errors import UserError
 from mvgenvs.views import ViewSet
 
 
@@ -34,11 +32,8 @@ def evaluate_object(
 
     Raises `UserError` where it lacks the views that the protocol needs.
     """
-    try:
-        task = PROTOCOLS[settings.protocol](item.view_ids, views.cameras, settings.num_inputs)
-    except UserError as error:
-        raise UserError(f"{item.folder}: {error}") from error
-    known, targets = views.select(task.inputs), views.select(task.targets)
+    chosen = choose_views(item, views.cameras, settings.protocol, settings.num_inputs)
+    known, targets = views.select(chosen.inputs), views.select(chosen.targets)
     known = known if settings.mattes else replace(known, mask=None)
     first: dict[str, Tensor] = {}  # the first sample of each method
     figures: dict[str, Figures] = {}
@@ -64,24 +59,12 @@ def evaluate_object(
     record = Record(
         object=item.name,
         family=item.family,
-        input_view_ids=[item.view_ids[i] for i in task.inputs],
-        target_view_ids=[item.view_ids[i] for i in task.targets],
+        input_view_ids=[item.view_ids[i] for i in chosen.inputs],
+        target_view_ids=[item.view_ids[i] for i in chosen.targets],
         angles=angles_to_nearest(known.cameras, targets.cameras),
-        truth_sha256=truth_sha256(views.select([*task.inputs, *task.targets])),
+        truth_sha256=truth_sha256(views.select([*chosen.inputs, *chosen.targets])),
         figures=figures,
         joint_independent_difference=difference,
     )
     folder.claim(settings)
     folder.write(record, features)
-
-
-def sample_seed(seed: int, name: str, number: int) -> int:
-    """Each sample of each object has its own noise, whichever others are drawn before it."""
-    text = f"{seed}/{name}" if number == 0 else f"{seed}/{name}/{number}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
-
-
-def angles_to_nearest(known: Cameras, targets: Cameras) -> list[float]:
-    """Degrees, seen from the origin, between each target's camera and the known camera nearest to it."""
-    cosines = direction_cosines(targets, known).amax(dim=1).clamp(-1, 1)
-    return torch.rad2deg(cosines.acos()).tolist()
