@@ -7,8 +7,10 @@ import yaml
 from tiny import write_srn
 
 from eval import ablations
-from eval.ablations import GROUPS, Ablation, Group, difference
 from eval.protocols import ORBIT_TARGETS
+from eval.studies import ablation_runs
+from eval.studies.ablation_models import GROUPS, Ablation, Group
+from eval.studies.ablation_runs import difference
 from mvgenvs.config import load_config
 from mvgenvs.parts import build_parts
 
@@ -47,7 +49,7 @@ def test_models_are_trained_and_compared(
         Ablation("everything", {}, ("--steps", "1", "--guidance", "1", "--lpips-nets")),
         Ablation("ray map alone", {"loss.drop_condition": "1"}, ("--steps", "1", "--guidance", "0", "--lpips-nets")),
     )
-    monkeypatch.setattr(ablations, "NUM_SETS", 3)
+    monkeypatch.setattr(ablation_runs, "NUM_SETS", 3)
     monkeypatch.setattr(ablations, "GROUPS", {"denoiser": Group(config, ("denoise",), "joint", models)})
     data = write_srn(tmp_path / "data", {"train": 1, "val": 1}, views=ORBIT_TARGETS + 1)
     command = ["--data", str(data), "--output", str(tmp_path / "out"), "--workers", "2"]

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from eval.bench import as_markdown, main
+from eval.bench import main
 from eval.benchmarks.measure import count_flops, interleaved, measure, peak_bytes
+from eval.benchmarks.report import as_markdown
 from eval.benchmarks.stage import Stage
 from mvgenvs.errors import UserError
 

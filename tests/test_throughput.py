@@ -9,6 +9,7 @@ from test_recipe import tiny_recipe, write
 from tiny import tiny_config, write_srn
 
 from eval import throughput
+from eval.benchmarks import training
 from mvgenvs.nerf import model
 
 
@@ -18,7 +19,7 @@ def test_the_ways_are_measured_in_turns_and_rendering_is_left_out_where_it_is_ke
     monkeypatch.setattr(model, "CELL", 0.1)
     tiny = tiny_config()
     small = {name: getattr(tiny, name) for name in ("data", "nerf", "denoiser", "codec")}
-    monkeypatch.setattr(throughput, "EARLIER", replace(throughput.EARLIER, **small))
+    monkeypatch.setattr(training, "EARLIER", replace(training.EARLIER, **small))
     data = write_srn(tmp_path / "data", {"train": 2}, views=6)
     recipe = write(tmp_path, tiny_recipe())
     words = ["--recipe", str(recipe), "--data", str(data), "--steps", "2", "--output", str(tmp_path / "out")]

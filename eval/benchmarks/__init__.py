@@ -1,1 +1,3 @@
-"""Benchmarks: one module per family of stages, each with `stages(setup)`; `eval.bench` runs them all."""
+"""Benchmarks of speed. `nerf`, `denoiser`, `attention` and `anchor_cache` make the stages that `eval.bench` times
+against the machine's `ceilings`; `training` has the steps that `eval.throughput` times. `measure` says how to time.
+"""
