@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mvgenvs.errors import OneSentenceParser, UserError, number, whole_number
 
-# Repeated from `suite`, `methods`, `protocols` and `perceptual`: --help imports nothing heavy.
+# Repeated from eval.metrics.suite, eval.methods, eval.protocols and mvgenvs.perceptual: --help imports nothing heavy.
 METRICS, DEFAULT_METRICS = ("fd", "consistency", "3d"), ("fd", "consistency")
 ROWS = ("copy-nearest", "nerf", "independent", "joint", "truth")
 PROTOCOLS = ("orbit", "srn")
@@ -68,9 +68,9 @@ def parser() -> OneSentenceParser:
     return parse
 
 
-def parse_arguments(words: list[str]) -> argparse.Namespace:
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """Reads the command line, fills in what depends on other flags, and puts lists in their usual order."""
-    args = parser().parse_args(words)
+    args = parser().parse_args(argv)
     args.methods = _in_order(args.methods, ROWS, ROWS)
     args.metrics = _in_order(args.metrics, METRICS, DEFAULT_METRICS)
     args.lpips_nets = _in_order(args.lpips_nets, NETS, NETS[:1])

@@ -1,4 +1,4 @@
-"""An evaluation, from checkpoint and data to the report. What it leaves is described in `eval.report.records`."""
+"""A whole evaluation, from checkpoint and data to the report. `eval.report.records` says what it leaves on the disk."""
 
 import argparse
 import shlex
@@ -26,11 +26,11 @@ from mvgenvs.parts import checkpoint_sha256, resolve_checkpoint
 from mvgenvs.processes import join_processes, on_main
 from mvgenvs.runtime import explained_failures
 
-LONGEST_WAIT = timedelta(days=30)  # of a process that has finished its objects for the others
+LONGEST_WAIT = timedelta(days=30)  # how long a process that has finished its objects waits for the others
 
 
-def run(args: argparse.Namespace, words: Sequence[str]) -> None:
-    """The whole story; `args` are of `eval.cli`, read from `words`. Raises `UserError`."""
+def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
+    """Evaluates a checkpoint as `args` say, the flags of `eval.cli` read from `argv`. Raises `UserError`."""
     processes = join_processes(args.device, LONGEST_WAIT)
     folder = resolve_checkpoint(args.checkpoint)
     pipeline = load_pipeline(folder, processes.device)
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace, words: Sequence[str]) -> None:
         processes.wait_for_everyone()
         if processes.is_main_process:
             context = {
-                "command": shlex.join(["python", "-m", "eval.run", *words]),
+                "command": shlex.join(["python", "-m", "eval.run", *argv]),
                 "checkpoint": args.checkpoint,
                 "versions": all_versions(),
                 "weights": suite.sources(),
@@ -79,7 +79,7 @@ def evaluate(
         for number, index in enumerate(todo):
             item = scenes.objects[index]
             progress.set_postfix_str(f"{item.name}, {number + 1} of {len(todo)}")
-            views = scenes.read(index).view_set()  # not kept, as each object is wanted once
+            views = scenes.read(index).view_set()  # not kept in memory: each object is wanted once
             evaluate_object(pipeline, item, views, settings, suite, output, progress.update)
 
 

@@ -74,6 +74,6 @@ def copy_nearest(known: ViewSet, cameras: Cameras) -> Float[Tensor, "view 3 h w"
 
 
 def sample_seed(seed: int, name: str, number: int) -> int:
-    """Each sample of each object has its own noise, whichever others are drawn before it."""
+    """The seed of one sample of the object `name`: its noise does not depend on which others are drawn before it."""
     text = f"{seed}/{name}" if number == 0 else f"{seed}/{name}/{number}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")

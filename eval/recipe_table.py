@@ -37,8 +37,8 @@ def val_table(pipeline: Path, data: Path, objects: int, output: Path) -> dict[st
     """Evaluates, as `python -m eval.run` does, and prints the table; returns its figures by row and metric."""
     from eval.evaluation import run
 
-    words = ["--checkpoint", str(pipeline), "--data", str(data), "--split", "val", "--num-objects", str(objects),
+    argv = ["--checkpoint", str(pipeline), "--data", str(data), "--split", "val", "--num-objects", str(objects),
              "--methods", *ROWS, "--metrics", "--lpips-nets", "alex", "vgg", "--output", str(output)]  # fmt: skip
-    run(parse_arguments(words), words)
+    run(parse_arguments(argv), argv)
     metrics = read_json(output / "metrics.json")
     return {"objects": metrics["num_objects"], "images": metrics["num_images"], "table": metrics["table"]}

@@ -1,4 +1,4 @@
-"""Evaluates a checkpoint: `python -m eval.run --help`. What it leaves is described in `eval.report.records`."""
+"""Evaluates a checkpoint: `python -m eval.run --help`. `eval.report.records` says what it leaves on the disk."""
 
 import sys
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ from mvgenvs.errors import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    words = list(sys.argv[1:] if argv is None else argv)
-    args = parse_arguments(words)
+    given = list(sys.argv[1:] if argv is None else argv)
+    args = parse_arguments(given)
 
-    from eval.evaluation import run  # after the arguments: --help and mistakes answer at once
+    from eval.evaluation import run  # only now, so that --help and mistakes are answered at once
 
-    run(args, words)
+    run(args, given)
 
 
 if __name__ == "__main__":

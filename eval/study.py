@@ -29,8 +29,8 @@ STUDIES = {
     "steps": "quality against network evaluations per new view",
     "plans": "every plan on the same views; joint attention and anchors on and off",
 }
-Model = tuple[MultiViewPipeline, CachedScenes, int]  # the last is the number of objects wanted
-INSTRUMENTED = {"steps": steps, "plans": plans}  # they sample pictures and measure them
+Model = tuple[MultiViewPipeline, CachedScenes, int]  # and the number of objects wanted
+SAMPLING = {"steps": steps, "plans": plans}  # the studies that sample pictures and measure them
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(args: argparse.Namespace, model: Model | None, own: OwnFolder) -> str:
-    """The text of the study, which it leaves in the folder as well."""
+    """Runs the study that was asked for; returns its text, which also lies in the folder."""
     if model is None:
         with progress_bar(conditional.num_cases(), "sampling") as progress:
             return conditional.study(own.path, progress.update)
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace, model: Model | None, own: OwnFolder) -> str:
             return geometry.study(own.path, *model, args.inputs, not args.no_mattes, progress.update)
     if args.study == "levels":
         return levels.study(own.path, *model, args.seed)
-    return INSTRUMENTED[args.study].study(make_study(args, model, own))
+    return SAMPLING[args.study].study(make_study(args, model, own))
 
 
 def parser() -> OneSentenceParser:
@@ -72,9 +72,9 @@ def parser() -> OneSentenceParser:
                 add("--no-mattes", NO_MATTES, action="store_true")
             add("--seed", "start of the random numbers", type=int, default=0)
             add("--device", "where to compute", choices=("auto", "cpu", "cuda"), default="auto")
-        if name in INSTRUMENTED:
+        if name in SAMPLING:
             add("--lpips-trunks", "folder with torchvision's AlexNet weights", type=Path, metavar="DIR")
-        text = "folder of the results" + ("; resumes what is there" if name in INSTRUMENTED else "")
+        text = "folder of the results" + ("; resumes what is there" if name in SAMPLING else "")
         add("--output", text, type=Path, required=True, metavar="DIR")
     return parse
 

@@ -1,7 +1,7 @@
 """Flicker: how much more neighbouring generated frames differ than the true frames do.
 
-0 is the truth's own value. Above it frames jump; below it they change less than the motion of the camera asks for, as
-blurred frames and repeated ones do.
+True frames have 0. Above it, frames jump. Below it, they change less than the camera's motion demands, as blurred or
+repeated frames do.
 """
 
 from typing import TypedDict

@@ -1,4 +1,4 @@
-"""Distances between all images of a row and all true images of a run, told from the features that the run has kept."""
+"""Distances between all images of a row and all true images of a run, computed from the features that it kept."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The plots of a report: one style, colours that the colour-blind can tell apart, PNG. They need matplotlib."""
+"""The plots of a report, by matplotlib: PNG, one style, colours that the colour-blind can tell apart."""
 
 import importlib.util
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What a run keeps on disk. Everything else that it leaves is made anew from these files when it ends.
+"""What a run keeps on the disk. The report is made from these files alone.
 
 OUTPUT/settings.json                      all that the figures depend on; a run resumes only under equal settings
 OUTPUT/objects/NAME.safetensors           features of the object's images, for the distances between distributions:
@@ -86,11 +86,11 @@ class RunFolder:
 
     @staticmethod
     def names(objects: Sequence[str]) -> list[str]:
-        """All that a run of these objects writes here before its report."""
+        """The files that a run of these objects writes before its report."""
         return ["settings.json", *(f"objects/{name}.{kind}" for name in objects for kind in KINDS)]
 
     def settings(self) -> dict[str, Any] | None:
-        """Those of the run that the folder holds; None of none. Raises `UserError` where they are damaged."""
+        """The settings of the run in this folder; None where there is none. Raises `UserError` for a damaged file."""
         path = self.path / "settings.json"
         if not path.exists():
             return None
@@ -100,7 +100,7 @@ class RunFolder:
         return content
 
     def check(self, settings: Settings) -> None:
-        """Raises `UserError` where the folder holds a run with others. It is claimed when something is `written`."""
+        """Raises `UserError` where the folder holds a run with other settings."""
         mine, theirs = _plain(settings), self.settings()
         differing = [] if theirs is None else [key for key in mine if mine[key] != theirs.get(key)]
         if differing:
@@ -109,7 +109,7 @@ class RunFolder:
             )
 
     def claim(self, settings: Settings) -> None:
-        """Makes the folder that of `settings`: once they have led to a result, as before that they may be wrong."""
+        """Writes settings.json, unless it is there. To be called with the first result: before it they may be wrong."""
         if not (self.path / "settings.json").exists():
             write_json(self.path / "settings.json", _plain(settings))
 
@@ -146,9 +146,10 @@ class RunFolder:
 
 
 def claim_run(folder: OwnFolder, run: RunFolder, names: Sequence[str]) -> None:
-    """Lists `names`, which a run writes into its folder, as ours in `folder`, which is the same or lies around it.
+    """Lists as ours the files `names` that a run will write. `folder` is the run's own, or one around it.
 
-    Raises `UserError` where that would replace what is not ours. What settings lie beside is ours, listed or not.
+    Raises `UserError` where one would replace a file that is not ours. In a folder with settings.json they all are,
+    whether or not they are listed: earlier versions kept no list.
     """
     place, theirs = run.path.relative_to(folder.path), run.settings()
     within = [(place / name).as_posix() for name in names]
@@ -158,7 +159,7 @@ def claim_run(folder: OwnFolder, run: RunFolder, names: Sequence[str]) -> None:
 
 
 def _plain(settings: Settings) -> dict[str, Any]:
-    """As they come back from JSON."""
+    """The settings as JSON gives them back."""
     return json.loads(json.dumps(asdict(settings)))
 
 

@@ -1,4 +1,4 @@
-"""Averages over the records of a run: the table, PSNR by angle, and curves along the sequence."""
+"""Averages over the objects of a run: the table, PSNR by angle, and curves along the sequence."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Several ways of sampling the same views of the same objects from the same noise: what studies of a model compare.
+"""Trials: ways to sample the same views of the same objects from the same noise, which studies compare.
 
 OUTPUT/<trial>/settings.json         all that its figures depend on
 OUTPUT/<trial>/objects/NAME.json     its figures on one object, a `Record`; an object that has one is done
@@ -42,7 +42,9 @@ class Trial:
     """One way of sampling."""
 
     name: str
-    sampling: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the pipeline, where not the usual
+    sampling: dict[str, Any] = field(
+        default_factory=dict
+    )  # keyword arguments of the pipeline that differ from the study's
     method: str = JOINT  # of `eval.methods`
 
     @property
@@ -63,8 +65,8 @@ class Study:
     num_objects: int
     suite: MetricSuite
     settings: Settings  # of a trial that changes nothing
-    choose: Callable[[int], Sequence[int]]  # which targets of the orbit are made of the object of this number
-    closed: bool  # they end where they begin
+    choose: Callable[[int], Sequence[int]]  # which targets of the orbit are made, by the object's number
+    closed: bool  # whether these go all around, so that the last meets the first
 
     @property
     def output(self) -> Path:
