@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mvgenvs.cameras import Cameras
-from mvgenvs.nerf.field import LOGIT_SLOPE, MAX_LOG_DENSITY, Field, Scene
+from mvgenvs.nerf.field import LOGIT_SLOPE, MAX_LOG_DENSITY, UNSEEN, Field, Scene
 from mvgenvs.nerf.model import ViewNeRF
 
 
@@ -68,6 +68,8 @@ def _field(field: Field, scene: Scene, points: Float[Tensor, "n 3"], fuse: str) 
         logit = sampled[:, -1:]
         if world is not None and v >= num_views - scene.num_mirrored:
             logit = logit + world[:, -1:]  # how far the mirror image may be trusted here
+        if field.visibility:
+            logit = logit + (sampled[:, -2:-1] + UNSEEN).log()
         values.append(sampled[:, :-1])
         logits.append(logit)
         pixels.append(_sampled(scene.images[:1, v], grid[:, :2]))
@@ -86,8 +88,9 @@ def _mlp(field: Field, points: Tensor, value: Tensor, pixel: Tensor, world: Tens
     if field.world_coordinates:
         angles = (points[:, :, None] * field.frequencies).reshape(len(points), -1)
         inputs += [points, angles.sin(), angles.cos()]
+    seen = value[:, -1:] if field.visibility else torch.ones_like(value[:, -1:])
     if field.source_colour:
-        inputs.append(pixel)
+        inputs.append(torch.cat([pixel[:, :3] * seen, pixel[:, 3:]], dim=1))
     out = field.mlp(torch.cat(inputs, dim=1))
     level, features = out[:, 0], out[:, 1 : 1 + field.features]
     if world is not None and field.world_density:
@@ -95,7 +98,7 @@ def _mlp(field: Field, points: Tensor, value: Tensor, pixel: Tensor, world: Tens
     density = level.clamp(max=MAX_LOG_DENSITY).exp() if field.density == "exp" else 10 * F.softplus(level - 1)
     colour = features[:, :3].sigmoid()
     if field.source_colour:
-        gate = out[:, -1:].sigmoid()
+        gate = out[:, -1:].sigmoid() * seen
         colour = gate * pixel[..., :3] + (1 - gate) * colour
     return density, torch.cat([colour, features[:, 3:]], dim=1)
 
