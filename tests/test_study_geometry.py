@@ -10,6 +10,7 @@ from tiny_data import write_opencars
 
 from eval.studies import geometry
 from mvgenvs.data.srn import SRNScenes
+from mvgenvs.media import read_png
 from mvgenvs.views import UNKNOWN, ViewSet
 
 
@@ -19,7 +20,7 @@ def orbit_views() -> ViewSet:
 
 def test_the_truth_is_its_own_ceiling() -> None:
     truth = orbit_views()
-    figures = geometry.compare(truth.images, truth.depth, truth.mask, truth)
+    figures = geometry.compare(geometry.Seen(truth.images, truth.depth, truth.mask), truth)
     assert torch.equal(figures["warp"].nan_to_num(), figures["ceiling"].nan_to_num())
     assert figures["depth-error"].abs().max() == 0
     assert (figures["iou"] == 1).all()
@@ -29,10 +30,12 @@ def test_the_truth_is_its_own_ceiling() -> None:
 def test_wrong_depth_costs_what_it_must() -> None:
     truth = orbit_views()
     farther = torch.where(truth.depth > 0, truth.depth + 0.1, truth.depth)
-    figures = geometry.compare(truth.images, farther, truth.mask, truth)
+    figures = geometry.compare(geometry.Seen(truth.images, farther, truth.mask), truth)
     torch.testing.assert_close(figures["depth-error"], torch.full_like(figures["depth-error"], 0.1), atol=1e-5, rtol=0)
     assert figures["warp"].nanmean() < figures["ceiling"].nanmean() - 3
-    nothing = geometry.compare(torch.ones_like(truth.images), farther, torch.zeros_like(truth.mask), truth)
+    nothing = geometry.compare(
+        geometry.Seen(torch.ones_like(truth.images), farther, torch.zeros_like(truth.mask)), truth
+    )
     assert (nothing["iou"] == 0).all()
 
 
@@ -50,6 +53,7 @@ def test_objects_are_chosen_from_the_whole_list(tmp_path: Path) -> None:
     output.mkdir()
     geometry.study(output, tiny_pipeline(), SRNScenes(tmp_path, "train", SIZE), 3)
     assert json.loads((output / "geometry.json").read_text())["objects"] == ["train-0", "train-2", "train-4"]
+    assert read_png(output / "geometry.png").std() > 10
 
 
 @pytest.mark.parametrize("mattes", [True, False])

@@ -23,6 +23,7 @@ from eval.report.tables import Table, format_table
 from mvgenvs.data.stored import CachedScenes
 from mvgenvs.errors import UserError
 from mvgenvs.files import write_text
+from mvgenvs.media import color_depth, contact_sheet, write_png
 from mvgenvs.nerf.model import ViewNeRF
 from mvgenvs.pipeline import MultiViewPipeline
 from mvgenvs.views import ViewSet
@@ -39,7 +40,10 @@ COLUMNS = (
 )
 ANGLES = {"all": (0, 181), "0 to 60 degrees": (0, 60), "60 to 120": (60, 120), "120 to 180": (120, 181)}
 
+PICTURED = (0, 4, 8, 12, 16, 20)  # of the targets, a sixth of the orbit apart
+
 Figures = dict[str, Float[Tensor, " view"]]
+Rows = list[tuple[str, Float[Tensor, "view 3 h w"]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +52,15 @@ class ObjectFigures:
 
     figures: Figures
     angles: Float[Tensor, " view"]
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Renderings of the targets."""
+
+    rgb: Float[Tensor, "view 3 h w"]
+    depth: Float[Tensor, "view 1 h w"]
+    opacity: Float[Tensor, "view 1 h w"]
 
 
 def study(
@@ -59,46 +72,61 @@ def study(
     mattes: bool = True,
     on_object: Callable[[], object] = lambda: None,
 ) -> str:
-    """Writes geometry.json and .md, and returns the text. Known views come with their `mattes`, or without.
+    """Writes geometry.json, .md and .png, and returns the text. Known views come with their `mattes`, or without.
 
     Raises `UserError` where the data have no depth or masks.
     """
     indices = [index * len(scenes.objects) // num_objects for index in range(num_objects)]
-    found = []
+    found: list[ObjectFigures] = []
+    rows: Rows = []
     for index in indices:
         views = scenes.read(index).view_set()
         if views.depth is None or views.mask is None:
             raise UserError(f"{scenes.objects[index].folder} has no depth or masks, which this study compares with")
         chosen = choose_views(scenes.objects[index], views.cameras, num_inputs=num_inputs)
         known = views.select(chosen.inputs)
-        known = known if mattes else replace(known, mask=None)
-        found.append(object_figures(pipeline.nerf, known, views.select(chosen.targets)))
+        known, truth = known if mattes else replace(known, mask=None), views.select(chosen.targets)
+        seen = rendered(pipeline.nerf, known, truth)
+        found.append(ObjectFigures(compare(seen, truth), angles_from(known, truth)))
+        rows += pictures(scenes.objects[index].name, seen, truth)
         on_object()
     table = make_table(found)
     text = format_table(table, COLUMNS)
     write_json(output / "geometry.json", {"table": table, "objects": [scenes.objects[i].name for i in indices]})
     write_text(output / "geometry.md", text + "\n")
+    write_png(output / "geometry.png", contact_sheet(rows, numbers=PICTURED))
     return text
 
 
 @torch.no_grad()
-def object_figures(nerf: ViewNeRF, known: ViewSet, truth: ViewSet) -> ObjectFigures:
-    """Renders the targets from the known views, and compares."""
+def rendered(nerf: ViewNeRF, known: ViewSet, truth: ViewSet) -> Seen:
+    """The views of `truth`, from the known views."""
     device = next(nerf.parameters()).device
     scene = nerf.encode(known.rgba[None].to(device), known.cameras.batched().to(device), find_empty=True)
     seen = nerf.render(scene, truth.cameras.batched().to(device))
-    rgb, depth, opacity = (x[0].cpu() for x in (seen.rgb.clamp(0, 1), seen.depth, seen.opacity))
+    return Seen(*(x[0].cpu() for x in (seen.rgb.clamp(0, 1), seen.depth, seen.opacity)))
+
+
+def angles_from(known: ViewSet, truth: ViewSet) -> Float[Tensor, " view"]:
+    """Degrees between each view of `truth` and the first known one, seen from the origin."""
     directions, start = (c / c.norm(dim=-1, keepdim=True) for c in (truth.cameras.centers, known.cameras.centers[:1]))
-    angles = torch.rad2deg((directions @ start[0]).clamp(-1, 1).acos())
-    return ObjectFigures(compare(rgb, depth, opacity, truth), angles)
+    return torch.rad2deg((directions @ start[0]).clamp(-1, 1).acos())
 
 
-def compare(
-    rgb: Float[Tensor, "view 3 h w"], depth: Float[Tensor, "view 1 h w"], opacity: Float[Tensor, "view 1 h w"],
-    truth: ViewSet,
-) -> Figures:  # fmt: skip
+def pictures(name: str, seen: Seen, truth: ViewSet) -> Rows:
+    """Colours and depths of some of the views, true ones above rendered ones."""
+    assert truth.depth is not None
+    shown = [place for place in PICTURED if place < truth.num_views]
+    depth = torch.where(seen.opacity > 0.5, seen.depth, 0.0)
+    both = (truth.images, seen.rgb, color_depth(truth.depth), color_depth(depth))
+    labels = (f"{name}: truth", "rendering", "true depth", "rendered depth")
+    return [(label, x[shown]) for label, x in zip(labels, both, strict=True)]
+
+
+def compare(seen: Seen, truth: ViewSet) -> Figures:
     """The columns, of renderings of the views of `truth`, which go round the object."""
     assert truth.depth is not None and truth.mask is not None
+    rgb, depth, opacity = seen.rgb, seen.depth, seen.opacity
     solid, there = opacity > 0.5, truth.mask > 0.5
     both = there & (truth.depth > 0)
     places = list(range(len(rgb)))

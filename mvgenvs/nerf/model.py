@@ -145,7 +145,7 @@ class ViewNeRF(ModelMixin, ConfigMixin):
     ) -> Float[Tensor, "batch view e d h w"]:
         """One channel more before the last one: what each view sees, see `visibility`."""
         near, far, shape = self.config.near, self.config.far, volumes.shape[-3:]
-        seen = visibility(world[:, -2].float(), self.config.world_extent, cameras, near, far, tuple(shape))
+        seen = visibility(world[:, -2].float(), self.config.world_extent, cameras, near, far, shape)
         together = volumes.movedim(2, -1)  # the channels of a voxel lie together, and are to stay so
         return torch.cat([together[..., :-1], seen[..., None].to(volumes.dtype), together[..., -1:]], -1).movedim(-1, 2)
 

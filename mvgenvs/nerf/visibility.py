@@ -5,6 +5,7 @@ where that is, a car's back is painted with its front: with a cross, where the m
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -26,7 +27,7 @@ def visibility(
     cameras: Cameras,
     near: float,
     far: float,
-    shape: tuple[int, int, int],
+    shape: Sequence[int],
 ) -> Float[Tensor, "batch view d h w"]:
     """The share of light that reaches each camera from the near side of each voxel of its frustum volume.
 
@@ -34,7 +35,7 @@ def visibility(
     """
     depth, height, width = shape
     views, number = cameras.resized((height, width)), depth * SAMPLES
-    options = {"dtype": logits.dtype, "device": logits.device}
+    options: dict[str, Any] = {"dtype": logits.dtype, "device": logits.device}
     z = near + (torch.arange(number, **options) + 0.5) / number * (far - near)
     v, u = (torch.arange(side, **options) + 0.5 for side in (height, width))
     places = torch.stack([x.flatten() for x in torch.meshgrid(z, v, u, indexing="ij")], dim=-1)
