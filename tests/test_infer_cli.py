@@ -53,7 +53,7 @@ class RepeatingPipeline:
         num_known = 0 if images is None else images.shape[1]
         blocks = [[view - num_known for view in block.new] for block in plan]
         for number, indices in list(enumerate(blocks))[resume.finished if resume else 0 :]:
-            shown = torch.ones(1, 1, 3, 32, 32) if images is None else images[:, :1]
+            shown = torch.ones(1, 1, 3, 32, 32) if images is None else images[:, :1, :3]
             shown = shown.repeat(1, len(indices), 1, 1, 1)
             for step in range(num_inference_steps):
                 progress = {"block": number, "num_blocks": len(blocks), "step": step, "num_steps": num_inference_steps}
@@ -114,7 +114,7 @@ def test_arguments_reach_the_pipeline(tmp_path, pipeline):
     choices = ["--plan", "autoregressive", "--renoise", "fixed", "--sampler", "heun", "--guidance", 2.5, "--anchors", 3]
     infer("--image", CAR, "--camera", CAMERA, "--output", tmp_path, "--num-views", 9, "--seed", 5, *choices)
     call = pipeline.calls[0]
-    assert call["images"].shape == (1, 1, 3, 32, 32)
+    assert call["images"].shape == (1, 1, 4, 32, 32), "with its matte"
     assert call["cameras"].hw == call["targets"].hw == (32, 32)
     assert call["cameras"].K[0, 0, 0, 0] == pytest.approx(131.25 / 4)
     expected = {"renoise": "fixed", "sampler": "heun", "guidance_scale": 2.5}
