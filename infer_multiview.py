@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,16 +42,18 @@ def generate(options: argparse.Namespace) -> int:
     known = [read_known_view(image, camera) for image, camera in options.known]
     first = known[0].camera if known else None
     targets = read_trajectory(options.trajectory, options.num_views, options.azimuth, options.elevation, first)
-    options.block, options.anchors = plan_sizes(options.plan, options.block, options.anchors)
+    sampling = options.sampling
+    block, anchors = plan_sizes(sampling.plan, sampling.block, sampling.anchors)
+    options.sampling = replace(sampling, block=block, anchors=anchors)
     plan = make_plan(
-        options.plan,
+        sampling.plan,
         len(known),
         targets.num_views,
-        options.block,
-        options.anchors,
+        block,
+        anchors,
         centers=torch.cat([*(view.camera.centers for view in known), targets.centers]).numpy(),
         seed=options.seed,
-        close_loop=options.close_loop,
+        close_loop=sampling.close_loop,
     )
     if options.show_plan:
         with OwnFolder(options.output) as folder:
@@ -80,7 +83,7 @@ def make(
     from mvgenvs.photos import frame_photo
     from mvgenvs.pipeline import MultiViewPipeline
     from mvgenvs.results import StepReporter
-    from mvgenvs.resuming import run_settings
+    from mvgenvs.resuming import chosen, run_settings
     from mvgenvs.runtime import explained_failures, peak_memory, versions
     from mvgenvs.trial import fastest_precision
 
@@ -89,10 +92,7 @@ def make(
     if options.size not in (None, pipe.size):
         raise UserError(f"--size {options.size} is not the size of this model's views, {pipe.size}: leave it out.")
     pipe.to(device)
-    options.steps = pipe.config.default_steps if options.steps is None else options.steps
-    options.guidance = pipe.config.default_guidance if options.guidance is None else options.guidance
-    options.start, options.sigma_max = pipe.resolved_start(options.start, options.sigma_max, bool(known))
-    options.sigma_max = pipe.scheduler.config.sigma_max if options.sigma_max is None else options.sigma_max
+    options.sampling = pipe.resolved(options.sampling, bool(known))
     loaded = time.perf_counter()
 
     photos = [frame_photo(view.image, pipe.size, reframe=not view.camera_given) for view in known]
@@ -111,7 +111,7 @@ def make(
         if unfinished is not None and settings == {**unfinished, "dtype": "auto"}:
             options.dtype = unfinished["dtype"]  # what it was then
         else:
-            steps = len(plan) * options.steps
+            steps = len(plan) * options.sampling.num_steps
             with explained_failures(results.partial):
                 dtype = fastest_precision(pipe, images, cameras, targets.batched(), views, steps)
             options.dtype = str(dtype).removeprefix("torch.")
@@ -128,19 +128,10 @@ def make(
             images,
             cameras,
             targets.batched().to(device),
-            plan=plan,
-            renoise=options.renoise,
-            anchor_level=options.anchor_level,
-            sampler=options.sampler,
-            num_inference_steps=options.steps,
-            churn=options.churn,
-            start=options.start,
-            sigma_max=options.sigma_max,
-            guidance_scale=options.guidance,
             generator=torch.Generator().manual_seed(options.seed),
-            unconditional=options.unconditional,
             on_step=lambda state: on_step(state),
             resume=resume,
+            **replace(options.sampling, plan=plan).keywords(),
         )
         if resume:
             print(f"Going on after {len(made_before)} of {targets.num_views} views.")
@@ -165,7 +156,7 @@ def make(
         }
         resolved = {"device": str(device), "size": pipe.size, "num_views": targets.num_views}
         record = {
-            "settings": {**vars(options), **resolved},
+            "settings": {**chosen(options), **resolved},
             "notes": notes,
             "views_of_a_stopped_run": len(made_before),
             "versions": versions(),

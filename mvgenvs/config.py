@@ -3,11 +3,8 @@
 A YAML file holds only what differs from the defaults; `--section.field VALUE` on the command line overrides both.
 """
 
-import ast
 import dataclasses
 import difflib
-import inspect
-import itertools
 import types
 import typing
 from dataclasses import dataclass, field
@@ -17,6 +14,7 @@ from typing import Any, TypeVar, Union
 import yaml
 
 from mvgenvs.errors import UserError
+from mvgenvs.field_texts import field_texts
 
 T = TypeVar("T")
 
@@ -409,15 +407,7 @@ def fields_help(cls: type) -> dict[str, tuple[str, Any]]:
     out: dict[str, tuple[str, Any]] = {}
     for section in dataclasses.fields(cls):
         section_cls = typing.get_type_hints(cls)[section.name]
-        body = ast.parse(inspect.getsource(section_cls)).body[0].body  # type: ignore[attr-defined]
-        texts = {
-            statement.target.id: str(after.value.value)
-            for statement, after in itertools.pairwise(body)
-            if isinstance(statement, ast.AnnAssign)
-            and isinstance(statement.target, ast.Name)
-            and isinstance(after, ast.Expr)
-            and isinstance(after.value, ast.Constant)
-        }
+        texts = field_texts(section_cls)
         for item in dataclasses.fields(section_cls):
             out[f"{section.name}.{item.name}"] = (texts[item.name], item.default)
     return out

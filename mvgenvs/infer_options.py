@@ -4,23 +4,26 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from mvgenvs.diffusion.options import add_flags, take_flags
 from mvgenvs.errors import number
 
-PLANS = ("joint", "sliding", "autoregressive", "keyframes", "unconditional")  # repeated from diffusion.plans
 DESCRIPTION = "From one picture of an object, or a few, to new views of it along a camera trajectory."
 EXAMPLE = "example: python infer_multiview.py --image assets/car.png --camera assets/car.json --output outputs/orbit"
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options, with `known` = [(image, camera or None), …]. A mistake ends the script with code 2."""
+    """The options, with `known` = [(image, camera or None), …] and `sampling` = `SamplingOptions`.
+
+    A mistake ends the script with code 2.
+    """
     parser = _Parser(description=DESCRIPTION, epilog=EXAMPLE, allow_abbrev=False)
-    whole, positive, angle = number(int, 1), number(float, 0), number(float, -360, 360)
+    whole, angle = number(int, 1), number(float, -360, 360)
     file: dict[str, Any] = {"action": "append", "dest": "known", "metavar": "FILE"}
 
     add = parser.add_argument_group("input").add_argument
     add("--image", type=_part("image"), help="a picture; repeat it, with --camera, for more known views", **file)
     add("--camera", type=_part("camera"), help="camera of the --image before it (default: 3/4 from the front)", **file)
-    add("--unconditional", action="store_true", help="no input: views of an object that the model makes up")
+    add_flags(add, "input")
     add("--checkpoint", default="bundled", metavar="NAME", help="bundled, a folder, or a hub id (default: %(default)s)")
 
     add = parser.add_argument_group("views").add_argument
@@ -32,25 +35,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--size", type=_multiple_of_8, metavar="PX", help="side of the views (default, and only choice: the model's)")
 
     add = parser.add_argument_group("sequence: how views come to know each other").add_argument
-    add("--plan", choices=PLANS, default="sliding", help="which views are made together (default: %(default)s)")
-    add("--block", type=whole, metavar="N", help="views made at a time (default: 4, autoregressive 1, unconditional 2)")
-    add("--anchors", type=number(int, 0), metavar="N", help="finished views shown to each block (default: the plan's)")
-    add("--close-loop", action="store_true", help="make the first views of an orbit again, to meet the last ones")
+    add_flags(add, "sequence")
     add("--show-plan", action="store_true", help="print the plan, draw it in OUTPUT/plan.png, and stop")
-    noise = ["fresh", "fixed"]
-    add("--renoise", choices=noise, default="fresh", help="anchors' noise: new per step, or the same (default: fresh)")
-    levels, text = ["matched", "clean"], "anchors as noisy as the new views, or clean (default: matched)"
-    add("--anchor-level", choices=levels, default="matched", help=text)
 
     add = parser.add_argument_group("sampling").add_argument
-    samplers = ["euler", "heun", "dpmpp-2m"]
-    add("--sampler", choices=samplers, default="euler", help="solver of the diffusion ODE (default: %(default)s)")
-    add("--steps", type=whole, metavar="N", help="sampler steps (default: what suits the checkpoint, usually 20)")
-    add("--churn", type=positive, default=0.0, metavar="X", help="stochasticity, EDM's S_churn (default: %(default)s)")
-    starts = ["noise", "render"]
-    add("--start", choices=starts, help="noise alone, or on the NeRF's views (default: what suits the checkpoint)")
-    add("--sigma-max", type=positive, metavar="X", help="noise level to start from (default: the checkpoint's)")
-    add("--guidance", type=positive, metavar="X", help="guidance weight, 1 is none (default: likewise, usually 1.5)")
+    add_flags(add, "sampling")
     add("--seed", type=number(int, 0, 2**63 - 1), default=0, metavar="N", help="seed of all noise (default: 0)")
     add("--save-progress", action="store_true", help="also progress.png and progress.mp4: the views at each step")
 
@@ -65,13 +54,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     try:
         options.known = _pair(options.known or [])
+        options.sampling = take_flags(options)
     except ValueError as error:
         parser.error(str(error))
-    if options.unconditional == bool(options.known):
+    if options.sampling.unconditional == bool(options.known):
         parser.error(
             "--unconditional takes no --image" if options.known else "name an --image, or ask for --unconditional"
         )
-    if options.unconditional and options.start == "render":
+    if options.sampling.unconditional and options.sampling.start == "render":
         parser.error("--start render needs a rendering, and without an --image there is none")
     return options
 

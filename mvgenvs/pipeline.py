@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from mvgenvs.cameras import Cameras, concatenate
 from mvgenvs.diffusion.codec import Codec, decode_with_detail, encode_rendering
 from mvgenvs.diffusion.denoiser import Conditions, concatenate_conditions
 from mvgenvs.diffusion.joint_model import JointModel
+from mvgenvs.diffusion.options import CLEAN_SIGMA, DEFAULT_GUIDANCE, DEFAULT_STEPS, STARTS, SamplingOptions
 from mvgenvs.diffusion.plans import Block, check_plan, independent, last_uses, make_plan
-from mvgenvs.diffusion.renoising import CLEAN_SIGMA, Generators, SamplerOptions, check_levels, sample
+from mvgenvs.diffusion.renoising import Generators, check_levels, sample
 from mvgenvs.errors import UserError
 from mvgenvs.known import check_known
 from mvgenvs.nerf.field import Scene
@@ -32,7 +33,6 @@ from mvgenvs.sequence import Frames, Memory, SequenceState, StepState, View
 from mvgenvs.views import with_matte
 
 SIGMA_MAX = 8.0  # 10 x the latents' deviation from the rendering
-STARTS = ("noise", "render")
 DEFAULTS = ("default_steps", "default_guidance", "default_render_sigma")  # of calls that do not choose
 
 
@@ -54,8 +54,8 @@ class MultiViewPipeline(DiffusionPipeline):
         nerf: ViewNeRF,
         denoiser: JointModel,
         scheduler: EDMEulerScheduler,
-        default_steps: int = 20,
-        default_guidance: float = 1.5,
+        default_steps: int = DEFAULT_STEPS,
+        default_guidance: float = DEFAULT_GUIDANCE,
         default_render_sigma: float | None = None,
     ) -> None:
         """`scheduler` holds the noise levels; the solver is chosen with each call. The defaults are those of calls
@@ -113,16 +113,26 @@ class MultiViewPipeline(DiffusionPipeline):
         """The sampling settings of calls that do not choose, as the constructor takes them."""
         return {name: self.config[name] for name in DEFAULTS}
 
-    def resolved_start(self, start: str | None, sigma_max: float | None, has_known: bool) -> tuple[str, float | None]:
-        """Where sampling starts, and the noise level there, None for the scheduler's; the checkpoint's choice for None.
+    def resolved(self, options: SamplingOptions, has_known: bool) -> SamplingOptions:
+        """The options with the checkpoint's choices where the caller has made none.
 
         Without known views there is no rendering to start from.
         """
-        default = self.config.default_render_sigma
+        config, levels = self.config, self.scheduler.config
+        start, sigma_max = options.start, options.sigma_max
         if start is None:
+            default = config.default_render_sigma
             start = "noise" if default is None or sigma_max is not None or not has_known else "render"
             sigma_max = default if start == "render" else sigma_max
-        return start, sigma_max
+        steps, guidance = options.num_inference_steps, options.guidance_scale
+        return replace(
+            options,
+            num_inference_steps=config.default_steps if steps is None else steps,
+            guidance_scale=config.default_guidance if guidance is None else guidance,
+            start=start,
+            sigma_max=levels.sigma_max if sigma_max is None else sigma_max,
+            rho=levels.rho if options.rho is None else options.rho,
+        )
 
     def set_precision(self, dtype: torch.dtype) -> None:
         """Networks compute in this format from now on: float32, bfloat16 or float16.
@@ -195,10 +205,13 @@ class MultiViewPipeline(DiffusionPipeline):
         With `resume`, the `state` of some block of the same call, the blocks after it come out as they would have.
         Raises `UserError` at once, before anything is computed, for options that do not go together.
         """
-        steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
-        guidance = self.config.default_guidance if guidance_scale is None else guidance_scale
-        start, sigma_max = self.resolved_start(start, sigma_max, not unconditional and plan != "unconditional")
-        options = SamplerOptions(sampler, steps, churn, renoise, anchor_level, sigma_max, rho)
+        options = SamplingOptions(
+            plan=plan, block=block, anchors=anchors, close_loop=close_loop, renoise=renoise, anchor_level=anchor_level,
+            sampler=sampler, num_inference_steps=num_inference_steps, churn=churn, start=start, sigma_max=sigma_max,
+            rho=rho, guidance_scale=guidance_scale, joint=joint, unconditional=unconditional,
+        )  # fmt: skip
+        options = self.resolved(options, not unconditional and plan != "unconditional")
+        guidance, start = options.guidance, options.start or "noise"
         check_levels(self.scheduler, options)
         images = check_known(images, cameras, target_cameras, self.size, unconditional)
         generators = [generator] if isinstance(generator, torch.Generator) else generator or []
@@ -230,7 +243,7 @@ class MultiViewPipeline(DiffusionPipeline):
         images: Float[Tensor, "batch known c h w"],
         cameras: Cameras,
         blocks: Sequence[Block],
-        options: SamplerOptions,
+        options: SamplingOptions,
         guidance: float,
         start: str,
         joint: bool,
@@ -306,7 +319,7 @@ class MultiViewPipeline(DiffusionPipeline):
                 state=memory.state(number + 1, generator),
             )
 
-    def _recalls(self, options: SamplerOptions) -> bool:
+    def _recalls(self, options: SamplingOptions) -> bool:
         """Whether anchors come to the network as they did before: the same noise, at the same level, seen by no other.
 
         The level repeats below the highest that anchors are brought to, and where Heun's correction ends a step at

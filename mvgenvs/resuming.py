@@ -13,6 +13,12 @@ from mvgenvs.runtime import versions
 _ELSEWHERE = ("known", "trajectory", "checkpoint", "output", "show_plan", "device")  # by content, or of no consequence
 
 
+def chosen(options: argparse.Namespace) -> dict[str, Any]:
+    """What was asked for, by the names of the flags, as `run.json` has it."""
+    others = {name: value for name, value in vars(options).items() if name != "sampling"}
+    return others | options.sampling.record()
+
+
 def run_settings(options: argparse.Namespace, targets: Cameras, device: str) -> dict[str, Any]:
     """All that the views depend on: options, bytes of the inputs, target cameras, weights, versions. Fit for JSON.
 
@@ -22,7 +28,7 @@ def run_settings(options: argparse.Namespace, targets: Cameras, device: str) -> 
     weights = sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json"))
     stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in weights]
     settings = {
-        **{name: value for name, value in vars(options).items() if name not in _ELSEWHERE},
+        **{name: value for name, value in chosen(options).items() if name not in _ELSEWHERE},
         "device": device,
         "inputs": [[path and _sha256(Path(path).read_bytes()) for path in pair] for pair in options.known],
         "targets": [_sha256(part.cpu().numpy().tobytes()) for part in (targets.c2w, targets.K)],

@@ -7,7 +7,6 @@ two operators that its import asks for: declaring them without an implementation
 
 import importlib.util
 import sys
-from importlib.abc import MetaPathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,8 +15,8 @@ _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _declared: Any = None  # operators live as long as the torch.library.Library that declares them
 
 
-class _BeforeTorchvision(MetaPathFinder):
-    """Finds nothing; being asked for torchvision, it declares what that misses."""
+class _BeforeTorchvision:  # importlib.abc's base class would take as long to import as the rest of --help
+    """A finder of modules that finds nothing; being asked for torchvision, it declares what that misses."""
 
     def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> None:
         if name == "torchvision":

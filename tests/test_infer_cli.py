@@ -19,7 +19,7 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 
 import infer_multiview
-from mvgenvs import infer_options
+from mvgenvs.diffusion import options as sampling_options
 from mvgenvs.diffusion.plans import PLANS, make_plan
 from mvgenvs.errors import UserError
 from mvgenvs.pipeline import MultiViewPipeline
@@ -34,8 +34,8 @@ class RepeatingPipeline:
 
     size = 32
     config = SimpleNamespace(default_steps=20, default_guidance=1.5, default_render_sigma=None)
-    resolved_start = MultiViewPipeline.resolved_start
-    scheduler = SimpleNamespace(config=SimpleNamespace(sigma_max=8.0))
+    resolved = MultiViewPipeline.resolved
+    scheduler = SimpleNamespace(config=SimpleNamespace(sigma_max=8.0, rho=7.0))
     calls: ClassVar[list[dict]] = []
 
     @classmethod
@@ -152,7 +152,7 @@ def test_every_plan_leaves_all_frames_and_its_progress(tmp_path, pipeline, plan)
 
 
 def test_plans_that_can_be_asked_for_are_those_that_there_are():
-    assert tuple(PLANS) == infer_options.PLANS
+    assert tuple(PLANS) == sampling_options.PLANS
 
 
 def test_keyframes_are_near_in_direction(tmp_path, pipeline):

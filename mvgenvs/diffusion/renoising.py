@@ -16,6 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvgenvs.diffusion.noise import preconditioning
+from mvgenvs.diffusion.options import ANCHOR_LEVELS as ANCHOR_LEVELS
+from mvgenvs.diffusion.options import CLEAN_SIGMA as CLEAN_SIGMA
+from mvgenvs.diffusion.options import SamplingOptions
 from mvgenvs.errors import UserError
 
 SAMPLERS = {
@@ -23,54 +26,29 @@ SAMPLERS = {
     "heun": EDMEulerScheduler,
     "dpmpp-2m": EDMDPMSolverMultistepScheduler,
 }
-RENOISE = ("fresh", "fixed")
-CLEAN_SIGMA = 0.02  # the noise level of a "clean" anchor, in training and in sampling
-ANCHOR_LEVELS = {"matched": math.inf, "clean": CLEAN_SIGMA}  # the highest noise level that an anchor is brought to
 
 # Latents (batch, view, c, h, w) and sigma (batch, view) -> latents x0, of all views or of the new ones alone.
 Denoise = Callable[[Tensor, Tensor], Tensor]
 Generators = torch.Generator | Sequence[torch.Generator]  # one for all sets, or one for each set of the batch
 
 
-@dataclass(frozen=True)
-class SamplerOptions:
-    """How a set is sampled."""
-
-    sampler: str = "euler"
-    num_steps: int = 20
-    churn: float = 0.0  # S_churn of [EDM, algorithm 2]
-    renoise: str = "fresh"  # noise on the anchors: drawn at every step, or once
-    anchor_level: str | float | tuple[str | float, ...] = "matched"
-    """anchors at the current noise level (matched), but never above nearly clean (clean) or a level of one's own; a
-    tuple has one entry for each anchor"""
-    sigma_max: float | None = None  # the highest noise level, from which sampling starts; None: the scheduler's
-    rho: float | None = None  # how the levels are spaced [EDM, eq. 5]; None: the scheduler's
-
-    def __post_init__(self) -> None:
-        for name, value, known in (("sampler", self.sampler, SAMPLERS), ("renoise", self.renoise, RENOISE)):
-            if value not in known:
-                raise UserError(f"there is no {name} '{value}': choose one of {', '.join(known)}")
-        for level in self.anchor_level if isinstance(self.anchor_level, tuple) else (self.anchor_level,):
-            highest = ANCHOR_LEVELS.get(level) if isinstance(level, str) else level
-            if highest is None or not highest > 0:
-                raise UserError(f"there is no anchor_level '{level}': choose matched, clean or a level above 0")
-        if self.rho is not None and not 0 < self.rho < math.inf:
-            raise UserError(f"rho must be above 0, but is {self.rho}")
-        if self.churn < 0:
-            raise UserError(f"churn must not be negative, but is {self.churn}")
-        if self.num_steps < 1:
-            raise UserError(f"the number of steps must be at least 1, not {self.num_steps}")
-        if self.sampler == "dpmpp-2m" and self.churn:
-            raise UserError("dpmpp-2m is a multistep sampler and takes no churn: use euler or heun")
-
-    def highest_levels(self, num_anchors: int) -> list[float]:
-        """The noise level above which each anchor is not brought. Raises `UserError` where there are not as many."""
-        levels = self.anchor_level
-        if not isinstance(levels, tuple):
-            levels = (levels,) * num_anchors
-        if len(levels) != num_anchors:
-            raise UserError(f"anchor_level names {len(levels)} levels for {num_anchors} anchors: give one for each")
-        return [ANCHOR_LEVELS[level] if isinstance(level, str) else level for level in levels]
+def SamplerOptions(
+    sampler: str = "euler",
+    num_steps: int = 20,
+    churn: float = 0.0,
+    renoise: str = "fresh",
+    anchor_level: str | float | tuple[str | float, ...] = "matched",
+    **others: Any,
+) -> SamplingOptions:
+    """The former name of `SamplingOptions`, while some callers have it."""
+    return SamplingOptions(
+        sampler=sampler,
+        num_inference_steps=num_steps,
+        churn=churn,
+        renoise=renoise,
+        anchor_level=anchor_level,
+        **others,
+    )
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -85,7 +63,7 @@ class SamplerState:
 
 
 def check_levels(
-    scheduler: EDMEulerScheduler | EDMDPMSolverMultistepScheduler, options: SamplerOptions
+    scheduler: EDMEulerScheduler | EDMDPMSolverMultistepScheduler, options: SamplingOptions
 ) -> dict[str, Any]:
     """The scheduler's configuration, but for what `options` name. Raises `UserError` where the levels do not fall."""
     own = {"sigma_max": options.sigma_max, "rho": options.rho}
@@ -102,7 +80,7 @@ class RenoisingScheduler:
     def __init__(
         self,
         scheduler: EDMEulerScheduler | EDMDPMSolverMultistepScheduler,
-        options: SamplerOptions,
+        options: SamplingOptions,
         anchors: Float[Tensor, "batch anchor c h w"],
         generator: Generators | None,
         anchor_noise: Float[Tensor, "batch anchor c h w"] | None = None,
@@ -163,7 +141,7 @@ class RenoisingScheduler:
 def sample(
     denoise: Denoise,
     scheduler: EDMEulerScheduler | EDMDPMSolverMultistepScheduler,
-    options: SamplerOptions,
+    options: SamplingOptions,
     num_new: int,
     anchors: Float[Tensor, "batch anchor c h w"],
     generator: Generators | None = None,

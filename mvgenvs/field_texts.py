@@ -1,0 +1,23 @@
+"""The string under each field of a dataclass, which is its help text."""
+
+import ast
+import itertools
+import re
+import sys
+from pathlib import Path
+
+
+def field_texts(cls: type) -> dict[str, str]:
+    """{field: the string under it} of the fields that a dataclass of some module's top level declares itself."""
+    source = Path(str(sys.modules[cls.__module__].__file__)).read_text(encoding="utf-8")
+    text = re.search(rf"^class {cls.__name__}\b.*?(?=^\S|\Z)", source, re.MULTILINE | re.DOTALL)
+    assert text is not None  # inspect.getsource would parse the whole file, and --help would wait for it
+    body = ast.parse(text.group()).body[0].body  # type: ignore[attr-defined]
+    return {
+        statement.target.id: str(after.value.value)
+        for statement, after in itertools.pairwise(body)
+        if isinstance(statement, ast.AnnAssign)
+        and isinstance(statement.target, ast.Name)
+        and isinstance(after, ast.Expr)
+        and isinstance(after.value, ast.Constant)
+    }

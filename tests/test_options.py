@@ -1,0 +1,109 @@
+"""Sampling options stand in one place: flags, keywords and records follow from it, and nothing heavy is imported."""
+
+import argparse
+import dataclasses
+import inspect
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mvgenvs.diffusion import options, plans, renoising
+from mvgenvs.diffusion.options import SamplingOptions, add_flags, take_flags, takes_sampling_options
+from mvgenvs.errors import OneSentenceParser, UserError
+from mvgenvs.field_texts import field_texts
+from mvgenvs.infer_options import parse_arguments
+
+NAMES = [each.name for each in dataclasses.fields(SamplingOptions)]
+
+
+def test_every_option_has_a_text():
+    texts = field_texts(SamplingOptions)
+    assert list(texts) == NAMES
+    assert all(texts.values())
+
+
+def test_names_are_those_of_what_there_is():
+    assert set(options.PLANS) == set(plans.PLANS)
+    assert set(options.SAMPLERS) == set(renoising.SAMPLERS)
+
+
+def test_flags_without_a_choice_give_the_defaults():
+    arguments = parse_arguments(["--image", "x.png"])
+    assert arguments.sampling == SamplingOptions()
+    assert not {*NAMES, "steps", "guidance"} & set(vars(arguments))
+
+
+def test_flags_are_read_into_options():
+    words = "--image x --plan keyframes --block 3 --anchors 0 --close-loop --renoise fixed --anchor-level clean"
+    words += " --sampler heun --steps 7 --churn 2.5 --start render --sigma-max 0.5 --guidance 3"
+    expected = {
+        "plan": "keyframes", "block": 3, "anchors": 0, "close_loop": True, "renoise": "fixed", "anchor_level": "clean",
+        "sampler": "heun", "num_inference_steps": 7, "churn": 2.5, "start": "render", "sigma_max": 0.5, "rho": None,
+        "guidance_scale": 3.0, "joint": True, "unconditional": False,
+    }  # fmt: skip
+    found = parse_arguments(words.split()).sampling
+    assert found.keywords() == expected
+    record = found.record()
+    assert (record["steps"], record["guidance"]) == (7, 3.0)
+    assert set(record) == set(NAMES) - {"num_inference_steps", "guidance_scale"} | {"steps", "guidance"}
+
+
+def test_some_flags_with_texts_and_defaults_of_ones_own(capsys):
+    parser = OneSentenceParser()
+    chosen = {"names": ("block", "sampler", "rho"), "texts": {"block": "new views"}, "defaults": {"block": 9}}
+    add_flags(parser.add_argument, **chosen)
+    arguments = parser.parse_args([])
+    assert vars(arguments) == {"block": 9, "sampler": "euler"}, "rho has no flag"
+    assert take_flags(arguments) == SamplingOptions(block=9)
+    assert arguments == argparse.Namespace()
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    assert "new views (default: 9)" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--sampler: there is no sampler 'foo': choose one of euler, heun"):
+        parser.parse_args(["--sampler", "foo"])
+
+
+def test_help_imports_nothing_heavy():
+    script = (
+        "import runpy, sys\nsys.argv = ['infer_multiview.py', '--help']\n"
+        "try: runpy.run_path('infer_multiview.py', run_name='__main__')\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'diffusers', 'yaml', 'PIL'} & set(sys.modules)\nassert not heavy, heavy\n"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+WRONG = [
+    {"plan": "zigzag"}, {"block": 0}, {"block": 1.5}, {"block": True}, {"anchors": -1}, {"renoise": "never"},
+    {"anchor_level": "dirty"}, {"anchor_level": ("clean", 0.0)}, {"sampler": "ddim"}, {"num_inference_steps": 0},
+    {"churn": -1.0}, {"churn": math.inf}, {"start": "zeros"}, {"rho": 0.0}, {"rho": math.nan},
+    {"guidance_scale": math.nan}, {"guidance_scale": -1.0}, {"sampler": "dpmpp-2m", "churn": 1.0},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_what_is_out_of_range_or_does_not_go_together_is_refused(wrong):
+    with pytest.raises((UserError, TypeError)):  # the shape checks of the tests refuse what is of another type
+        SamplingOptions(**wrong)
+
+
+def test_an_unknown_option_names_the_nearest():
+    with pytest.raises(UserError, match=r"no sampling option 'guidance': did you mean 'guidance_scale'\?"):
+        SamplingOptions.of(guidance=2.0)
+    assert SamplingOptions.of(block=2) == SamplingOptions(block=2)
+
+
+def test_a_method_says_which_options_it_takes():
+    @takes_sampling_options
+    def method(images, block=None, **options):
+        """Makes views."""
+
+    parameters = inspect.signature(method).parameters
+    assert list(parameters) == ["images", "block", *(name for name in NAMES if name != "block")]
+    assert parameters["churn"].default == 0.0
+    assert method.__doc__.startswith("Makes views.\n")
+    assert "    sampler: solver of the diffusion ODE" in method.__doc__
