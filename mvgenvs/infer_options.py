@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from mvgenvs.diffusion.options import add_flags, take_flags
+from mvgenvs.diffusion.flags import add_flags, take_flags
 from mvgenvs.errors import number
 
 DESCRIPTION = "From one picture of an object, or a few, to new views of it along a camera trajectory."

@@ -13,10 +13,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mvgenvs.cameras import Cameras
+from mvgenvs.diffusion.state import SequenceState
 from mvgenvs.errors import UserError
 from mvgenvs.folders import OwnFolder
 from mvgenvs.media import color_depth, contact_sheet, read_png, tile, write_png
-from mvgenvs.sequence import SequenceState
 from mvgenvs.transforms import write_cameras
 from mvgenvs.video import VideoWriter
 

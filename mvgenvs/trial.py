@@ -54,22 +54,23 @@ def _step(
     num_views: int,
 ) -> Callable[[], Float[Tensor, "batch view 3 h w"]]:
     """Denoises and decodes the first target, `num_views` times in a set, from always the same noise."""
-    hw = (pipe.size, pipe.size)
+    networks, hw = pipe.networks, (pipe.size, pipe.size)
     known = check_known(images, cameras, target_cameras, pipe.size, unconditional=images is None)
     scene = None
     if known is not None and cameras is not None:
-        scene = pipe._lift([known.to(pipe.device)], cameras.to(pipe.device).resized(hw))
-    view = pipe._look(scene, target_cameras.select([0]).to(pipe.device).resized(hw), guided=False, start=True)
+        scene = networks.lift([known.to(pipe.device)], cameras.to(pipe.device).resized(hw))
+    camera = target_cameras.select([0]).to(pipe.device).resized(hw)
+    view = networks.render_view(scene, camera, guided=False, start=True)
     assert view.latents is not None  # as they were asked for
     x0 = view.latents.repeat(1, num_views, 1, 1, 1)
     xt = x0 + SIGMA * torch.randn(x0.shape, generator=torch.Generator().manual_seed(0)).to(x0)
     levels = torch.full(x0.shape[:2], SIGMA, device=x0.device)
     conditions = concatenate_conditions([view.conditions] * num_views, dim=1)
-    detail = view.render.repeat(1, num_views, 1, 1, 1) if scene is not None and pipe.denoiser.render_prior else None
+    detail = networks.detail(scene, view.render.repeat(1, num_views, 1, 1, 1))
 
     def step() -> Float[Tensor, "batch view 3 h w"]:
-        denoised = pipe._denoise(xt, levels, conditions, None, weight=1.0, joint=True, num_anchors=0, cache=None)
-        return pipe._decode(denoised, detail)
+        networks = pipe.networks  # in the precision of now
+        return networks.decode(networks.denoise(xt, levels, conditions), detail)
 
     return step
 

@@ -10,7 +10,7 @@ import torch
 from diffusers import EDMEulerScheduler
 from tiny import ring_cameras, stacked, tiny_parts, tiny_pipeline
 
-import mvgenvs.pipeline
+import mvgenvs.diffusion.sequence
 from attention import AnchorCache
 from mvgenvs.diffusion.denoiser import Conditions, JointDenoiser, concatenate_conditions
 from mvgenvs.diffusion.renoising import SamplerOptions, sample
@@ -231,7 +231,7 @@ def test_the_pipeline_caches_fixed_anchors_of_a_block_causal_model(monkeypatch, 
     assert (fresh - cached).abs().max() > 1e-4
     images(renoise="fixed", joint=False)
     assert rows == [2 * sets] * 4
-    monkeypatch.setattr(mvgenvs.pipeline, "AnchorCache", lambda: None)
+    monkeypatch.setattr(mvgenvs.diffusion.sequence, "AnchorCache", lambda: None)
     torch.testing.assert_close(cached, images(renoise="fixed", anchor_level="clean"), atol=1e-5, rtol=0)
     assert rows == [3 * sets] * 4
 

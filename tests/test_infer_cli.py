@@ -21,9 +21,9 @@ from torch._dynamo.exc import TorchDynamoException
 import infer_multiview
 from mvgenvs.diffusion import options as sampling_options
 from mvgenvs.diffusion.plans import PLANS, make_plan
+from mvgenvs.diffusion.state import SequenceState
 from mvgenvs.errors import UserError
 from mvgenvs.pipeline import MultiViewPipeline
-from mvgenvs.sequence import SequenceState
 
 ROOT = Path(__file__).parent.parent
 CAR, CAMERA = str(ROOT / "assets/car.png"), str(ROOT / "assets/car.json")
@@ -33,9 +33,9 @@ class RepeatingPipeline:
     """Has the interface of `MultiViewPipeline`; every view is its first input; remembers how it was called."""
 
     size = 32
-    config = SimpleNamespace(default_steps=20, default_guidance=1.5, default_render_sigma=None)
+    config: ClassVar[dict] = {"default_steps": 20, "default_guidance": 1.5, "default_render_sigma": None}
     resolved = MultiViewPipeline.resolved
-    scheduler = SimpleNamespace(config=SimpleNamespace(sigma_max=8.0, rho=7.0))
+    scheduler = SimpleNamespace(config={"sigma_max": 8.0, "rho": 7.0})
     calls: ClassVar[list[dict]] = []
 
     @classmethod

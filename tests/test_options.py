@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mvgenvs.diffusion import options, plans, renoising
-from mvgenvs.diffusion.options import SamplingOptions, add_flags, take_flags, takes_sampling_options
+from mvgenvs.diffusion.flags import add_flags, take_flags, takes_sampling_options
+from mvgenvs.diffusion.options import SamplingOptions
 from mvgenvs.errors import OneSentenceParser, UserError
 from mvgenvs.field_texts import field_texts
 from mvgenvs.infer_options import parse_arguments

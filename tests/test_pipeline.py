@@ -186,7 +186,7 @@ def test_sampling_starts_from_the_noised_renderings(monkeypatch, render_prior):
 def test_with_hardly_any_noise_the_renderings_come_back(quick):
     faint = {"sigma_max": 0.021, "guidance_scale": 1.0}
     made, lost = (quick(**inputs(4), **options(start=start, **faint)) for start in ("render", "noise"))
-    expected = quick._decode(encode_rendering(quick.codec, made.renders, 4), made.renders)
+    expected = quick.networks.decode(encode_rendering(quick.codec, made.renders, 4), made.renders)
     near, far = ((out.images - expected).square().mean().sqrt() for out in (made, lost))
     assert near < 0.3 * far
 

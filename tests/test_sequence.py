@@ -5,7 +5,7 @@ import torch
 from tiny import ray_cast, ring_cameras, tiny_pipeline, toy_car
 
 from mvgenvs.diffusion.plans import make_plan
-from mvgenvs.sequence import SequenceState
+from mvgenvs.diffusion.state import SequenceState
 
 CAMERAS = ring_cameras(8)
 CAR = ray_cast(toy_car(1), CAMERAS).images[None]

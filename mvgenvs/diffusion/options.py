@@ -1,25 +1,19 @@
 """How a sequence is sampled: every option in one place, with its default, its range and its text.
 
 The flags of `infer_multiview.py` and of `eval.run`, the keywords of `MultiViewPipeline` and the settings in `run.json`
-derive from here. Imports nothing heavy: `--help` answers at once.
+derive from here: see `mvgenvs.diffusion.flags`. Imports nothing heavy: `--help` answers at once.
 """
 
-import argparse
 import dataclasses
 import functools
-import inspect
 import math
 import numbers
-import textwrap
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-from mvgenvs.errors import UserError, number
-from mvgenvs.field_texts import field_texts
-
-Method = TypeVar("Method", bound=Callable[..., Any])
+from mvgenvs.errors import UserError
 
 PLANS = ("joint", "sliding", "autoregressive", "keyframes", "unconditional")
 SAMPLERS = ("euler", "heun", "dpmpp-2m")
@@ -127,6 +121,26 @@ class SamplingOptions:
         """Guidance weight; the usual one where nobody has chosen."""
         return DEFAULT_GUIDANCE if self.guidance_scale is None else self.guidance_scale
 
+    def resolved(self, checkpoint: Mapping[str, Any], levels: Mapping[str, Any], has_known: bool) -> "SamplingOptions":
+        """These options, with the checkpoint's choices where nobody has made one.
+
+        `checkpoint` has the defaults of a pipeline, `levels` the configuration of its scheduler. Without known views
+        there is no rendering to start from.
+        """
+        start, sigma_max, default = self.start, self.sigma_max, checkpoint["default_render_sigma"]
+        if start is None:
+            start = "noise" if default is None or sigma_max is not None or not has_known else "render"
+            sigma_max = default if start == "render" else sigma_max
+        steps, guidance = self.num_inference_steps, self.guidance_scale
+        return dataclasses.replace(
+            self,
+            num_inference_steps=checkpoint["default_steps"] if steps is None else steps,
+            guidance_scale=checkpoint["default_guidance"] if guidance is None else guidance,
+            start=start,
+            sigma_max=levels["sigma_max"] if sigma_max is None else sigma_max,
+            rho=levels["rho"] if self.rho is None else self.rho,
+        )
+
     def highest_levels(self, num_anchors: int) -> list[float]:
         """The noise level above which each anchor is not brought. Raises `UserError` where there are not as many."""
         levels = self.anchor_level
@@ -142,7 +156,7 @@ class SamplingOptions:
 
     def record(self) -> dict[str, Any]:
         """By the names of their flags, where they have one, as `run.json` has them."""
-        return {_flag_name(each): getattr(self, each.name) for each in dataclasses.fields(self)}
+        return {flag_name(each): getattr(self, each.name) for each in dataclasses.fields(self)}
 
 
 def _check(name: str, value: Any, flag: Flag) -> None:
@@ -150,9 +164,9 @@ def _check(name: str, value: Any, flag: Flag) -> None:
     if value is None:
         return
     if flag.choices and value not in flag.choices and (flag.names_only or isinstance(value, str)):
-        raise UserError(_unknown(name, value, flag.choices))
+        raise UserError(unknown_choice(name, value, flag.choices))
     if flag.low is not None:
-        whole = _kind(name) is int
+        whole = kind_of(name) is int
         fits = isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
         if not fits or not flag.low <= value < math.inf:
             noun = "a whole number" if whole else "a number"
@@ -160,79 +174,15 @@ def _check(name: str, value: Any, flag: Flag) -> None:
 
 
 @functools.cache
-def _kind(name: str) -> Any:
+def kind_of(name: str) -> Any:
     """The type of an option, the first one where it may have several."""
     hint = typing.get_type_hints(SamplingOptions)[name]
     return (typing.get_args(hint) or (hint,))[0]
 
 
-def _choice(name: str, choices: Sequence[str]) -> Callable[[str], str]:
-    """An argparse type: one of the choices."""
-
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise argparse.ArgumentTypeError(_unknown(name, text, choices))
-        return text
-
-    return parse
-
-
-def _unknown(name: str, value: Any, choices: Sequence[str]) -> str:
+def unknown_choice(name: str, value: Any, choices: Sequence[str]) -> str:
     return f"there is no {name} '{value}': choose one of {', '.join(choices)}"
 
 
-def _flag_name(each: "dataclasses.Field[Any]") -> str:
+def flag_name(each: "dataclasses.Field[Any]") -> str:
     return each.metadata["flag"].name or each.name
-
-
-def add_flags(
-    add: Callable[..., Any],
-    group: str = "",
-    names: Sequence[str] = (),
-    texts: Mapping[str, str] | None = None,
-    defaults: Mapping[str, Any] | None = None,
-) -> None:
-    """Adds the flags of a group, or of the options called `names`; `add` is `add_argument` of an argparse parser.
-
-    `texts` and `defaults` stand in for those of some options.
-    """
-    written = field_texts(SamplingOptions) | dict(texts or {})
-    for each in dataclasses.fields(SamplingOptions):
-        flag: Flag = each.metadata["flag"]
-        if not flag.group or not (flag.group == group or each.name in names):
-            continue
-        default = (defaults or {}).get(each.name, each.default)
-        kind, text = _kind(each.name), written[each.name]
-        how: dict[str, Any] = {"action": "store_true"}
-        if flag.choices:
-            how = {"type": _choice(each.name, flag.choices), "metavar": f"{{{','.join(flag.choices)}}}"}
-        elif kind is not bool:
-            how = {"type": number(kind, flag.low or 0), "metavar": "N" if kind is int else "X"}
-        if kind is not bool:
-            how["default"] = default
-            text += "" if default is None else " (default: %(default)s)"
-        add(f"--{_flag_name(each).replace('_', '-')}", dest=each.name, help=text, **how)
-
-
-def take_flags(arguments: argparse.Namespace) -> SamplingOptions:
-    """The options in what a parser with `add_flags` has read, where they are no longer afterwards."""
-    names = [each.name for each in dataclasses.fields(SamplingOptions) if each.name in arguments]
-    options = SamplingOptions(**{name: getattr(arguments, name) for name in names})
-    for name in names:
-        delattr(arguments, name)
-    return options
-
-
-def takes_sampling_options(method: Method) -> Method:
-    """Names the options that a method takes as `**options` in its signature and docstring, as `help()` shows them."""
-    signature = inspect.signature(method)
-    own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
-    further = [
-        inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
-        for each in dataclasses.fields(SamplingOptions)
-        if each.name not in signature.parameters
-    ]
-    method.__signature__ = signature.replace(parameters=[*own, *further])  # type: ignore[attr-defined]
-    lines = [f"    {name}: {text}" for name, text in field_texts(SamplingOptions).items()]
-    method.__doc__ = "\n".join([textwrap.dedent(f"        {method.__doc__}").rstrip(), "", "Sampling options:", *lines])
-    return method

@@ -51,13 +51,14 @@ def SamplerOptions(
     )
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class SamplerState:
-    """After one step of one set."""
+    """After one step of one set. Whoever replaces the latents decides where the next step goes on."""
 
     step: int  # from 0
     num_steps: int
     sigma: float  # the noise level that was denoised from
+    timestep: Float[Tensor, ""]  # the scheduler's name for it, without churn
     latents: Float[Tensor, "batch view c h w"]  # of the new views, at the next level
     denoised: Float[Tensor, "batch view c h w"]  # the current estimate of their x0
 
@@ -72,6 +73,17 @@ def check_levels(
     if not low < high < math.inf:
         raise UserError(f"sigma_max must be above this model's lowest noise level, {low}, but is {high}")
     return config
+
+
+def check_generators(generator: Generators | None, batch: int) -> None:
+    """Raises `UserError` unless there is one generator for all sets, one for each, or none."""
+    if isinstance(generator, Sequence) and len(generator) != batch:
+        raise UserError(f"{len(generator)} generators cannot serve {batch} sets: give one for each")
+
+
+def listed(generator: Generators | None) -> torch.Generator | list[torch.Generator] | None:
+    """As diffusers wants them."""
+    return list(generator) if isinstance(generator, Sequence) else generator
 
 
 class RenoisingScheduler:
@@ -92,10 +104,8 @@ class RenoisingScheduler:
         self.scheduler = SAMPLERS[options.sampler].from_config(check_levels(scheduler, options))
         self.scheduler.set_timesteps(options.num_steps, device=anchors.device)
         self.scheduler.set_begin_index(0)
-        if isinstance(generator, Sequence) and len(generator) != anchors.shape[0]:
-            raise UserError(f"{len(generator)} generators cannot serve {anchors.shape[0]} sets: give one for each")
-        self.options, self.x0 = options, anchors
-        self.generator = list(generator) if isinstance(generator, Sequence) else generator
+        check_generators(generator, anchors.shape[0])
+        self.options, self.x0, self.generator = options, anchors, listed(generator)
         highest = options.highest_levels(anchors.shape[1])
         self.highest = torch.tensor(highest, dtype=torch.float32, device=anchors.device)
         if anchor_noise is not None and options.renoise != "fixed":
@@ -176,5 +186,6 @@ def sample(
             denoised = denoise_at(following, next_sigma)
             slope_next = (following - denoised) / next_sigma
             following = latents + (next_sigma - sigma) * (slope + slope_next) / 2
-        latents = following
-        yield SamplerState(step, options.num_steps, sigma, latents, denoised)
+        state = SamplerState(step, options.num_steps, sigma, run.scheduler.timesteps[step], following, denoised)
+        yield state
+        latents = state.latents

@@ -62,9 +62,9 @@ class Frames:
     state: SequenceState  # after this block: shares its memory with the sequence, save it before the next one
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class StepState:
-    """The state of a sequence after one sampler step, for progress bars and previews."""
+    """The state of a sequence after one sampler step, for progress bars and previews. Its latents may be replaced."""
 
     block: int
     num_blocks: int
@@ -72,6 +72,8 @@ class StepState:
     num_steps: int
     sigma: float
     denoised: Callable[[], Float[Tensor, "batch view 3 h w"]]  # decodes the current estimate of the block's views
+    timestep: Float[Tensor, ""]  # the scheduler's name for the noise level
+    latents: Float[Tensor, "batch view c lh lw"]  # of the block's views, from which the next step goes on
 
 
 @dataclass(eq=False, slots=True)
