@@ -5,13 +5,16 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import diffusers
 from torch import nn
 
 from mvgenvs.config import TrainConfig
 from mvgenvs.diffusion.codec import Codec, IdentityCodec, PatchCodec
 from mvgenvs.diffusion.denoiser import JointDenoiser
 from mvgenvs.diffusion.joint_model import JointModel
+from mvgenvs.diffusion.renoising import check_scheduler
 from mvgenvs.diffusion.stable.checkpoint import load_stable_diffusion
 from mvgenvs.diffusion.stable.codec import VaeCodec
 from mvgenvs.diffusion.stable.denoiser import StableDenoiser
@@ -125,8 +128,11 @@ def checkpoint_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def resolve_checkpoint(name: str) -> Path:
-    """The pipeline folder of "bundled", of a folder (see `find_pipeline`), or of a hub id, which is downloaded."""
+def resolve_checkpoint(name: str, **hub: Any) -> Path:
+    """The pipeline folder of "bundled", of a folder (see `find_pipeline`), or of a hub id, which is downloaded.
+
+    `hub` goes to `snapshot_download`: revision, cache_dir, local_files_only, token.
+    """
     if name == "bundled":
         return find_pipeline(BUNDLED)
     if Path(name).exists():
@@ -135,13 +141,13 @@ def resolve_checkpoint(name: str) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return find_pipeline(Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"])))
+        return find_pipeline(Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"], **hub)))
     except (OSError, HFValidationError) as error:
         raise UserError(f"checkpoint '{name}' is neither a folder nor a model that the hub gives us") from error
 
 
-def load_parts(folder: Path) -> Parts:
-    """The parts saved in a pipeline folder, in fp32.
+def load_parts(folder: Path, variant: str | None = None) -> Parts:
+    """The parts saved in a pipeline folder, in fp32, from safetensors alone; `variant` as in diffusers, such as fp16.
 
     Raises `UserError` where the folder is not one of ours or a part does not load.
     """
@@ -150,12 +156,32 @@ def load_parts(folder: Path) -> Parts:
         try:
             class_name = json.loads((folder / name / "config.json").read_text())["_class_name"]
             loaded[name], report = CLASSES[class_name].from_pretrained(
-                folder / name, low_cpu_mem_usage=False, output_loading_info=True
+                folder / name, low_cpu_mem_usage=False, output_loading_info=True, use_safetensors=True, variant=variant
             )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise UserError(
-                f"{folder} is not an mvgenvs pipeline: cannot read its '{name}' ({type(error).__name__})"
-            ) from error
+            raise UserError(_unreadable(folder, name, variant, error)) from error
         if report["missing_keys"]:  # which diffusers leaves at whatever the memory holds
             raise UserError(f"the '{name}' of {folder} lacks weights, {report['missing_keys'][0]} first: train it anew")
     return Parts(**loaded)
+
+
+def _unreadable(folder: Path, name: str, variant: str | None, error: Exception) -> str:
+    """Says why a part does not load, and which variants there are where another one was asked for."""
+    stem = "diffusion_pytorch_model"
+    files = [path.name for path in (folder / name).glob(f"{stem}*.safetensors")]
+    wanted = f"{stem}.safetensors" if variant is None else f"{stem}.{variant}.safetensors"
+    if files and wanted not in files:
+        others = sorted(file.removeprefix(stem).removesuffix(".safetensors").strip(".") or "None" for file in files)
+        return f"there is no variant {variant} of the '{name}' of {folder}: choose one of {', '.join(others)}"
+    return f"{folder} is not an mvgenvs pipeline: cannot read its '{name}' ({type(error).__name__})"
+
+
+def load_scheduler(folder: Path) -> Any:
+    """The noise levels saved in a pipeline folder. Raises `UserError` where they cannot be read, or not rightly."""
+    try:
+        kind = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
+        scheduler = getattr(diffusers, kind).from_pretrained(folder / "scheduler")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder} is not an mvgenvs pipeline: cannot read its 'scheduler'") from error
+    check_scheduler(scheduler)
+    return scheduler

@@ -3,18 +3,14 @@
 import json
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, EDMEulerScheduler
-from diffusers.utils import BaseOutput
-from jaxtyping import Float
-from torch import Tensor
 
 from attention import resolve_backend
-from mvgenvs.cameras import Cameras, concatenate
+from mvgenvs.cameras import Cameras
 from mvgenvs.diffusion.codec import Codec
 from mvgenvs.diffusion.flags import takes_sampling_options
 from mvgenvs.diffusion.joint_model import JointModel
@@ -25,26 +21,18 @@ from mvgenvs.diffusion.options import (
     DEFAULT_STEPS,
     SamplingOptions,
 )
-from mvgenvs.diffusion.renoising import Generators, check_generators, check_levels
-from mvgenvs.diffusion.sequence import OnStep, SequenceSampler, plan_sequence
-from mvgenvs.diffusion.state import Frames, SequenceState
+from mvgenvs.diffusion.renoising import EDMScheduler, Generators, check_generators, check_levels, check_scheduler
+from mvgenvs.diffusion.sequence import OnStep, SequenceSampler
+from mvgenvs.diffusion.state import Frames, SequenceState, StepState
 from mvgenvs.errors import UserError
 from mvgenvs.known import check_known
 from mvgenvs.nerf.model import ViewNeRF
-from mvgenvs.parts import Parts, load_parts, resolve_checkpoint
+from mvgenvs.outputs import Callback, MultiViewOutput, check_output_type, gather_views, step_callback
+from mvgenvs.parts import Parts, load_parts, load_scheduler, resolve_checkpoint
 from mvgenvs.precision import low_precision_norms
 
 SIGMA_MAX = 8.0  # 10 x the latents' deviation from the rendering
 DEFAULTS = ("default_steps", "default_guidance", "default_render_sigma")  # of calls that do not choose
-
-
-@dataclass
-class MultiViewOutput(BaseOutput):
-    """All target views."""
-
-    images: Float[Tensor, "batch view 3 h w"]  # in [0, 1]
-    renders: Float[Tensor, "batch view 3 h w"]  # the NeRF's RGB alone
-    depth: Float[Tensor, "batch view 1 h w"]  # the NeRF's z-depth in world units; 0 where nothing is hit
 
 
 class MultiViewPipeline(DiffusionPipeline):
@@ -55,7 +43,7 @@ class MultiViewPipeline(DiffusionPipeline):
         codec: Codec,
         nerf: ViewNeRF,
         denoiser: JointModel,
-        scheduler: EDMEulerScheduler,
+        scheduler: EDMScheduler,
         default_steps: int = DEFAULT_STEPS,
         default_guidance: float = DEFAULT_GUIDANCE,
         default_render_sigma: float | None = None,
@@ -65,7 +53,9 @@ class MultiViewPipeline(DiffusionPipeline):
         `default_render_sigma`, sampling starts from the rendering with so much noise, and not from noise alone.
         """
         super().__init__()
+        check_scheduler(scheduler)
         self.precision = torch.float32
+        self._num_timesteps = 0
         self.register_to_config(
             default_steps=default_steps, default_guidance=default_guidance, default_render_sigma=default_render_sigma
         )
@@ -73,26 +63,43 @@ class MultiViewPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(
-        cls, checkpoint: str | Path = "bundled", attention_backend: str | None = None
+        cls,
+        checkpoint: str | Path = "bundled",
+        attention_backend: str | None = None,
+        torch_dtype: torch.dtype | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        **unknown: Any,
     ) -> "MultiViewPipeline":
-        """Loads "bundled", a pipeline, checkpoint or run folder, or a hub id, in fp32.
+        """Loads a pipeline from safetensors, ready to sample.
 
-        Raises `UserError` where there is no such checkpoint or it is of another kind.
+        checkpoint: "bundled", a pipeline, checkpoint or run folder, or a hub id.
+        attention_backend: auto, sdpa, xformers or flex.
+        torch_dtype: format of the weights: float32, bfloat16 or float16. See also `set_precision`.
+        variant: of the weights' files, such as "fp16", as `save_pretrained` writes them.
+        revision, cache_dir, local_files_only, token: as in diffusers, for a hub id.
+
+        Raises `UserError` where there is no such checkpoint, it is of another kind, or a keyword is not among these.
         """
-        folder = resolve_checkpoint(str(checkpoint))
-        parts = load_parts(folder)
+        for name in unknown:
+            raise UserError(f"from_pretrained takes no '{name}' here: see its help for what it takes")
+        if torch_dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
+            raise UserError(f"torch_dtype must be torch.float32, bfloat16 or float16, not {torch_dtype}")
+        hub = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
+        folder = resolve_checkpoint(str(checkpoint), **hub)
+        parts, scheduler = load_parts(folder, variant), load_scheduler(folder)
         if attention_backend is not None:
             try:
                 parts.denoiser.set_attention_backend(resolve_backend(attention_backend))
             except ValueError as error:
                 raise UserError(str(error)) from None
-        try:
-            scheduler = EDMEulerScheduler.from_pretrained(folder / "scheduler")
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder} is not an mvgenvs pipeline: cannot read its 'scheduler'") from error
         index = json.loads((folder / "model_index.json").read_text())
         defaults = {name: index[name] for name in DEFAULTS if name in index}
-        return cls(parts.codec, parts.nerf, parts.denoiser, scheduler, **defaults)
+        pipeline = cls(parts.codec, parts.nerf, parts.denoiser, scheduler, **defaults)
+        return pipeline if torch_dtype is None else pipeline.to(torch_dtype)
 
     @classmethod
     def from_parts(cls, parts: Parts, **defaults: Any) -> "MultiViewPipeline":
@@ -136,19 +143,60 @@ class MultiViewPipeline(DiffusionPipeline):
         """Codec, NeRF and denoiser in the chosen number format."""
         return Networks(self.codec, self.nerf, self.denoiser, self.precision)
 
+    @property
+    def num_timesteps(self) -> int:
+        """Steps of the last call, over all its blocks: what a callback counts up to."""
+        return self._num_timesteps
+
     @takes_sampling_options
     def __call__(
         self,
         images: Any,
         cameras: Cameras | None,
         target_cameras: Cameras,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         generator: Generators | None = None,
+        output_type: str = "pt",
+        return_dict: bool = True,
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         on_step: OnStep | None = None,
         **options: Any,
-    ) -> MultiViewOutput:
-        """All target views at once; see `stream`."""
-        stream = self.stream(images, cameras, target_cameras, generator=generator, on_step=on_step, **options)
-        return MultiViewOutput(**gathered(list(stream)))
+    ) -> MultiViewOutput | Any:
+        """All target views at once: `images`, and the NeRF's own `renders` and `depth`.
+
+        images: (batch, known, 3 or 4, h, w) in [0, 1] on white, the known views. A fourth channel is the matte, 1 on
+            the object, for models that see it (`nerf.config.matte`). None for `unconditional` views.
+        cameras: (batch, known), those of the images.
+        target_cameras: (batch, view).
+        num_inference_steps, guidance_scale: those that suit the checkpoint unless given; a guidance of 1 is none.
+        generator: of all noise; one for all sets, or a sequence of one for each entry of the batch.
+        output_type: "pt" for tensors (batch, view, channel, h, w); "np" for arrays (batch, view, h, w, channel); "pil"
+            for a list of views for each set, where the depth is an array.
+        return_dict: whether to return a `MultiViewOutput`; else a tuple of images, renders and depth.
+        callback_on_step_end: called as in diffusers, `callback(pipe, step, timestep, {"latents": ...})`, after each
+            step, with the latents (batch, view, c, h, w) of the block at work, or what else is named in
+            `callback_on_step_end_tensor_inputs`; what it returns takes their place. Steps count over all blocks.
+        on_step: called after each step with its `StepState`, which can also decode what there is by then.
+
+        See `stream` for options that may be more than their names. Raises `UserError` for what is out of range, or does
+        not go together, before anything is computed.
+        """
+        check_output_type(output_type)
+        callbacks = [] if on_step is None else [on_step]
+        if callback_on_step_end is not None:
+            callbacks.append(step_callback(self, callback_on_step_end, callback_on_step_end_tensor_inputs))
+        given = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, **options}
+        sampler = self._sampler(images, cameras, target_cameras, generator, given)
+        self._num_timesteps = len(sampler.blocks) * sampler.options.num_steps
+
+        def after_step(state: StepState) -> None:
+            for callback in callbacks:
+                callback(state)
+
+        out = gather_views(list(sampler.frames(after_step)), output_type)
+        return out if return_dict else out.to_tuple()
 
     @takes_sampling_options
     def stream(
@@ -178,39 +226,21 @@ class MultiViewPipeline(DiffusionPipeline):
         encoded rendering of each view [SDEdit, Meng et al. 2022]. Without either the checkpoint chooses both.
         Raises `UserError` at once, before anything is computed, for what is out of range or does not go together.
         """
-        sampler = self.sequence(images, cameras, target_cameras, SamplingOptions.of(**options), generator)
-        return sampler.frames(on_step, resume)
+        return self._sampler(images, cameras, target_cameras, generator, options).frames(on_step, resume)
 
-    def sequence(
+    def _sampler(
         self,
         images: Any,
         cameras: Cameras | None,
         target_cameras: Cameras,
-        options: SamplingOptions,
-        generator: Generators | None = None,
+        generator: Generators | None,
+        options: dict[str, Any],
     ) -> SequenceSampler:
-        """What `stream` samples with, its arguments checked. Raises `UserError`."""
-        unconditional = options.unconditional
-        options = self.resolved(options, not unconditional and options.plan != "unconditional")
-        check_levels(self.scheduler, options)
-        images = check_known(images, cameras, target_cameras, self.size, unconditional)
-        batch, hw = target_cameras.c2w.shape[0], (self.size, self.size)
-        check_generators(generator, batch)
-        if images is None:
-            images = torch.zeros(batch, 0, 3, *hw)
-        both = concatenate([c.to(self.device).resized(hw) for c in (cameras, target_cameras) if c is not None])
-        first = generator if isinstance(generator, torch.Generator | None) else generator[0]
-        seed = 0 if first is None else first.initial_seed()
-        blocks = plan_sequence(options, both, images.shape[1], seed)
-        images = images.to(self.device)
-        return SequenceSampler(self.networks, self.scheduler, options, blocks, images, both, generator)
-
-
-def gathered(blocks: Sequence[Frames]) -> dict[str, Tensor]:
-    """The views of all blocks in their order, as `MultiViewOutput` has them; of views made twice the later ones."""
-    places = {view: (block, i) for block in blocks for i, view in enumerate(block.indices)}
-
-    def gather(name: str) -> Tensor:
-        return torch.stack([getattr(places[view][0], name)[:, places[view][1]] for view in sorted(places)], dim=1)
-
-    return {name: gather(name) for name in ("images", "renders", "depth")}
+        """What samples these views, its arguments checked. Raises `UserError`."""
+        check_scheduler(self.scheduler)
+        chosen = SamplingOptions.of(**options)
+        resolved = self.resolved(chosen, not chosen.unconditional and chosen.plan != "unconditional")
+        check_levels(self.scheduler, resolved)
+        known = check_known(images, cameras, target_cameras, self.size, chosen.unconditional)
+        check_generators(generator, target_cameras.c2w.shape[0])
+        return SequenceSampler(self.networks, self.scheduler, resolved, known, cameras, target_cameras, generator)

@@ -7,7 +7,7 @@ need the denoiser at the churned level and at the next one, are added here. Samp
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from diffusers import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
@@ -15,12 +15,14 @@ from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Tensor
 
+from mvgenvs.diffusion.codec import SIGMA_DATA
 from mvgenvs.diffusion.noise import preconditioning
 from mvgenvs.diffusion.options import ANCHOR_LEVELS as ANCHOR_LEVELS
 from mvgenvs.diffusion.options import CLEAN_SIGMA as CLEAN_SIGMA
 from mvgenvs.diffusion.options import SamplingOptions
 from mvgenvs.errors import UserError
 
+EDMScheduler: TypeAlias = EDMEulerScheduler | EDMDPMSolverMultistepScheduler
 SAMPLERS = {
     "euler": EDMEulerScheduler,
     "heun": EDMEulerScheduler,
@@ -63,10 +65,21 @@ class SamplerState:
     denoised: Float[Tensor, "batch view c h w"]  # the current estimate of their x0
 
 
-def check_levels(
-    scheduler: EDMEulerScheduler | EDMDPMSolverMultistepScheduler, options: SamplingOptions
-) -> dict[str, Any]:
+def check_scheduler(scheduler: Any) -> None:
+    """Raises `UserError` for a scheduler whose noise levels or steps would be misread."""
+    kind, known = type(scheduler).__name__, sorted({cls.__name__ for cls in SAMPLERS.values()})
+    if kind not in known:
+        raise UserError(f"the scheduler must be one of {', '.join(known)}, but is {kind}: it holds the noise levels")
+    needed = {"sigma_data": SIGMA_DATA, "prediction_type": "epsilon", "algorithm_type": "dpmsolver++"}
+    for name, value in needed.items():
+        found = scheduler.config.get(name, value)
+        if found != value:
+            raise UserError(f"the scheduler's {name} must be {value}, as this model was trained, but is {found}")
+
+
+def check_levels(scheduler: EDMScheduler, options: SamplingOptions) -> dict[str, Any]:
     """The scheduler's configuration, but for what `options` name. Raises `UserError` where the levels do not fall."""
+    check_scheduler(scheduler)
     own = {"sigma_max": options.sigma_max, "rho": options.rho}
     config = {**scheduler.config, **{name: value for name, value in own.items() if value is not None}}
     low, high = config["sigma_min"], config["sigma_max"]
@@ -81,6 +94,12 @@ def check_generators(generator: Generators | None, batch: int) -> None:
         raise UserError(f"{len(generator)} generators cannot serve {batch} sets: give one for each")
 
 
+def initial_seed(generator: Generators | None) -> int:
+    """That of the first generator; 0 without any."""
+    first = generator[0] if isinstance(generator, Sequence) else generator
+    return 0 if first is None else first.initial_seed()
+
+
 def listed(generator: Generators | None) -> torch.Generator | list[torch.Generator] | None:
     """As diffusers wants them."""
     return list(generator) if isinstance(generator, Sequence) else generator
@@ -91,7 +110,7 @@ class RenoisingScheduler:
 
     def __init__(
         self,
-        scheduler: EDMEulerScheduler | EDMDPMSolverMultistepScheduler,
+        scheduler: EDMScheduler,
         options: SamplingOptions,
         anchors: Float[Tensor, "batch anchor c h w"],
         generator: Generators | None,
@@ -150,7 +169,7 @@ class RenoisingScheduler:
 
 def sample(
     denoise: Denoise,
-    scheduler: EDMEulerScheduler | EDMDPMSolverMultistepScheduler,
+    scheduler: EDMScheduler,
     options: SamplingOptions,
     num_new: int,
     anchors: Float[Tensor, "batch anchor c h w"],

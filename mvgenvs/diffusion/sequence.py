@@ -5,18 +5,17 @@ from functools import partial
 from typing import cast
 
 import torch
-from diffusers import EDMEulerScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Tensor
 
 from attention import AnchorCache
-from mvgenvs.cameras import Cameras
+from mvgenvs.cameras import Cameras, concatenate
 from mvgenvs.diffusion.denoiser import concatenate_conditions
 from mvgenvs.diffusion.networks import Networks
 from mvgenvs.diffusion.options import SamplingOptions
 from mvgenvs.diffusion.plans import Block, check_plan, independent, last_uses, make_plan
-from mvgenvs.diffusion.renoising import Generators, SamplerState, listed, sample
+from mvgenvs.diffusion.renoising import EDMScheduler, Generators, SamplerState, initial_seed, listed, sample
 from mvgenvs.diffusion.state import Frames, Memory, SequenceState, StepState, View
 from mvgenvs.errors import UserError
 from mvgenvs.nerf.field import Scene
@@ -50,20 +49,25 @@ class SequenceSampler:
     def __init__(
         self,
         networks: Networks,
-        scheduler: EDMEulerScheduler,
+        scheduler: EDMScheduler,
         options: SamplingOptions,
-        blocks: Sequence[Block],
-        images: Float[Tensor, "batch known c h w"],
-        cameras: Cameras,
+        images: Float[Tensor, "batch known c h w"] | None,
+        cameras: Cameras | None,
+        target_cameras: Cameras,
         generator: Generators | None = None,
     ) -> None:
-        """`cameras`, of the image size, are those of the known `images`, then those of the targets, as in `blocks`.
-
-        `options` are resolved: nothing that matters is left to a checkpoint.
+        """`images` of the image size and their `cameras` are the known views; `options` are resolved, so that nothing
+        is left to a checkpoint. Computes nothing yet. Raises `UserError` where there is no such plan.
         """
+        device, hw = networks.denoiser.device, (networks.size, networks.size)
+        if images is None:
+            images = torch.zeros(target_cameras.c2w.shape[0], 0, 3, *hw)
         self.networks, self.scheduler, self.options, self.generator = networks, scheduler, options, generator
-        self.blocks, self.images, self.cameras = blocks, images, cameras
-        self.last_use = last_uses(blocks)
+        # Known views first, then the targets, as in the blocks.
+        self.cameras = concatenate([c.to(device).resized(hw) for c in (cameras, target_cameras) if c is not None])
+        self.blocks = plan_sequence(options, self.cameras, images.shape[1], initial_seed(generator))
+        self.images = images.to(device)
+        self.last_use = last_uses(self.blocks)
         self.finished = 0  # blocks
         self.memory = Memory()
         self._scene: Scene | None = None

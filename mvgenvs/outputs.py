@@ -1,0 +1,80 @@
+"""What a pipeline returns: pictures as tensors, arrays or PIL images, as diffusers has them; and its callbacks."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.utils import BaseOutput, numpy_to_pil
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, stack
+
+from mvgenvs.diffusion.sequence import OnStep
+from mvgenvs.diffusion.state import Frames, StepState
+from mvgenvs.errors import UserError
+
+OUTPUT_TYPES = ("pt", "np", "pil")
+CALLBACK_TENSORS = ("latents",)
+Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
+
+if TYPE_CHECKING:  # which of them is up to a value, `output_type`
+    Pictures = Depth = Any
+else:
+    Pictures = Float[Tensor, "batch view 3 h w"] | Float[np.ndarray, "batch view h w 3"] | list[list[Image.Image]]
+    Depth = Float[Tensor, "batch view 1 h w"] | Float[np.ndarray, "batch view h w 1"]
+
+
+@dataclass
+class MultiViewOutput(BaseOutput):
+    """All target views. Pictures are in [0, 1]; under `output_type` "pil" they are lists of lists of PIL images."""
+
+    images: Pictures
+    renders: Pictures
+    """the NeRF's RGB alone"""
+    depth: Depth
+    """the NeRF's z-depth in world units, 0 where nothing is hit; an array under "pil" as well"""
+
+
+def gather_views(blocks: Sequence[Frames], output_type: str) -> MultiViewOutput:
+    """The views of all blocks in their order, of views made twice the later ones."""
+    places = {view: (block, i) for block in blocks for i, view in enumerate(block.indices)}
+
+    def gather(name: str) -> Any:
+        parts = [getattr(places[view][0], name)[:, places[view][1]] for view in sorted(places)]
+        pictures = stack(parts, dim=1)
+        return pictures if output_type == "pt" else pictures.movedim(2, -1).cpu().numpy()
+
+    images, renders, depth = (gather(name) for name in ("images", "renders", "depth"))
+    if output_type == "pil":
+        images, renders = ([numpy_to_pil(views) for views in sets] for sets in (images, renders))
+    return MultiViewOutput(images=images, renders=renders, depth=depth)
+
+
+def check_output_type(output_type: str) -> None:
+    """Raises `UserError` for one that there is not."""
+    if output_type not in OUTPUT_TYPES:
+        raise UserError(f"there is no output_type '{output_type}': choose one of {', '.join(OUTPUT_TYPES)}")
+
+
+def step_callback(pipeline: Any, callback: Callback, tensors: Sequence[str]) -> OnStep:
+    """Calls back as diffusers' pipelines do, with steps counted over all blocks; what it returns replaces latents.
+
+    Raises `UserError` for tensors that it cannot have, and for latents of another shape.
+    """
+    if isinstance(callback, PipelineCallback | MultiPipelineCallbacks):
+        tensors = callback.tensor_inputs
+    for name in tensors:
+        if name not in CALLBACK_TENSORS:
+            raise UserError(f"callbacks cannot have '{name}', but {', '.join(CALLBACK_TENSORS)}")
+
+    def on_step(state: StepState) -> None:
+        step = state.block * state.num_steps + state.step
+        returned = callback(pipeline, step, state.timestep, {name: getattr(state, name) for name in tensors}) or {}
+        latents = returned.get("latents", state.latents)
+        if latents.shape != state.latents.shape:
+            raise UserError(f"a callback made latents {tuple(latents.shape)} of {tuple(state.latents.shape)}")
+        state.latents = latents
+
+    return on_step
