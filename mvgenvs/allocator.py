@@ -1,8 +1,5 @@
 """How the C library hands out memory."""
 
-import ctypes
-import platform
-
 # Names and numbers of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
@@ -13,6 +10,9 @@ def keep_freed_memory() -> bool:
     By default it gives them back to the system at once, and every tensor of some megabytes is new memory, which the
     system hands out, and clears, page by page: an elementwise operation on it takes several times as long.
     """
+    import ctypes  # here, as --help needs neither
+    import platform
+
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt

@@ -1,12 +1,14 @@
 """The string under each field of a dataclass, which is its help text."""
 
 import ast
+import functools
 import itertools
 import re
 import sys
 from pathlib import Path
 
 
+@functools.cache
 def field_texts(cls: type) -> dict[str, str]:
     """{field: the string under it} of the fields that a dataclass of some module's top level declares itself."""
     source = Path(str(sys.modules[cls.__module__].__file__)).read_text(encoding="utf-8")

@@ -5,7 +5,6 @@ PyPI's torchvision is compiled for CUDA. Beside CPU torch its extension cannot b
 two operators that its import asks for: declaring them without an implementation is enough.
 """
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -51,6 +50,8 @@ def declare_missing_torchvision_ops() -> bool:
 
 def _extension() -> Path | None:
     """The compiled extension of the installed torchvision, found without importing torchvision."""
+    import importlib.util
+
     try:
         spec = importlib.util.find_spec("torchvision")
     except ValueError:  # a stand-in module without a spec

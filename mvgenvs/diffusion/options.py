@@ -5,7 +5,6 @@ derive from here: see `mvgenvs.diffusion.flags`. Imports nothing heavy: `--help`
 """
 
 import dataclasses
-import functools
 import math
 import numbers
 import typing
@@ -173,10 +172,9 @@ def _check(name: str, value: Any, flag: Flag) -> None:
             raise UserError(f"{name} must be {noun} of at least {flag.low}, but is {value!r}")
 
 
-@functools.cache
 def kind_of(name: str) -> Any:
     """The type of an option, the first one where it may have several."""
-    hint = typing.get_type_hints(SamplingOptions)[name]
+    hint = SamplingOptions.__annotations__[name]
     return (typing.get_args(hint) or (hint,))[0]
 
 
