@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from mvgenvs.errors import OneSentenceParser, UserError, number, whole_number
+from mvgenvs.diffusion.flags import add_flags, take_flags
+from mvgenvs.errors import OneSentenceParser, UserError, whole_number
 
 # Repeated from eval.metrics.suite, eval.methods, eval.protocols and mvgenvs.perceptual: --help imports nothing heavy.
 METRICS, DEFAULT_METRICS = ("fd", "consistency", "3d"), ("fd", "consistency")
@@ -11,6 +12,9 @@ ROWS = ("copy-nearest", "nerf", "independent", "joint", "truth")
 PROTOCOLS = ("orbit", "srn")
 NETS = ("alex", "vgg")
 NO_MATTES = "known views without their mattes, as photos without alpha"
+SAMPLING = (  # the sampling options that are flags here
+    "plan", "block", "anchors", "anchor_level", "renoise", "sampler", "num_inference_steps", "churn", "guidance_scale",
+)  # fmt: skip
 
 EPILOG = """Several processes share the objects: `torchrun --nproc_per_node 4 -m eval.run ...`, and on GPUs `accelerate
 launch` as well; all must see the same --output folder. A run that was stopped goes on where it was when the same
@@ -48,20 +52,7 @@ def parser() -> OneSentenceParser:
     add("--lpips-nets", _list("LPIPS networks", NETS, NETS[:1]), nargs="*", choices=NETS, metavar="NET")
     add("--lpips-trunks", "folder with torchvision's AlexNet or VGG-16 weights", type=Path, metavar="DIR")
     add("--inception-weights", "torch-fidelity's Inception weights, for FID and KID", type=Path, metavar="FILE")
-    add("--steps", "sampler steps; those that suit the checkpoint unless given", type=whole_number(1), metavar="N")
-    add(
-        "--guidance",
-        "classifier-free guidance, 1 for none; as for --steps",
-        type=number(float, 0),
-        metavar="W",
-    )
-    add("--sampler", "as in infer_multiview.py", default="euler", metavar="NAME")
-    add("--churn", "stochasticity of the sampler", type=number(float, 0), default=0.0, metavar="S")
-    add("--plan", "as in infer_multiview.py", default="sliding", metavar="NAME")
-    add("--block", "new views per set", type=whole_number(1), default=4, metavar="N")
-    add("--anchors", "finished views shown to each block", type=number(int, 0), metavar="N")
-    add("--anchor-level", "noise level of the anchors", choices=("matched", "clean"), default="matched")
-    add("--renoise", "noise of the anchors", choices=("fresh", "fixed"), default="fresh")
+    add_flags(parse.add_argument, names=SAMPLING, defaults={"block": 4}, texts={"block": "views made at a time"})
     add("--seed", "start of the random numbers", type=int, default=0)
     add("--device", "where to compute", choices=("auto", "cpu", "cuda"), default="auto")
     add("--output", "folder of the results; resumes what is there", type=Path, required=True, metavar="DIR")
@@ -69,8 +60,9 @@ def parser() -> OneSentenceParser:
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    """Reads the command line, fills in what depends on other flags, and puts lists in their usual order."""
+    """Reads the command line, puts lists in their usual order, and the sampling options into `sampling`."""
     args = parser().parse_args(argv)
+    args.sampling = take_flags(args)
     args.methods = _in_order(args.methods, ROWS, ROWS)
     args.metrics = _in_order(args.metrics, METRICS, DEFAULT_METRICS)
     args.lpips_nets = _in_order(args.lpips_nets, NETS, NETS[:1])

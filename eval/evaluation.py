@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from eval.cli import SAMPLING
 from eval.methods import SamplesViews
 from eval.metrics.suite import MetricSuite, load_suite
 from eval.object_evaluation import evaluate_object
@@ -109,6 +110,10 @@ def load_pipeline(folder: Path, device: torch.device) -> Any:
 def make_settings(
     args: argparse.Namespace, pipeline: Any, checkpoint: str, suite: MetricSuite, device: torch.device
 ) -> Settings:
+    config, sampling = pipeline.config, args.sampling.keywords()
+    sampling["num_inference_steps"] = args.sampling.num_inference_steps or config.default_steps
+    if args.sampling.guidance_scale is None:
+        sampling["guidance_scale"] = config.default_guidance
     return Settings(
         data=str(args.data.resolve()),
         split=args.split,
@@ -116,17 +121,7 @@ def make_settings(
         num_inputs=args.inputs,
         methods=args.methods,
         metrics=suite.metrics,
-        sampling={
-            "plan": args.plan,
-            "block": args.block,
-            "anchors": args.anchors,
-            "anchor_level": args.anchor_level,
-            "renoise": args.renoise,
-            "sampler": args.sampler,
-            "num_inference_steps": args.steps or pipeline.config.default_steps,
-            "churn": args.churn,
-            "guidance_scale": pipeline.config.default_guidance if args.guidance is None else args.guidance,
-        },
+        sampling={name: sampling[name] for name in SAMPLING},
         num_samples=args.samples,
         seed=args.seed,
         image_size=pipeline.size,

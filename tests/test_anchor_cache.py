@@ -13,7 +13,8 @@ from tiny import ring_cameras, stacked, tiny_parts, tiny_pipeline
 import mvgenvs.diffusion.sequence
 from attention import AnchorCache
 from mvgenvs.diffusion.denoiser import Conditions, JointDenoiser, concatenate_conditions
-from mvgenvs.diffusion.renoising import SamplerOptions, sample
+from mvgenvs.diffusion.options import SamplingOptions
+from mvgenvs.diffusion.renoising import sample
 from mvgenvs.nerf.model import Rendering
 
 BATCH, NEW, ANCHORS = 2, 2, 3
@@ -140,7 +141,7 @@ def assert_equal(cached: torch.Tensor, uncached: torch.Tensor) -> None:
 )
 @torch.no_grad()
 def test_sampling_is_the_same_with_cached_anchors(denoiser, passes, name, churn, weight, level):
-    options = SamplerOptions(name, 3, churn, "fixed", level)
+    options = SamplingOptions(sampler=name, num_inference_steps=3, churn=churn, renoise="fixed", anchor_level=level)
     results, conditions = [], make_conditions(denoiser)
     for cache in (None, AnchorCache()):
         passes.clear()
@@ -158,7 +159,8 @@ def test_sampling_is_the_same_with_cached_anchors(denoiser, passes, name, churn,
 
 @torch.no_grad()
 def test_heun_meets_each_level_of_matched_anchors_twice(denoiser, passes):
-    results, options, conditions = [], SamplerOptions("heun", 3, 0.0, "fixed"), make_conditions(denoiser)
+    options = SamplingOptions(sampler="heun", num_inference_steps=3, renoise="fixed")
+    results, conditions = [], make_conditions(denoiser)
     for cache in (None, AnchorCache()):
         passes.clear()
         denoise = guided(denoiser, 1.0, cache, conditions)
@@ -173,7 +175,7 @@ def test_heun_meets_each_level_of_matched_anchors_twice(denoiser, passes):
 @torch.no_grad()
 def test_a_second_block_with_the_same_anchors_computes_nothing_of_them(denoiser, passes, level, capacity):
     conditions, cache = make_conditions(denoiser), AnchorCache(capacity)
-    options = SamplerOptions("euler", 3, 0.0, "fixed", level)
+    options = SamplingOptions(sampler="euler", num_inference_steps=3, renoise="fixed", anchor_level=level)
     for block in range(2):
         passes.clear()
         here = with_new_views_of(conditions, make_conditions(denoiser, seed=5 + block))

@@ -22,7 +22,7 @@ from eval.metrics.frechet import Moments, frechet_distance
 from eval.report import plots
 from eval.report.records import RunFolder
 from mvgenvs.cameras import Cameras, look_at_origin
-from mvgenvs.diffusion.renoising import SamplerOptions
+from mvgenvs.diffusion.options import SamplingOptions
 from mvgenvs.errors import UserError, run_script
 from mvgenvs.folders import OwnFolder
 from mvgenvs.views import ViewSet
@@ -267,7 +267,7 @@ def test_settings_that_fail_claim_nothing(
     """`--sampler foo --output d` made `d` that of a run with the sampler foo, and the right command was refused."""
 
     def refuse(self: FakePipeline, *_: Any, sampler: str, **__: Any) -> SimpleNamespace:
-        SamplerOptions(sampler)
+        SamplingOptions(sampler=sampler)
         return answer(self, *_, sampler=sampler, **__)
 
     answer = FakePipeline.__call__
@@ -330,7 +330,7 @@ def fails_with(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--methods", "truth"], "truth alone evaluates nothing"),
         (["--metrics", "magic"], "invalid choice: 'magic'"),
         (["--num-objects", "0"], "0 is not a whole number of at least 1"),
-        (["--steps", "x"], "x is not a whole number"),
+        (["--steps", "x"], "'x' is not a whole number"),
         (["--nonsense"], "unrecognized arguments"),
         (["--data", "nowhere"], "nowhere"),
         (["--split", "val"], "no split 'val'"),

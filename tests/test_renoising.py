@@ -7,12 +7,17 @@ import pytest
 import torch
 from diffusers import EDMDPMSolverMultistepScheduler, EDMEulerScheduler
 
-from mvgenvs.diffusion.renoising import CLEAN_SIGMA, RenoisingScheduler, SamplerOptions, SamplerState, sample
+from mvgenvs.diffusion.options import CLEAN_SIGMA, SamplingOptions
+from mvgenvs.diffusion.renoising import RenoisingScheduler, SamplerState, sample
 from mvgenvs.errors import UserError
 
 SIGMA_MIN, SIGMA_MAX, RHO = 0.02, 14.0, 7
 MEAN, STD = 0.3, 0.4  # of the Gaussian data
 SCHEDULER = EDMEulerScheduler(sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX, sigma_data=0.5, rho=RHO)
+
+
+def choose(sampler: str = "euler", steps: int = 20, churn: float = 0.0, **others) -> SamplingOptions:
+    return SamplingOptions(sampler=sampler, num_inference_steps=steps, churn=churn, **others)
 
 
 def gaussian_denoiser(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -57,14 +62,14 @@ def test_equals_a_plain_loop_over_diffusers(name, cls, steps):
     scheduler = cls(sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX, sigma_data=0.5, rho=RHO)
     scheduler.set_timesteps(steps)
     x = start(5, (1, 2, 1, 3, 3))
-    states = run(gaussian_denoiser, SamplerOptions(name, steps), seed=5)
+    states = run(gaussian_denoiser, choose(name, steps), seed=5)
     for state, timestep in zip(states, scheduler.timesteps, strict=True):
         x = scheduler.step(network(scheduler.scale_model_input(x, timestep), timestep), timestep, x).prev_sample
         torch.testing.assert_close(state.latents, x, atol=2e-4, rtol=1e-4)
 
 
 def test_states_report_levels_and_estimates():
-    states = run(gaussian_denoiser, SamplerOptions("euler", 6))
+    states = run(gaussian_denoiser, choose("euler", 6))
     assert [s.step for s in states] == list(range(6))
     assert [s.sigma for s in states] == pytest.approx(karras_sigmas(6)[:-1], rel=1e-5)
     torch.testing.assert_close(states[-1].latents, states[-1].denoised, atol=1e-5, rtol=0)
@@ -81,7 +86,7 @@ def test_heun_equals_algorithm_1_of_edm():
             slope_then = (following - two_point_denoiser(following, torch.full(shape[:2], then).double())) / then
             following = x + (then - now) * (slope + slope_then) / 2
         x = following
-    states = run(two_point_denoiser, SamplerOptions("heun", steps), seed=3, shape=shape, dtype=torch.float64)
+    states = run(two_point_denoiser, choose("heun", steps), seed=3, shape=shape, dtype=torch.float64)
     torch.testing.assert_close(states[-1].latents, x, atol=1e-5, rtol=1e-5)
 
 
@@ -90,7 +95,7 @@ def test_order_of_convergence(name, factor):
     def error(steps: int) -> float:
         """Against the closed-form solution x - m ~ sqrt(s^2 + sigma^2), where the last finite level is reached."""
         shape = (1, 1, 1, 4, 4)
-        states = run(gaussian_denoiser, SamplerOptions(name, steps), shape=shape, dtype=torch.float64)
+        states = run(gaussian_denoiser, choose(name, steps), shape=shape, dtype=torch.float64)
         growth = math.sqrt((STD**2 + SIGMA_MIN**2) / (STD**2 + SIGMA_MAX**2))
         exact = MEAN + (start(0, shape, torch.float64) - MEAN) * growth
         return (states[-2].latents - exact).abs().max().item()
@@ -105,7 +110,7 @@ SAMPLERS = [("euler", 60, 0.0), ("euler", 80, 5.0), ("heun", 20, 0.0), ("heun", 
 
 @pytest.mark.parametrize(("name", "steps", "churn"), SAMPLERS)
 def test_ideal_denoiser_recovers_gaussian_data(name, steps, churn):
-    states = run(gaussian_denoiser, SamplerOptions(name, steps, churn), shape=(1, 2, 1, 100, 100))
+    states = run(gaussian_denoiser, choose(name, steps, churn), shape=(1, 2, 1, 100, 100))
     samples = states[-1].latents
     assert samples.mean() == pytest.approx(MEAN, abs=0.015)
     assert samples.std() == pytest.approx(STD, rel=0.05)
@@ -113,7 +118,7 @@ def test_ideal_denoiser_recovers_gaussian_data(name, steps, churn):
 
 @pytest.mark.parametrize(("name", "steps", "churn"), SAMPLERS)
 def test_ideal_denoiser_recovers_two_points(name, steps, churn):
-    samples = run(two_point_denoiser, SamplerOptions(name, steps, churn), shape=(1, 1, 1, 50, 50))[-1].latents
+    samples = run(two_point_denoiser, choose(name, steps, churn), shape=(1, 1, 1, 50, 50))[-1].latents
     assert (samples > 0).float().mean() == pytest.approx(0.5, abs=0.05)
     assert (samples.abs() - 0.5).abs().mean() < 1e-3
 
@@ -134,7 +139,7 @@ class Recorder:
 ANCHORS = torch.linspace(-1, 1, 2 * 3 * 40 * 40).reshape(2, 3, 1, 40, 40)
 
 
-def record(options: SamplerOptions, garbage: float = 0.0) -> tuple[Recorder, list[SamplerState]]:
+def record(options: SamplingOptions, garbage: float = 0.0) -> tuple[Recorder, list[SamplerState]]:
     recorder = Recorder(2, garbage)
     return recorder, run(recorder, options, shape=(2, 2, 1, 40, 40), anchors=ANCHORS)
 
@@ -147,7 +152,7 @@ def anchor_noise(recorder: Recorder) -> list[torch.Tensor]:
 @pytest.mark.parametrize("name", ["euler", "heun", "dpmpp-2m"])
 @pytest.mark.parametrize("renoise", ["fresh", "fixed"])
 def test_anchors_come_at_the_level_of_the_new_views(name, renoise):
-    recorder, _ = record(SamplerOptions(name, 5, renoise=renoise))
+    recorder, _ = record(choose(name, 5, renoise=renoise))
     expected = karras_sigmas(5)[:-1]
     if name == "heun":
         expected = [s for pair in zip(expected, [*expected[1:], 0.0], strict=True) for s in pair][:-1]
@@ -159,17 +164,17 @@ def test_anchors_come_at_the_level_of_the_new_views(name, renoise):
 
 
 def test_churn_raises_the_level_of_all_views():
-    recorder, _ = record(SamplerOptions("euler", 8, churn=2.0))
+    recorder, _ = record(choose("euler", 8, churn=2.0))
     for (_, sigma), plain in zip(recorder.asked, karras_sigmas(8), strict=False):
         torch.testing.assert_close(sigma, torch.full((2, 5), plain * 1.25), rtol=1e-5, atol=0)
     x, sigma = recorder.asked[0]
     assert x[:, :2].std() == pytest.approx(1.25 * SIGMA_MAX, rel=0.05)
-    recorder, _ = record(SamplerOptions("euler", 8, churn=1000.0))
+    recorder, _ = record(choose("euler", 8, churn=1000.0))
     assert recorder.asked[0][1][0, 0] == pytest.approx(SIGMA_MAX * math.sqrt(2), rel=1e-5)
 
 
 def test_fixed_noise_stays_and_fresh_noise_does_not():
-    fixed, fresh = (anchor_noise(record(SamplerOptions("euler", 4, renoise=r))[0]) for r in ("fixed", "fresh"))
+    fixed, fresh = (anchor_noise(record(choose("euler", 4, renoise=r))[0]) for r in ("fixed", "fresh"))
     for first, second in itertools.pairwise(fixed):
         torch.testing.assert_close(first, second, atol=1e-3, rtol=0)
     for first, second in itertools.pairwise(fresh):
@@ -177,7 +182,7 @@ def test_fixed_noise_stays_and_fresh_noise_does_not():
 
 
 def test_clean_anchors_never_exceed_the_clean_level():
-    recorder, _ = record(SamplerOptions("euler", 6, anchor_level="clean"))
+    recorder, _ = record(choose("euler", 6, anchor_level="clean"))
     for (_, sigma), eps, level in zip(recorder.asked, anchor_noise(recorder), karras_sigmas(6), strict=False):
         torch.testing.assert_close(sigma[:, :2], torch.full((2, 2), level))
         torch.testing.assert_close(sigma[:, 2:], torch.full((2, 3), min(level, CLEAN_SIGMA)))
@@ -186,7 +191,7 @@ def test_clean_anchors_never_exceed_the_clean_level():
 
 @pytest.mark.parametrize("renoise", ["fresh", "fixed"])
 def test_every_anchor_may_have_its_own_level(renoise):
-    recorder, _ = record(SamplerOptions("euler", 6, renoise=renoise, anchor_level=("matched", "clean", 1.5)))
+    recorder, _ = record(choose("euler", 6, renoise=renoise, anchor_level=("matched", "clean", 1.5)))
     for (_, sigma), eps, level in zip(recorder.asked, anchor_noise(recorder), karras_sigmas(6), strict=False):
         torch.testing.assert_close(sigma[:, :3], torch.full((2, 3), level))
         torch.testing.assert_close(sigma[:, 3:], torch.tensor([[min(level, CLEAN_SIGMA), min(level, 1.5)]] * 2))
@@ -194,7 +199,7 @@ def test_every_anchor_may_have_its_own_level(renoise):
 
 
 def test_one_chosen_level_holds_for_all_anchors():
-    recorder, _ = record(SamplerOptions("heun", 4, anchor_level=0.7))
+    recorder, _ = record(choose("heun", 4, anchor_level=0.7))
     for _, sigma in recorder.asked:
         torch.testing.assert_close(sigma[:, 2:], sigma[:, :1].clamp(max=0.7).expand(-1, 3))
 
@@ -202,9 +207,7 @@ def test_one_chosen_level_holds_for_all_anchors():
 @pytest.mark.parametrize("renoise", ["fresh", "fixed"])
 @pytest.mark.parametrize("level", ["matched", "clean", 0.7])
 def test_anchors_are_exact_at_the_ends(renoise, level):
-    scheduler = RenoisingScheduler(
-        SCHEDULER, SamplerOptions("euler", 5, renoise=renoise, anchor_level=level), ANCHORS, None
-    )
+    scheduler = RenoisingScheduler(SCHEDULER, choose("euler", 5, renoise=renoise, anchor_level=level), ANCHORS, None)
     assert torch.equal(scheduler.anchors_at(0.0)[0], ANCHORS)
     assert (scheduler.anchors_at(0.0)[1] == 0).all()
     highest = {"matched": scheduler.sigma(0), "clean": CLEAN_SIGMA}.get(level, level)
@@ -216,7 +219,7 @@ def test_anchors_are_exact_at_the_ends(renoise, level):
 
 def test_clean_anchors_with_fixed_noise_are_the_same_at_every_step():
     for name in ("euler", "heun", "dpmpp-2m"):
-        recorder, _ = record(SamplerOptions(name, 7, renoise="fixed", anchor_level="clean"))
+        recorder, _ = record(choose(name, 7, renoise="fixed", anchor_level="clean"))
         first, first_sigma = recorder.asked[0]
         for x, sigma in recorder.asked:
             assert torch.equal(x[:, 2:], first[:, 2:])
@@ -225,12 +228,12 @@ def test_clean_anchors_with_fixed_noise_are_the_same_at_every_step():
 
 def test_the_fixed_noise_of_anchors_may_be_given():
     recorder, eps = Recorder(2), torch.randn(ANCHORS.shape, generator=torch.Generator().manual_seed(8))
-    options = SamplerOptions("euler", 3, renoise="fixed")
+    options = choose("euler", 3, renoise="fixed")
     list(sample(recorder, SCHEDULER, options, 2, ANCHORS, anchor_noise=eps))
     for used in anchor_noise(recorder):
         torch.testing.assert_close(used, eps, atol=1e-3, rtol=0)
     with pytest.raises(ValueError, match="fresh noise is drawn"):
-        next(sample(recorder, SCHEDULER, SamplerOptions("euler", 3), 2, ANCHORS, anchor_noise=eps))
+        next(sample(recorder, SCHEDULER, choose("euler", 3), 2, ANCHORS, anchor_noise=eps))
 
 
 @pytest.mark.parametrize(("name", "churn"), [("euler", 3.0), ("heun", 3.0), ("dpmpp-2m", 0.0)])
@@ -241,7 +244,7 @@ def test_a_set_does_not_depend_on_how_sets_are_batched(name, churn, renoise):
         x0 = gaussian_denoiser(x, sigma)
         return 0.7 * x0 + 0.3 * x0.mean(dim=1, keepdim=True)
 
-    options = SamplerOptions(name, 4, churn, renoise, ("matched", "clean", 0.5))
+    options = choose(name, 4, churn, renoise=renoise, anchor_level=("matched", "clean", 0.5))
 
     def last(sets: list[int]) -> torch.Tensor:
         generators = [torch.Generator().manual_seed(10 + i) for i in sets]
@@ -263,7 +266,7 @@ def test_the_first_noise_is_added_to_the_guess(name):
     first = []
     for given in (None, torch.zeros_like(guess), guess):
         recorder = Recorder(2)
-        run(recorder, SamplerOptions(name, 3, sigma_max=0.5), shape=guess.shape, anchors=ANCHORS, guess=given)
+        run(recorder, choose(name, 3, sigma_max=0.5), shape=guess.shape, anchors=ANCHORS, guess=given)
         first.append(recorder.asked[0])
     (alone, level), (from_zero, _), (x, _) = first
     torch.testing.assert_close(level, torch.full((2, 5), 0.5))
@@ -277,7 +280,7 @@ def test_the_first_noise_is_added_to_the_guess(name):
 def test_an_ideal_denoiser_leads_the_guess_to_the_data_as_far_as_the_noise_allows(sigma_max):
     """The ODE's solution is known: what it starts from shrinks towards the mean by the ratio of the deviations."""
     shape, guess = (1, 1, 1, 4, 4), torch.linspace(-2, 2, 16, dtype=torch.float64).reshape(1, 1, 1, 4, 4)
-    options = SamplerOptions("heun", 60, sigma_max=sigma_max)
+    options = choose("heun", 60, sigma_max=sigma_max)
     states = run(gaussian_denoiser, options, shape=shape, dtype=torch.float64, guess=guess)
     begun = guess + sigma_max / SIGMA_MAX * start(0, shape, torch.float64)
     exact = MEAN + (begun - MEAN) * math.sqrt((STD**2 + SIGMA_MIN**2) / (STD**2 + sigma_max**2))
@@ -287,17 +290,17 @@ def test_an_ideal_denoiser_leads_the_guess_to_the_data_as_far_as_the_noise_allow
 @pytest.mark.parametrize("name", ["euler", "heun", "dpmpp-2m"])
 def test_with_hardly_any_noise_the_guess_comes_back(name):
     guess = torch.linspace(-1, 1, 9).reshape(1, 1, 1, 3, 3).expand(1, 2, 1, 3, 3)
-    low = SamplerOptions(name, 2, sigma_max=1.01 * SIGMA_MIN)
+    low = choose(name, 2, sigma_max=1.01 * SIGMA_MIN)
     assert (run(gaussian_denoiser, low, guess=guess)[-1].latents - guess).abs().max() < 4 * SIGMA_MIN
     assert (run(gaussian_denoiser, low)[-1].latents - guess).abs().max() > 0.5, "which noise alone does not know"
-    assert (run(gaussian_denoiser, SamplerOptions(name, 20), guess=guess)[-1].latents - guess).abs().max() > 0.5
+    assert (run(gaussian_denoiser, choose(name, 20), guess=guess)[-1].latents - guess).abs().max() > 0.5
 
 
 @pytest.mark.parametrize("levels", [{"sigma_max": 3.0}, {"rho": 3.0}, {"sigma_max": 0.7, "rho": 4.0}])
 def test_levels_of_ones_own_are_those_of_a_scheduler_that_has_them(levels):
     own = EDMEulerScheduler.from_config(SCHEDULER.config, **levels)
-    expected = sample(gaussian_denoiser, own, SamplerOptions("heun", 5), 3, ANCHORS, torch.Generator().manual_seed(3))
-    options = SamplerOptions("heun", 5, **levels)
+    expected = sample(gaussian_denoiser, own, choose("heun", 5), 3, ANCHORS, torch.Generator().manual_seed(3))
+    options = choose("heun", 5, **levels)
     found = sample(gaussian_denoiser, SCHEDULER, options, 3, ANCHORS, torch.Generator().manual_seed(3))
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.sigma == theirs.sigma
@@ -308,19 +311,19 @@ def test_levels_of_ones_own_are_those_of_a_scheduler_that_has_them(levels):
 @pytest.mark.parametrize("sigma_max", [SIGMA_MIN, 0.0, -1.0, math.inf, math.nan])
 def test_the_highest_level_must_lie_above_the_lowest(sigma_max):
     with pytest.raises(UserError, match=r"sigma_max must be above .* 0\.02, but is"):
-        run(gaussian_denoiser, SamplerOptions(sigma_max=sigma_max))
+        run(gaussian_denoiser, choose(sigma_max=sigma_max))
 
 
 def test_generators_and_levels_must_be_as_many_as_sets_and_anchors():
     with pytest.raises(UserError, match="3 generators cannot serve 2 sets"):
-        next(sample(gaussian_denoiser, SCHEDULER, SamplerOptions(), 1, ANCHORS, [torch.Generator()] * 3))
+        next(sample(gaussian_denoiser, SCHEDULER, choose(), 1, ANCHORS, [torch.Generator()] * 3))
     with pytest.raises(UserError, match="2 levels for 3 anchors"):
-        next(sample(gaussian_denoiser, SCHEDULER, SamplerOptions(anchor_level=("clean", 0.3)), 1, ANCHORS))
+        next(sample(gaussian_denoiser, SCHEDULER, choose(anchor_level=("clean", 0.3)), 1, ANCHORS))
 
 
 @pytest.mark.parametrize("name", ["euler", "heun", "dpmpp-2m"])
 def test_outputs_for_anchors_are_thrown_away(name):
-    zeros, huge = (record(SamplerOptions(name, 5), garbage)[1] for garbage in (0.0, 1e9))
+    zeros, huge = (record(choose(name, 5), garbage)[1] for garbage in (0.0, 1e9))
     for first, second in zip(zeros, huge, strict=True):
         assert first.latents.shape == (2, 2, 1, 40, 40)
         assert torch.equal(first.latents, second.latents)
@@ -328,7 +331,7 @@ def test_outputs_for_anchors_are_thrown_away(name):
 
 @pytest.mark.parametrize("churn", [0.0, 3.0])
 def test_the_seed_decides(churn):
-    options = SamplerOptions("euler", 5, churn)
+    options = choose("euler", 5, churn)
     first, again, other = (
         run(gaussian_denoiser, options, seed, anchors=torch.ones(1, 1, 1, 3, 3)) for seed in (1, 1, 2)
     )
@@ -345,7 +348,7 @@ def test_the_seed_decides(churn):
         {"anchor_level": 0.0},
         {"anchor_level": ("clean", -1.0)},
         {"anchor_level": math.nan},
-        {"num_steps": 0},
+        {"steps": 0},
         {"sampler": "dpmpp-2m", "churn": 1.0},
         {"churn": -1.0},
         {"rho": 0.0},
@@ -354,4 +357,4 @@ def test_the_seed_decides(churn):
 )
 def test_impossible_options_are_user_errors(wrong):
     with pytest.raises(UserError):
-        SamplerOptions(**wrong)
+        choose(**wrong)

@@ -12,7 +12,8 @@ from eval.report import plots
 from eval.studies import conditional
 from eval.studies.conditional import ConditionalFit, fit_of_sampler, fit_of_views
 from eval.studies.gaussian import GaussianViews, bures, equally_correlated
-from mvgenvs.diffusion.renoising import SamplerOptions, sample
+from mvgenvs.diffusion.options import SamplingOptions
+from mvgenvs.diffusion.renoising import sample
 
 STD, SIGMA_MIN, SIGMA_MAX = 0.5, 0.02, 8.0
 UNEQUAL = torch.tensor([[0.3, 0.2, -0.1], [0.2, 0.25, 0.05], [-0.1, 0.05, 0.2]], dtype=torch.float64)
@@ -58,7 +59,8 @@ def test_the_distance_of_gaussians_with_common_axes_is_that_of_their_deviations(
 @pytest.mark.parametrize("covariance", [equally_correlated(3, 0.9, STD).covariance, UNEQUAL])
 def test_joint_views_are_correlated_as_the_data_says(sampler, steps, covariance):
     scheduler = EDMEulerScheduler(sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX)
-    options, none = SamplerOptions(sampler, steps), torch.zeros(1, 0, 1, 1, 8_000, dtype=torch.float64)
+    options = SamplingOptions(sampler=sampler, num_inference_steps=steps)
+    none = torch.zeros(1, 0, 1, 1, 8_000, dtype=torch.float64)
     *_, last = sample(GaussianViews(covariance).denoise, scheduler, options, 3, none, torch.Generator().manual_seed(0))
     x = last.latents.reshape(3, -1)
     assert (torch.cov(x) - covariance).abs().max() < 0.08 * covariance.diagonal().max()
@@ -74,7 +76,7 @@ CORRELATIONS = pytest.mark.parametrize("correlation", [0.5, 0.9, 0.99])
 def followed(correlation: float, steps: int, **settings) -> ConditionalFit:
     """Few enough draws for one thread: they put W2 off by up to .03."""
     views = equally_correlated(4 + 5, correlation, STD)
-    return fit_of_sampler(views, 4, SamplerOptions(num_steps=steps, **settings), pixels=3000)
+    return fit_of_sampler(views, 4, SamplingOptions(num_inference_steps=steps, **settings), pixels=3000)
 
 
 @CORRELATIONS
@@ -124,7 +126,7 @@ def test_many_steps_with_fresh_noise_reach_the_limit_that_theory_predicts(correl
     h = ((1 + r + s) * (1 - r + s)) ** 0.25
     h0 = (1 - r**2) ** 0.25
     M = h0 / 4 * torch.trapezoid((1 / (1 - r + s) - 1 / (1 + r + s)) / h, s).item()
-    found = fit_of_sampler(equally_correlated(2, r, STD), 1, SamplerOptions(num_steps=200), pixels=10_000)
+    found = fit_of_sampler(equally_correlated(2, r, STD), 1, SamplingOptions(num_inference_steps=200), pixels=10_000)
     assert found.spread == pytest.approx((1 - r**2) ** -0.25, rel=0.04)
     assert found.pull == pytest.approx(M / r, rel=0.05)
 

@@ -31,7 +31,7 @@ from eval.studies.denoising_errors import (
 )
 from mvgenvs.data.scenes import open_scenes
 from mvgenvs.data.stored import CachedScenes
-from mvgenvs.diffusion.renoising import CLEAN_SIGMA
+from mvgenvs.diffusion.options import CLEAN_SIGMA
 from mvgenvs.diffusion.stable.checkpoint import load_stable_diffusion
 from mvgenvs.errors import UserError
 from mvgenvs.parts import Parts

@@ -22,7 +22,8 @@ from eval.report.records import write_json
 from eval.report.tables import markdown_table
 from eval.studies.gaussian import GaussianViews, bures, equally_correlated
 from mvgenvs.diffusion.codec import SIGMA_DATA
-from mvgenvs.diffusion.renoising import CLEAN_SIGMA, SamplerOptions, sample
+from mvgenvs.diffusion.options import CLEAN_SIGMA, SamplingOptions
+from mvgenvs.diffusion.renoising import sample
 from mvgenvs.files import write_text
 from mvgenvs.pipeline import SIGMA_MAX
 
@@ -50,7 +51,7 @@ class ConditionalFit:
 
 
 def fit_of_sampler(
-    views: GaussianViews, num_new: int, options: SamplerOptions, pixels: int | None = None, seed: int = 0
+    views: GaussianViews, num_new: int, options: SamplingOptions, pixels: int | None = None, seed: int = 0
 ) -> ConditionalFit:
     """Samples new views given true anchors, and compares them with the conditional.
 
@@ -89,7 +90,7 @@ def study(output: Path, on_case: Callable[[], object] = lambda: None) -> str:
         views = equally_correlated(NEW + ANCHORS, correlation, SIGMA_DATA)
         for treatment, settings in TREATMENTS.items():
             for steps in STEPS:
-                fit = fit_of_sampler(views, NEW, SamplerOptions(num_steps=steps, **settings))
+                fit = fit_of_sampler(views, NEW, SamplingOptions(num_inference_steps=steps, **settings))
                 found.append({"correlation": correlation, "treatment": treatment, "steps": steps, **asdict(fit)})
                 on_case()
     text = "\n\n".join(_sections(found))

@@ -22,8 +22,8 @@ from eval.studies.plans import BLOCK
 from mvgenvs.data.stored import CachedScenes
 from mvgenvs.diffusion.codec import encode_rendering
 from mvgenvs.diffusion.denoiser import Conditions, concatenate_conditions
+from mvgenvs.diffusion.options import ANCHOR_LEVELS
 from mvgenvs.diffusion.plans import make_plan
-from mvgenvs.diffusion.renoising import ANCHOR_LEVELS
 from mvgenvs.pipeline import MultiViewPipeline
 
 SIGMAS = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -40,7 +40,7 @@ class Mode:
     joint: bool = True  # otherwise each view is denoised alone
     input: bool = False  # whether the input is an anchor
     neighbours: int = 0  # so many targets before the set are anchors; the orbit is closed, so the first set has some
-    anchor_level: str = "clean"  # as in `SamplerOptions`
+    anchor_level: str = "clean"  # as in `SamplingOptions`
     rendered: bool = True  # otherwise no view of the set sees its rendering, as in the free branch of guidance
 
     def anchors(self, new: Sequence[int]) -> list[int]:

@@ -17,8 +17,6 @@ from torch import Tensor
 
 from mvgenvs.diffusion.codec import SIGMA_DATA
 from mvgenvs.diffusion.noise import preconditioning
-from mvgenvs.diffusion.options import ANCHOR_LEVELS as ANCHOR_LEVELS
-from mvgenvs.diffusion.options import CLEAN_SIGMA as CLEAN_SIGMA
 from mvgenvs.diffusion.options import SamplingOptions
 from mvgenvs.errors import UserError
 
@@ -32,25 +30,6 @@ SAMPLERS = {
 # Latents (batch, view, c, h, w) and sigma (batch, view) -> latents x0, of all views or of the new ones alone.
 Denoise = Callable[[Tensor, Tensor], Tensor]
 Generators = torch.Generator | Sequence[torch.Generator]  # one for all sets, or one for each set of the batch
-
-
-def SamplerOptions(
-    sampler: str = "euler",
-    num_steps: int = 20,
-    churn: float = 0.0,
-    renoise: str = "fresh",
-    anchor_level: str | float | tuple[str | float, ...] = "matched",
-    **others: Any,
-) -> SamplingOptions:
-    """The former name of `SamplingOptions`, while some callers have it."""
-    return SamplingOptions(
-        sampler=sampler,
-        num_inference_steps=num_steps,
-        churn=churn,
-        renoise=renoise,
-        anchor_level=anchor_level,
-        **others,
-    )
 
 
 @dataclass(eq=False, slots=True)

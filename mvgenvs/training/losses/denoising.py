@@ -12,7 +12,7 @@ from mvgenvs.diffusion.codec import Codec, decode_with_detail, encode_rendering
 from mvgenvs.diffusion.denoiser import Conditions
 from mvgenvs.diffusion.joint_model import JointModel
 from mvgenvs.diffusion.noise import NoiseLaw, loss_weight, with_offset
-from mvgenvs.diffusion.renoising import CLEAN_SIGMA
+from mvgenvs.diffusion.options import CLEAN_SIGMA
 from mvgenvs.nerf.model import Rendering
 from mvgenvs.perceptual import PerceptualDistance
 from mvgenvs.training.draws import Draws
