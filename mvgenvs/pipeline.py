@@ -11,9 +11,9 @@ from diffusers import DiffusionPipeline, EDMEulerScheduler
 
 from attention import resolve_backend
 from mvgenvs.cameras import Cameras
-from mvgenvs.diffusion.codec import Codec
+from mvgenvs.diffusion.codec import IdentityCodec, PatchCodec
+from mvgenvs.diffusion.denoiser import JointDenoiser
 from mvgenvs.diffusion.flags import takes_sampling_options
-from mvgenvs.diffusion.joint_model import JointModel
 from mvgenvs.diffusion.networks import Networks
 from mvgenvs.diffusion.options import (
     CLEAN_SIGMA,
@@ -23,6 +23,8 @@ from mvgenvs.diffusion.options import (
 )
 from mvgenvs.diffusion.renoising import EDMScheduler, Generators, check_generators, check_levels, check_scheduler
 from mvgenvs.diffusion.sequence import OnStep, SequenceSampler
+from mvgenvs.diffusion.stable.codec import VaeCodec
+from mvgenvs.diffusion.stable.denoiser import StableDenoiser
 from mvgenvs.diffusion.state import Frames, SequenceState, StepState
 from mvgenvs.errors import UserError
 from mvgenvs.known import check_known
@@ -40,9 +42,9 @@ class MultiViewPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        codec: Codec,
+        codec: IdentityCodec | PatchCodec | VaeCodec,  # each by its name, by which diffusers' from_pipe compares
         nerf: ViewNeRF,
-        denoiser: JointModel,
+        denoiser: JointDenoiser | StableDenoiser,
         scheduler: EDMScheduler,
         default_steps: int = DEFAULT_STEPS,
         default_guidance: float = DEFAULT_GUIDANCE,

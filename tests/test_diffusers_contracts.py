@@ -209,6 +209,13 @@ def test_pickled_weights_are_not_loaded(saved, tmp_path):
         MultiViewPipeline.from_pretrained(tmp_path / "pickled")
 
 
+def test_a_pipeline_is_made_of_another_ones_parts(pipeline):
+    ours = MultiViewPipeline.from_parts(tiny_parts(seed=2), default_steps=3, default_render_sigma=0.5)
+    other = MultiViewPipeline.from_pipe(ours)
+    assert other.denoiser is ours.denoiser and other.defaults == ours.defaults
+    assert torch.equal(sampled(other).images, sampled(ours).images)
+
+
 # Schedulers
 
 
