@@ -29,13 +29,13 @@ def generate(options: argparse.Namespace) -> int:
     """The whole story: inputs, model, views as they are finished, files. Raises `UserError`."""
     import torch
 
+    from mvgenvs.device import resolve_device
     from mvgenvs.diffusion.plan_display import plan_picture, plan_table
     from mvgenvs.diffusion.plans import make_plan, plan_sizes
     from mvgenvs.folders import OwnFolder
     from mvgenvs.inputs import read_known_view, read_trajectory
     from mvgenvs.media import write_png
     from mvgenvs.results import ResultsFolder
-    from mvgenvs.runtime import resolve_device
 
     # What was asked for: nearly all that can be wrong with it is found before the model is loaded.
     device = resolve_device(options.device)
@@ -79,13 +79,15 @@ def make(
     import torch
 
     from mvgenvs.cameras import concatenate
+    from mvgenvs.cli import explained_failures
+    from mvgenvs.device import peak_memory
     from mvgenvs.errors import UserError
     from mvgenvs.photos import frame_photo
     from mvgenvs.pipeline import MultiViewPipeline
     from mvgenvs.results import StepReporter
     from mvgenvs.resuming import chosen, run_settings
-    from mvgenvs.runtime import explained_failures, peak_memory, versions
     from mvgenvs.trial import fastest_precision
+    from mvgenvs.versions import versions
 
     started = time.perf_counter()
     pipe = MultiViewPipeline.from_pretrained(options.checkpoint, attention_backend=options.attention_backend)
@@ -171,6 +173,6 @@ def make(
 if __name__ == "__main__":
     arguments = parse_arguments()  # before anything heavy is imported: --help answers at once
 
-    from mvgenvs.errors import run_script
+    from mvgenvs.cli import run_script
 
     run_script(lambda: generate(arguments), shares_work=False)

@@ -11,8 +11,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from mvgenvs.cli import OneSentenceParser, run_script, whole_number
 from mvgenvs.config import TrainConfig, fields_help, load_config
-from mvgenvs.errors import OneSentenceParser, run_script, whole_number
 from mvgenvs.processes import join_processes, leave_processes, refuse_several
 
 

@@ -16,10 +16,9 @@ from tqdm import tqdm
 from eval.report.records import write_json
 from eval.studies.ablation_models import GROUPS
 from eval.studies.ablation_runs import table, train_and_evaluate
-from mvgenvs.errors import OneSentenceParser, run_script, whole_number
+from mvgenvs.cli import OneSentenceParser, explained_failures, run_script, whole_number
 from mvgenvs.files import write_text
 from mvgenvs.folders import OwnFolder
-from mvgenvs.runtime import explained_failures
 
 
 def main(argv: Sequence[str] | None = None) -> None:

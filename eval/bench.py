@@ -14,9 +14,10 @@ from eval.benchmarks.ceilings import best_of, ceilings
 from eval.benchmarks.measure import Measurement, measure
 from eval.benchmarks.report import write_report
 from eval.benchmarks.stage import Setup, Stage
-from mvgenvs.errors import OneSentenceParser, UserError, run_script, whole_number
+from mvgenvs.cli import OneSentenceParser, run_script, whole_number
+from mvgenvs.device import resolve_device
+from mvgenvs.errors import UserError
 from mvgenvs.folders import OwnFolder
-from mvgenvs.runtime import resolve_device
 
 FAMILIES = ("nerf", "denoiser", "attention", "anchor_cache")  # modules of eval.benchmarks
 

@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
+from mvgenvs.cli import OneSentenceParser, whole_number
 from mvgenvs.diffusion.flags import add_flags, take_flags
-from mvgenvs.errors import OneSentenceParser, UserError, whole_number
+from mvgenvs.errors import UserError
 
 # Repeated from eval.metrics.suite, eval.methods, eval.protocols and mvgenvs.perceptual: --help imports nothing heavy.
 METRICS, DEFAULT_METRICS = ("fd", "consistency", "3d"), ("fd", "consistency")

@@ -7,7 +7,8 @@ from eval.methods import ROWS
 from eval.report.bootstrap import FEW, FEWEST
 from eval.report.comparison import check_comparable, describe, differences
 from eval.report.runs import read_run
-from mvgenvs.errors import OneSentenceParser, UserError, run_script
+from mvgenvs.cli import OneSentenceParser, run_script
+from mvgenvs.errors import UserError
 
 
 def parser() -> OneSentenceParser:

@@ -19,13 +19,13 @@ from eval.progress import progress_bar
 from eval.report.provenance import all_versions
 from eval.report.records import REPORT, RunFolder, Settings, claim_run
 from eval.report.writer import write_report
+from mvgenvs.cli import explained_failures
 from mvgenvs.data.scenes import open_scenes
 from mvgenvs.data.stored import CachedScenes
 from mvgenvs.errors import UserError
 from mvgenvs.folders import OwnFolder
 from mvgenvs.parts import checkpoint_sha256, resolve_checkpoint
 from mvgenvs.processes import join_processes, on_main
-from mvgenvs.runtime import explained_failures
 
 LONGEST_WAIT = timedelta(days=30)  # how long a process that has finished its objects waits for the others
 

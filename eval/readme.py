@@ -6,7 +6,8 @@ from pathlib import Path
 from eval.report.columns import CONSISTENCY, QUALITY
 from eval.report.readme_tables import MARKED, fill, first_table, runs_table
 from eval.report.runs import read_run
-from mvgenvs.errors import OneSentenceParser, UserError, run_script
+from mvgenvs.cli import OneSentenceParser, run_script
+from mvgenvs.errors import UserError
 from mvgenvs.files import write_text
 
 FILES = (Path("README.md"), Path("mvgenvs/pretrained/README.md"))

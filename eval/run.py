@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from eval.cli import parse_arguments
-from mvgenvs.errors import run_script
+from mvgenvs.cli import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -13,14 +13,14 @@ from eval.protocols import ORBIT_TARGETS
 from eval.report.records import Settings
 from eval.studies import conditional, geometry, levels, plans, steps
 from eval.studies.trials import Study
+from mvgenvs.cli import OneSentenceParser, explained_failures, run_script, whole_number
 from mvgenvs.data.scenes import open_scenes
 from mvgenvs.data.stored import CachedScenes
-from mvgenvs.errors import OneSentenceParser, run_script, whole_number
+from mvgenvs.device import resolve_device
 from mvgenvs.folders import OwnFolder
 from mvgenvs.parts import checkpoint_sha256, resolve_checkpoint
 from mvgenvs.perceptual import NETS
 from mvgenvs.pipeline import MultiViewPipeline
-from mvgenvs.runtime import explained_failures, resolve_device
 
 STUDIES = {
     "conditional": "how far from the truth re-noised anchors lead new views, with an ideal denoiser and no weights",

@@ -16,10 +16,9 @@ from eval.benchmarks.report import machine
 from eval.benchmarks.training import measure, table
 from eval.report.provenance import all_versions
 from eval.report.records import write_json
-from mvgenvs.errors import OneSentenceParser, run_script, whole_number
+from mvgenvs.cli import OneSentenceParser, explained_failures, run_script, whole_number
 from mvgenvs.files import write_text
 from mvgenvs.folders import OwnFolder
-from mvgenvs.runtime import explained_failures
 
 
 def main(argv: Sequence[str] | None = None) -> None:

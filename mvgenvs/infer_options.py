@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from mvgenvs.cli import number
 from mvgenvs.diffusion.flags import add_flags, take_flags
-from mvgenvs.errors import number
 
 DESCRIPTION = "From one picture of an object, or a few, to new views of it along a camera trajectory."
 EXAMPLE = "example: python infer_multiview.py --image assets/car.png --camera assets/car.json --output outputs/orbit"

@@ -8,7 +8,7 @@ from typing import Any
 
 from mvgenvs.cameras import Cameras
 from mvgenvs.parts import resolve_checkpoint
-from mvgenvs.runtime import versions
+from mvgenvs.versions import versions
 
 _ELSEWHERE = ("known", "trajectory", "checkpoint", "output", "show_plan", "device")  # by content, or of no consequence
 

@@ -15,7 +15,8 @@ from eval.report.comparison import differences
 from eval.report.records import Record, Settings, write_json
 from eval.report.runs import read_run
 from eval.report.summary import make_table
-from mvgenvs.errors import UserError, run_script
+from mvgenvs.cli import run_script
+from mvgenvs.errors import UserError
 
 OBJECTS = 12
 BASE = np.linspace(15, 25, OBJECTS)  # the objects' PSNR

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from shapes import obj_text, toy_car
 from tiny_data import write_opencars
 
+from mvgenvs.cli import run_script
 from mvgenvs.data import compact, packed
 from mvgenvs.data import pack as packing
 from mvgenvs.data.compact import CompactScenes
@@ -28,7 +29,7 @@ from mvgenvs.data.opencars.build import Recipe, build
 from mvgenvs.data.opencars.categories import CATEGORIES
 from mvgenvs.data.scenes import open_scenes
 from mvgenvs.data.sheet import write_credits, write_sheet
-from mvgenvs.errors import UserError, run_script
+from mvgenvs.errors import UserError
 from mvgenvs.meshes.renderer import Renderer
 
 RECIPE = Recipe("toys", size=32, views=3, spiral=3)

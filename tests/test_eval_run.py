@@ -22,8 +22,9 @@ from eval.metrics.frechet import Moments, frechet_distance
 from eval.report import plots
 from eval.report.records import RunFolder
 from mvgenvs.cameras import Cameras, look_at_origin
+from mvgenvs.cli import run_script
 from mvgenvs.diffusion.options import SamplingOptions
-from mvgenvs.errors import UserError, run_script
+from mvgenvs.errors import UserError
 from mvgenvs.folders import OwnFolder
 from mvgenvs.views import ViewSet
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mvgenvs.cameras import Cameras
+from mvgenvs.device import torch_threads
 from mvgenvs.nerf import model as model_module
 from mvgenvs.nerf.chunks import map_chunks
 from mvgenvs.nerf.field import Scene
@@ -26,7 +27,6 @@ from mvgenvs.nerf.renderer import (
     sphere_bounds,
 )
 from mvgenvs.nerf.volume import frustum_coordinates, sample_images, sample_volumes
-from mvgenvs.runtime import torch_threads
 
 NEAR, FAR, RADIUS = 0.8, 1.8, 0.52
 D, H, W = 20, 24, 28  # of a volume: three different sizes, so that no two axes can be confused

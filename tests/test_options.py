@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from mvgenvs.cli import OneSentenceParser
 from mvgenvs.diffusion import options, plans, renoising
 from mvgenvs.diffusion.flags import add_flags, take_flags, takes_sampling_options
 from mvgenvs.diffusion.options import SamplingOptions
-from mvgenvs.errors import OneSentenceParser, UserError
+from mvgenvs.errors import UserError
 from mvgenvs.field_texts import field_texts
 from mvgenvs.infer_options import parse_arguments
 

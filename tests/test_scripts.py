@@ -241,7 +241,7 @@ def test_names_that_help_repeats_are_those_that_there_are() -> None:
 
 def test_a_reader_that_has_seen_enough_is_no_failure():
     """As in `python -m eval.compare A B | head`."""
-    code = "from mvgenvs.errors import run_script; run_script(lambda: print('\\n'.join('x' * 100000)))"
+    code = "from mvgenvs.cli import run_script; run_script(lambda: print('\\n'.join('x' * 100000)))"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.readline()
         process.stdout.close()

@@ -14,8 +14,8 @@ from torch import Tensor
 from attention import AnchorCache
 from eval.benchmarks.denoiser import random_inputs
 from eval.benchmarks.stage import Setup, Stage
+from mvgenvs.device import torch_threads
 from mvgenvs.diffusion.denoiser import Conditions, JointDenoiser
-from mvgenvs.runtime import torch_threads
 
 NEW = 4
 ANCHORS = (1, 4, 8)

@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from eval.benchmarks.stage import Stage
-from mvgenvs.runtime import torch_threads
+from mvgenvs.device import torch_threads
 
 BUDGET_S = 60.0  # repetitions end once a stage and its reference have taken this long together
 

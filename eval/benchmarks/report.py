@@ -12,8 +12,8 @@ from eval.benchmarks.measure import Measurement
 from eval.report.provenance import all_versions
 from eval.report.records import write_json
 from eval.report.tables import markdown_table
+from mvgenvs.cli import explained_failures
 from mvgenvs.files import write_text
-from mvgenvs.runtime import explained_failures
 
 
 def write_report(

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from eval.metrics.image import psnr, rounded_to_8_bits, ssim
 from eval.metrics.pairs import Distance
 from mvgenvs.cameras import Cameras
+from mvgenvs.device import torch_threads
 from mvgenvs.nerf.renderer import RayRendering, box_bounds, render_rays, sphere_bounds
-from mvgenvs.runtime import torch_threads
 
 HELD_OUT_SHARE = 0.1
 RADIUS = 0.5  # world units: the sphere that holds any object whose bounding-box diagonal is 1; the grid is its cube

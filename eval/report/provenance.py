@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 
 from mvgenvs.media import to_uint8
-from mvgenvs.runtime import versions
+from mvgenvs.versions import versions
 from mvgenvs.views import ViewSet
 
 PACKAGES = ("accelerate", "lpips", "numpy", "opencv-python-headless", "scikit-image", "scipy", "torchvision")

@@ -23,11 +23,12 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from mvgenvs.cameras import Cameras
+from mvgenvs.cli import OneSentenceParser, run_script, whole_number
 from mvgenvs.data.pack import pack
 from mvgenvs.data.packed import packed_file
 from mvgenvs.data.scenes import open_scenes
 from mvgenvs.data.stored import SPLITS, CachedScenes, SceneObject, StoredViews
-from mvgenvs.errors import OneSentenceParser, UserError, run_script, whole_number
+from mvgenvs.errors import UserError
 from mvgenvs.files import atomically
 
 FORMAT = "mvgenvs compact 1"

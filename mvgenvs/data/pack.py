@@ -12,10 +12,11 @@ from typing import IO, Any
 import numpy as np
 from tqdm import tqdm
 
+from mvgenvs.cli import OneSentenceParser, run_script, whole_number
 from mvgenvs.data.packed import ARRAYS, FORMAT, HEADER, is_packed, packed_file
 from mvgenvs.data.scenes import open_scenes, splits_in
 from mvgenvs.data.stored import SPLITS, CachedScenes
-from mvgenvs.errors import OneSentenceParser, UserError, run_script, whole_number
+from mvgenvs.errors import UserError
 from mvgenvs.folders import OwnFolder
 
 DTYPES = {"c2w": "F32", "K": "F32", "depth": "U16", "images": "U8", "mask": "U8"}

@@ -8,9 +8,10 @@ import numpy as np
 from tqdm import tqdm
 
 from mvgenvs.cameras import Cameras
+from mvgenvs.cli import OneSentenceParser, number, run_script, whole_number
 from mvgenvs.data.srn import SPLITS
 from mvgenvs.data.srn_writer import FORMATS, PARTIAL, check_object, write_object
-from mvgenvs.errors import OneSentenceParser, UserError, number, run_script, whole_number
+from mvgenvs.errors import UserError
 from mvgenvs.folders import OwnFolder
 from mvgenvs.meshes.files import SUFFIXES, load_mesh
 from mvgenvs.meshes.renderer import Renderer

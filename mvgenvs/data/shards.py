@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from mvgenvs.cli import OneSentenceParser, number, run_script, whole_number
 from mvgenvs.data.scenes import open_scenes, splits_in
 from mvgenvs.data.stored import SPLITS, CachedScenes, SceneObject, StoredViews
 from mvgenvs.data.streamed import FORMAT, index_file, read_index
-from mvgenvs.errors import OneSentenceParser, UserError, number, run_script, whole_number
+from mvgenvs.errors import UserError
 from mvgenvs.files import atomically, write_text
 from mvgenvs.folders import OwnFolder
 

@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from mvgenvs.cli import number
 from mvgenvs.diffusion.options import Flag, SamplingOptions, flag_name, kind_of, unknown_choice
-from mvgenvs.errors import number
 from mvgenvs.field_texts import field_texts
 
 Method = TypeVar("Method", bound=Callable[..., Any])

@@ -22,13 +22,13 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 
+from mvgenvs.cli import explained_failures
 from mvgenvs.config import TrainConfig, to_dict
 from mvgenvs.errors import UserError
 from mvgenvs.files import share
 from mvgenvs.folders import OwnFolder
 from mvgenvs.parts import CHECKPOINT_PREFIX, PARTS, Parts, checkpoints
 from mvgenvs.pipeline import MultiViewPipeline
-from mvgenvs.runtime import explained_failures
 from mvgenvs.training.trainable import lora_merged
 
 # Settings that change no weight, and may be others when a run is resumed.

@@ -13,6 +13,7 @@ from diffusers.training_utils import EMAModel
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
+from mvgenvs.cli import explained_failures
 from mvgenvs.config import TrainConfig
 from mvgenvs.data.mixture import open_mixture, parse_sources
 from mvgenvs.data.sampling import TrainingSets
@@ -24,7 +25,6 @@ from mvgenvs.folders import OwnFolder
 from mvgenvs.parts import CHECKPOINT_PREFIX, PARTS, Parts, build_parts, checkpoints, find_checkpoint, load_parts
 from mvgenvs.precision import best_mixed_precision, low_precision_norms
 from mvgenvs.processes import join_processes, on_main
-from mvgenvs.runtime import explained_failures
 from mvgenvs.training import checkpoint, loop
 from mvgenvs.training.log import note
 from mvgenvs.training.objective import Objective, fit_codec

@@ -5,7 +5,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mvgenvs.errors import OneSentenceParser, UserError, number, run_script, whole_number
+from mvgenvs.cli import OneSentenceParser, number, run_script, whole_number
+from mvgenvs.errors import UserError
 from mvgenvs.folders import OwnFolder
 
 PROCEDURAL = ("procedural-cars", "procedural-shapes")

@@ -1,0 +1,105 @@
+"""What every script shares: arguments, the exit code, and failures told in one sentence. Imports nothing heavy."""
+
+import argparse
+import errno
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mvgenvs.allocator import keep_freed_memory
+from mvgenvs.errors import UserError
+
+
+class OneSentenceParser(argparse.ArgumentParser):
+    """Raises `UserError` for mistaken arguments, where argparse would print its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+    def add(self, flag: str, text: str, **options: Any) -> None:
+        """An argument whose help also says its default, if it has one."""
+        text = text if options.get("default") is None else f"{text} (default: %(default)s)"
+        self.add_argument(flag, help=text, **options)
+
+
+def whole_number(low: int) -> Callable[[str], int]:
+    """An argparse type: a whole number of at least `low`."""
+
+    def parse(text: str) -> int:
+        if not text.isdigit() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least {low}")
+        return int(text)
+
+    return parse
+
+
+def number(kind: type[int] | type[float], low: int | float, high: int | float = math.inf) -> Callable[[str], Any]:
+    """An argparse type: a finite number from `low` to `high`."""
+    noun = "a whole number" if kind is int else "a number"
+    span = f"from {low} to {high}" if high < math.inf else f"of at least {low}"
+
+    def parse(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high or math.isinf(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {noun} {span}")
+        return value
+
+    return parse
+
+
+def run_script(main: Callable[[], int | None], shares_work: bool = True) -> None:
+    """Runs a script's `main` and exits: 0 or what it returns, and 2 with one sentence on `UserError`.
+
+    One that does not share its work among processes refuses to be started in several.
+    """
+    keep_freed_memory()
+    try:
+        if not shares_work:
+            from mvgenvs.processes import refuse_several  # which imports this module
+
+            refuse_several()
+        code = main()
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {str(error).rstrip('.')}.", file=sys.stderr)
+        code = 2
+    except BrokenPipeError:  # whoever read our output, such as `| head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own last flush
+        code = 0
+    sys.exit(code or 0)
+
+
+@contextmanager
+def explained_failures(folder: Path, resumes: bool = False) -> Iterator[None]:
+    """Turns what may befall a long run that writes to `folder` into one sentence: no memory, no disk space, Ctrl-C.
+
+    `resumes` says whether the same command goes on where it was stopped.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        hint = ", and the same command goes on from there" if resumes else ""
+        print(f"interrupted: what was finished so far is in {folder}{hint}.", file=sys.stderr)
+        sys.exit(130)
+    except (MemoryError, RuntimeError) as error:
+        if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(f"torch.compile failed, do without it: {reason}") from None
+        starved = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's
+        starved = starved or "allocate memory" in str(error)
+        if not starved:
+            raise
+        raise UserError(
+            "out of memory: lower --block, use --dtype float16 on a GPU, or a model with a smaller --size."
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
+            raise
+        raise UserError(f"cannot write to {folder}: {error.strerror}.") from None

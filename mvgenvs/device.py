@@ -1,0 +1,41 @@
+"""Where it is computed: the device, its threads, and the memory that it took."""
+
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from mvgenvs.errors import UserError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that a name stands for; `auto` is the GPU where there is one. Raises `UserError`."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=name).item()  # "meta" and absent devices fail here and not after loading a model
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(f"--device {name} is not there on this machine, use auto or cpu.") from None
+    return torch.device(name)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """PyTorch computes in so many threads within."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def peak_memory(device: torch.device) -> dict[str, int]:
+    """The most memory this process has held so far, in bytes, on the host and on its GPU."""
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts KiB on Linux
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if device.type == "cuda":
+        peak["cuda"] = torch.cuda.max_memory_allocated(device)
+    return peak
