@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +24,26 @@ from mvgenvs.nerf.model import ViewNeRF
 BUNDLED = Path(__file__).parent / "pretrained"
 CHECKPOINT_PREFIX = "checkpoint-"
 PARTS = ("codec", "nerf", "denoiser")
+DEFAULTS = ("default_steps", "default_guidance", "default_render_sigma")  # of calls that do not choose
 CLASSES = {cls.__name__: cls for cls in (IdentityCodec, PatchCodec, VaeCodec, ViewNeRF, JointDenoiser, StableDenoiser)}
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """Codec, NeRF and denoiser of one model."""
+    """Codec, NeRF and denoiser of one model, and how it is sampled where nobody chooses."""
 
     codec: Codec
     nerf: ViewNeRF
     denoiser: JointModel
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # by the names in `DEFAULTS`
 
     def modules(self) -> dict[str, nn.Module]:
         return {name: getattr(self, name) for name in PARTS}
 
     def replaced(self, others: "Parts", names: Iterable[str]) -> "Parts":
-        """These parts, with those called `names` taken from others."""
-        return replace(self, **{name: getattr(others, name) for name in names})
+        """These parts, with those called `names` taken from others; how to sample goes with the denoiser."""
+        taken = {name: getattr(others, name) for name in names}
+        return replace(self, **taken, defaults=others.defaults if "denoiser" in taken else self.defaults)
 
 
 def build_parts(config: TrainConfig) -> Parts:
@@ -162,7 +165,8 @@ def load_parts(folder: Path, variant: str | None = None) -> Parts:
             raise UserError(_unreadable(folder, name, variant, error)) from error
         if report["missing_keys"]:  # which diffusers leaves at whatever the memory holds
             raise UserError(f"the '{name}' of {folder} lacks weights, {report['missing_keys'][0]} first: train it anew")
-    return Parts(**loaded)
+    index = json.loads((folder / "model_index.json").read_text())
+    return Parts(**loaded, defaults={name: index[name] for name in DEFAULTS if name in index})
 
 
 def _unreadable(folder: Path, name: str, variant: str | None, error: Exception) -> str:

@@ -1,6 +1,5 @@
 """The pipeline: known views and target cameras in, new views out. A diffusers pipeline, safetensors only."""
 
-import json
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,11 +29,10 @@ from mvgenvs.errors import UserError
 from mvgenvs.known import check_known
 from mvgenvs.nerf.model import ViewNeRF
 from mvgenvs.outputs import Callback, MultiViewOutput, check_output_type, gather_views, step_callback
-from mvgenvs.parts import Parts, load_parts, load_scheduler, resolve_checkpoint
+from mvgenvs.parts import DEFAULTS, Parts, load_parts, load_scheduler, resolve_checkpoint
 from mvgenvs.precision import low_precision_norms
 
 SIGMA_MAX = 8.0  # 10 x the latents' deviation from the rendering
-DEFAULTS = ("default_steps", "default_guidance", "default_render_sigma")  # of calls that do not choose
 
 
 class MultiViewPipeline(DiffusionPipeline):
@@ -98,20 +96,18 @@ class MultiViewPipeline(DiffusionPipeline):
                 parts.denoiser.set_attention_backend(resolve_backend(attention_backend))
             except ValueError as error:
                 raise UserError(str(error)) from None
-        index = json.loads((folder / "model_index.json").read_text())
-        defaults = {name: index[name] for name in DEFAULTS if name in index}
-        pipeline = cls(parts.codec, parts.nerf, parts.denoiser, scheduler, **defaults)
+        pipeline = cls(parts.codec, parts.nerf, parts.denoiser, scheduler, **parts.defaults)
         return pipeline if torch_dtype is None else pipeline.to(torch_dtype)
 
     @classmethod
     def from_parts(cls, parts: Parts, **defaults: Any) -> "MultiViewPipeline":
-        """A pipeline of parts in training, with the usual noise levels; `defaults` as in the constructor."""
+        """A pipeline of parts in training, with the usual noise levels; `defaults` stand in for those of the parts."""
         return cls(
             parts.codec,
             parts.nerf,
             parts.denoiser,
             scheduler=EDMEulerScheduler(sigma_min=CLEAN_SIGMA, sigma_max=SIGMA_MAX),
-            **defaults,
+            **{**parts.defaults, **defaults},
         )
 
     @property

@@ -18,6 +18,7 @@ from torch import nn
 import train_multiview
 from attention import attention_layers
 from mvgenvs.config import OptimConfig, TrainConfig, load_config
+from mvgenvs.diffusion.options import DEFAULT_STEPS
 from mvgenvs.errors import UserError
 from mvgenvs.parts import checkpoints, load_parts
 from mvgenvs.pipeline import MultiViewPipeline
@@ -342,3 +343,17 @@ def test_reports_tell_the_share_of_waiting(tmp_path: Path, monkeypatch: pytest.M
     assert StepReport(1, {}, 0.0, 0.0, 0, seconds=4.0, waited=1.0).wait == 0.25
     train_multiview.train(tiny(tmp_path / "run", optim__steps="1", optim__batch="1", run__log_every="1"), resume=False)
     assert 0 < json.loads((tmp_path / "run/log.jsonl").read_text())["wait"] < 1
+
+
+@pytest.mark.parametrize(("taken", "steps"), [("[codec, nerf, denoiser]", 1), ("[codec, nerf]", DEFAULT_STEPS)])
+def test_how_to_sample_goes_with_the_denoiser(tmp_path: Path, taken: str, steps: int) -> None:
+    """A fine-tuned field is sampled as its start was; a new denoiser is not."""
+    changes = {"optim__steps": "1", "run__train": "[nerf]", "run__init_parts": taken, "loss__denoise": "0.0"}
+    parts = tiny_parts(tiny(tmp_path / "run"))
+    MultiViewPipeline.from_parts(parts, default_steps=1, default_render_sigma=0.1).save_pretrained(tmp_path / "start")
+    train_multiview.train(
+        tiny(tmp_path / "run", **changes, loss__rgb="1.0", run__init_from=str(tmp_path / "start")), resume=False
+    )
+    defaults = MultiViewPipeline.from_pretrained(tmp_path / "run").defaults
+    assert defaults["default_steps"] == steps
+    assert defaults["default_render_sigma"] == (0.1 if steps == 1 else None)
