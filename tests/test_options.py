@@ -27,6 +27,11 @@ def test_every_option_has_a_text():
     assert all(texts.values())
 
 
+def test_without_the_source_texts_are_empty(monkeypatch):
+    monkeypatch.setattr(options, "__file__", "somewhere.zip/options.py")
+    assert field_texts.__wrapped__(SamplingOptions) == dict.fromkeys(NAMES, "")
+
+
 def test_names_are_those_of_what_there_is():
     assert set(options.PLANS) == set(plans.PLANS)
     assert set(options.SAMPLERS) == set(renoising.SAMPLERS)
