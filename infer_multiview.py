@@ -30,12 +30,15 @@ def generate(options: argparse.Namespace) -> int:
     import torch
 
     from mvgenvs.device import resolve_device
+    from mvgenvs.diffusion.flags import take_flags
     from mvgenvs.diffusion.plan_display import plan_picture, plan_table
     from mvgenvs.diffusion.plans import make_plan, plan_sizes
     from mvgenvs.folders import OwnFolder
     from mvgenvs.inputs import read_known_view, read_trajectory
     from mvgenvs.media import write_png
     from mvgenvs.results import ResultsFolder
+
+    options.sampling = take_flags(options)
 
     # What was asked for: nearly all that can be wrong with it is found before the model is loaded.
     device = resolve_device(options.device)

@@ -5,16 +5,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from mvgenvs.cli import number
-from mvgenvs.diffusion.flags import add_flags, take_flags
+from mvgenvs.diffusion.flags import add_flags
 
 DESCRIPTION = "From one picture of an object, or a few, to new views of it along a camera trajectory."
 EXAMPLE = "example: python infer_multiview.py --image assets/car.png --camera assets/car.json --output outputs/orbit"
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options, with `known` = [(image, camera or None), …] and `sampling` = `SamplingOptions`.
+    """The options, with `known` = [(image, camera or None), …]. A mistake ends the script with code 2.
 
-    A mistake ends the script with code 2.
+    Those of the sampling are among them: see `take_flags`.
     """
     parser = _Parser(description=DESCRIPTION, epilog=EXAMPLE, allow_abbrev=False)
     whole, angle = number(int, 1), number(float, -360, 360)
@@ -54,14 +54,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     try:
         options.known = _pair(options.known or [])
-        options.sampling = take_flags(options)
     except ValueError as error:
         parser.error(str(error))
-    if options.sampling.unconditional == bool(options.known):
+    if options.unconditional == bool(options.known):
         parser.error(
             "--unconditional takes no --image" if options.known else "name an --image, or ask for --unconditional"
         )
-    if options.sampling.unconditional and options.sampling.start == "render":
+    if options.unconditional and options.start == "render":
         parser.error("--start render needs a rendering, and without an --image there is none")
     return options
 

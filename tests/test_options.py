@@ -39,7 +39,7 @@ def test_names_are_those_of_what_there_is():
 
 def test_flags_without_a_choice_give_the_defaults():
     arguments = parse_arguments(["--image", "x.png"])
-    assert arguments.sampling == SamplingOptions()
+    assert take_flags(arguments) == SamplingOptions()
     assert not {*NAMES, "steps", "guidance"} & set(vars(arguments))
 
 
@@ -51,7 +51,7 @@ def test_flags_are_read_into_options():
         "sampler": "heun", "num_inference_steps": 7, "churn": 2.5, "start": "render", "sigma_max": 0.5, "rho": None,
         "guidance_scale": 3.0, "joint": True, "unconditional": False,
     }  # fmt: skip
-    found = parse_arguments(words.split()).sampling
+    found = take_flags(parse_arguments(words.split()))
     assert found.keywords() == expected
     record = found.record()
     assert (record["steps"], record["guidance"]) == (7, 3.0)
