@@ -174,7 +174,7 @@ def test_guidance():
     free = make_conditions(pipeline.denoiser, dropped=torch.ones(BATCH, VIEWS, dtype=torch.bool))
 
     def at(weight: float, dropped: Conditions | None = free) -> torch.Tensor:
-        return pipeline._denoise(XT, SIGMA, guided, dropped, weight, joint=True, num_anchors=0, cache=None)
+        return pipeline.networks.denoise(XT, SIGMA, guided, dropped, weight)
 
     with_render, without = pipeline.denoiser(XT, SIGMA, guided), pipeline.denoiser(XT, SIGMA, free)
     assert not torch.allclose(with_render, without, atol=1e-3)
