@@ -1,0 +1,195 @@
+"""Settings of a training stage: data, losses, optimiser, run."""
+
+from dataclasses import dataclass, field
+
+from mvgenvs.config.model import CodecConfig, DenoiserConfig, ModelConfig, NerfConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    root: str = "data/opencars"
+    """data set: the SRN layout (cars_train/<object>/rgb/…), its packed form, or captures with a transforms.json"""
+    sources: tuple[str, ...] = ()
+    """several data sets instead of root, each FOLDER=WEIGHT; training sets are drawn from them by their weights"""
+    category: str = ""
+    """one of the data set's categories, such as cars; empty takes all"""
+    fit_captures: bool = True
+    """move captures into the model's world: what the cameras look at to the origin, they at a distance of 1.3"""
+    size: int = 128
+    """image side in pixels"""
+    num_views: int = 4
+    """views in one training set"""
+    min_known: int = 1
+    """fewest known views of a set"""
+    max_known: int = 2
+    """most known views of a set"""
+    known_odds: tuple[float, ...] = ()
+    """odds of 1, 2, … known views, where they are not all the same; replaces min_known and max_known"""
+    recolour: float = 0.8
+    """probability that a set's hue is turned or its channels are permuted"""
+    expose: float = 0.0
+    """probability that a set is exposed for too long, up to four times, so that bright paint turns white"""
+    mirror: bool = True
+    """mirror half of the sets left to right, cameras and all"""
+    renderings: int = 0
+    """training sets that a frozen NeRF renders once, for the disk, to be met again with new noise; 0: each set anew"""
+    renderings_share: float = 0.3
+    """of run.minutes, for making them: the most, at which fewer are made"""
+    on_device: bool = False
+    """keep all data on the GPU and draw the same sets there: for data that fit, and GPUs that wait for their loader"""
+    workers: int = 0
+    """processes that prepare batches; 0 prepares them in the training process"""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    reconstruction: float = 0.0
+    """weight of the codec's reconstruction error (L1)"""
+    rgb: float = 0.0
+    """weight of the NeRF's colour error (MSE)"""
+    mask: float = 0.0
+    """weight of the NeRF's opacity against the object mask (MSE)"""
+    depth: float = 0.0
+    """weight of the NeRF's depth error on the object (L1); only for data with depth"""
+    distance: float = 0.0
+    """weight of the expected |distance - true distance| along rays of the object, which wants thin surfaces"""
+    carving: float = 0.0
+    """weight of the cross-entropy between nerf.world_density and what the depth maps of a set say of every voxel"""
+    opacity: float = 0.0
+    """weight of the mean opacity, which keeps the field from filling the frustum"""
+    denoise: float = 0.0
+    """weight of the denoising loss"""
+    perceptual: float = 0.0
+    """weight of LPIPS-VGG between the decoded denoised latents, or refined views, and the true images"""
+    perceptual_trunk: str = ""
+    """folder with the VGG weights of that loss, whole or the first stages; empty looks where evaluation does"""
+    perceptual_crop: int = 64
+    """side in pixels of the random crop of one view of each set that it compares, and of those that are refined"""
+    rays: int = 0
+    """random rays per view for the NeRF's losses; 0 renders whole images at denoiser.render_size"""
+    object_rays: float = 0.0
+    """share of these rays that is drawn from the object and its surroundings, where there is a mask"""
+    random_background: bool = False
+    """compare colours on a random background for each set, so that white surfaces are no air; needs masks"""
+    noise_law: str = "latent"
+    """distribution of training noise levels: high, mid, low, latent, wide, high-to-low"""
+    offset_noise: float = 0.0
+    """amplitude of noise that is constant over each channel of a view; 0.1 is usual with Stable Diffusion"""
+    min_snr: float = 0.0
+    """gamma of Min-SNR weighting, 5 in its paper; 0 weighs noise levels as EDM does"""
+    drop_condition: float = 0.1
+    """probability that the renderings of a set are dropped, of all its views at once, as guidance does"""
+    noise_draws: int = 1
+    """noise levels and noises drawn for each rendered set; rendering costs more than denoising"""
+    clean_known: float = 0.5
+    """probability that a set's known views enter almost clean, as anchors, instead of at the set's noise level"""
+    clean_views: float = 0.0
+    """probability that each view of a set, known or not, enters almost clean with even odds: anchors to look at"""
+    input_noise: float = 0.5
+    """largest amplitude of noise on the known images, added to half of the sets"""
+    drop_matte: float = 0.3
+    """probability that the known views of a set come without their mattes, as a photo may"""
+    latent_noise: float = 0.0
+    """noise on the latents when the codec's decoder is trained, which makes it forgive the denoiser's errors"""
+    refine: float = 0.0
+    """weight of the error (L1) of the codec's refiner on views that the model itself has made: a stage of its own"""
+
+    @property
+    def of_field(self) -> tuple[float, ...]:
+        """The weights of all losses of the NeRF."""
+        return self.rgb, self.mask, self.depth, self.distance, self.carving, self.opacity
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """The views that the refiner learns from, made before its first step."""
+
+    sets: int = 120
+    """the most training sets to make views of"""
+    views: int = 6
+    """views of each, made from one known view"""
+    share: float = 0.4
+    """of run.minutes, for making them: the most, at which fewer sets are made"""
+    steps: int = 0
+    """sampler steps; 0, as for the two below: what the checkpoint chooses"""
+    guidance: float = 0.0
+    """classifier-free guidance"""
+    render_sigma: float = 0.0
+    """start from the rendering with so much noise"""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    steps: int = 1000
+    """optimisation steps"""
+    batch: int = 8
+    """sets per optimisation step, over all processes and accumulation steps"""
+    accumulation: int = 1
+    """backward passes per optimisation step"""
+    lr: float = 3e-4
+    """peak learning rate of AdamW; linear warm-up, then a cosine to zero"""
+    warmup: int = 100
+    """warm-up steps"""
+    weight_decay: float = 0.01
+    """AdamW weight decay"""
+    betas: tuple[float, ...] = (0.9, 0.99)
+    """AdamW's decay rates of the gradients' mean and square"""
+    kind: str = "adamw"
+    """adamw, or adamw8bit: its state in 8 bits, through bitsandbytes"""
+    clip: float = 1.0
+    """largest gradient norm of the trained parts"""
+    ema: float = 0.995
+    """decay of the averaged weights, reached through the warm-up min(decay, (1 + n) / (10 + n))"""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    output: str = "runs/default"
+    """folder for checkpoints, logs and validation sheets"""
+    train: tuple[str, ...] = ("nerf", "denoiser")
+    """the parts that learn, out of codec, nerf, denoiser; the others stay frozen"""
+    init_from: str = ""
+    """pipeline folder, or run folder, whose weights are the start; empty starts from scratch"""
+    init_parts: tuple[str, ...] = ("codec", "nerf", "denoiser")
+    """the parts to take from init_from; the others start from scratch"""
+    minutes: float = 0.0
+    """how long to train: steps follow from the throughput of the first ones, in place of optim.steps; 0: by steps"""
+    seed: int = 0
+    """seed of weights, sets, noise"""
+    checkpoint_every: int = 200
+    """steps between checkpoints"""
+    keep: int = 2
+    """newest checkpoints to keep"""
+    validate_every: int = 0
+    """steps between validation sheets; 0 makes one at the end only, -1 none"""
+    validate_objects: int = 2
+    """objects in a validation sheet"""
+    log_every: int = 10
+    """steps between lines in the tracker"""
+    tracker: str = "tensorboard"
+    """accelerate tracker, or none"""
+    mixed_precision: str = "no"
+    """no, bf16, fp16, or auto: bf16 where the processor has it and a short trial finds it faster"""
+    gradient_checkpointing: bool = False
+    """compute the denoiser's activations twice instead of keeping them: less memory, same gradients"""
+    compile: bool = False
+    """torch.compile the denoiser's UNet and the NeRF's encoders: minutes at the first step, and a C++ compiler"""
+    threads: int = 0
+    """CPU threads; 0 leaves torch's choice"""
+    max_nonfinite: int = 20
+    """consecutive steps with a non-finite loss after which the run stops"""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training stage."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    nerf: NerfConfig = field(default_factory=NerfConfig)
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
