@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import ClassVar
 
 import av
@@ -19,6 +19,7 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 
 import infer_multiview
+from mvgenvs import generation
 from mvgenvs.diffusion import options as sampling_options
 from mvgenvs.diffusion.plans import PLANS, make_plan
 from mvgenvs.diffusion.state import SequenceState
@@ -64,12 +65,8 @@ class RepeatingPipeline:
 
 @pytest.fixture
 def pipeline(monkeypatch):
-    module = ModuleType("mvgenvs.pipeline")
-    module.MultiViewPipeline = RepeatingPipeline
-    monkeypatch.setitem(sys.modules, "mvgenvs.pipeline", module)
-    trial = ModuleType("mvgenvs.trial")
-    trial.fastest_precision = lambda *_: torch.float32
-    monkeypatch.setitem(sys.modules, "mvgenvs.trial", trial)
+    monkeypatch.setattr(generation, "MultiViewPipeline", RepeatingPipeline)
+    monkeypatch.setattr(generation, "fastest_precision", lambda *_: torch.float32)
     RepeatingPipeline.calls.clear()
     return RepeatingPipeline
 

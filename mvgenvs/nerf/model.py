@@ -17,7 +17,7 @@ from mvgenvs.nerf.encoder import DECODER_WIDTH, ImageEncoder
 from mvgenvs.nerf.field import Field, Scene
 from mvgenvs.nerf.occupancy import Occupancy, find_occupancy
 from mvgenvs.nerf.renderer import Bounds, RayRendering, background_features, box_bounds, render_rays
-from mvgenvs.nerf.visibility import visibility
+from mvgenvs.nerf.visibility import visibility, with_visibility
 from mvgenvs.nerf.world import WorldVolume
 from mvgenvs.nerf.zoom import zoom
 from mvgenvs.precision import without_autocast
@@ -136,18 +136,11 @@ class ViewNeRF(ModelMixin, ConfigMixin):
             seen = features.unflatten(0, images.shape[:2])
             world = self.world(seen, images, cameras, num_mirrored, near, far).to(images.dtype)
         if world is not None and self.config.visibility:
-            volumes = self._with_visibility(volumes, world, cameras)
+            near, far = self.config.near, self.config.far
+            seen = visibility(world[:, -2].float(), self.config.world_extent, cameras, near, far, volumes.shape[-3:])
+            volumes = with_visibility(volumes, seen)
         scene = Scene(volumes, images, cameras, num_mirrored, world)
         return replace(scene, occupancy=self.occupancy(scene)) if find_empty else scene
-
-    def _with_visibility(
-        self, volumes: Float[Tensor, "batch view c d h w"], world: Float[Tensor, "batch k wd wh ww"], cameras: Cameras
-    ) -> Float[Tensor, "batch view e d h w"]:
-        """One channel more before the last one: what each view sees, see `visibility`."""
-        near, far, shape = self.config.near, self.config.far, volumes.shape[-3:]
-        seen = visibility(world[:, -2].float(), self.config.world_extent, cameras, near, far, shape)
-        together = volumes.movedim(2, -1)  # the channels of a voxel lie together, and are to stay so
-        return torch.cat([together[..., :-1], seen[..., None].to(volumes.dtype), together[..., -1:]], -1).movedim(-1, 2)
 
     def bounds(self, origins: Float[Tensor, "batch ray 3"], directions: Float[Tensor, "batch ray 3"]) -> Bounds:
         """The part of each ray that lies in the scene's sphere, and in the world volume's box if there is one."""

@@ -46,3 +46,12 @@ def visibility(
     clear = rearrange(1 - matter, "b 1 v (z h w) 1 -> b v z h w", z=number, h=height).cumprod(dim=2)
     before = clear[:, :, SAMPLES - 1 : number - 1 : SAMPLES]  # all samples of the voxels before one
     return torch.cat([torch.ones_like(clear[:, :, :1]), before], dim=2)
+
+
+def with_visibility(
+    volumes: Float[Tensor, "batch view c d h w"], seen: Float[Tensor, "batch view d h w"]
+) -> Float[Tensor, "batch view e d h w"]:
+    """Frustum volumes with one channel more, the last but one: the last is the logit of a view's weight."""
+    together = volumes.movedim(2, -1)  # the channels of a voxel lie together, and are to stay so
+    parts = [together[..., :-1], seen[..., None].to(volumes.dtype), together[..., -1:]]
+    return torch.cat(parts, dim=-1).movedim(-1, 2)

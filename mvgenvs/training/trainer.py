@@ -88,11 +88,8 @@ def train(config: TrainConfig, resume: bool) -> int:
             if last or stop or report.step % config.run.checkpoint_every == 0:
                 checkpoint.save_checkpoint(accelerator, config, parts, ema, report.step, report.skipped)
             every = config.run.validate_every
-            if accelerator.is_main_process and ((every > 0 and report.step % every == 0) or (last and every >= 0)):
-                with checkpoint.ema_weights(ema, parts):
-                    metrics = validate(parts, config, report.step)
-                accelerator.log({f"val/{name}": value for name, value in metrics.items()}, step=report.step)
-                bar.write(f"step {report.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+            if (every > 0 and report.step % every == 0) or (last and every >= 0):
+                note_validation(bar, accelerator, parts, ema, config, report.step)
             if stop:
                 bar.write(f"stopped by {', '.join(stopped)} after step {report.step}; continue with --resume auto")
                 break
@@ -100,6 +97,18 @@ def train(config: TrainConfig, resume: bool) -> int:
         tracker.finish()
     lock.close()
     return 1 if stop and not last else 0
+
+
+def note_validation(
+    bar: tqdm, accelerator: Accelerator, parts: Parts, ema: EMAModel, config: TrainConfig, step: int
+) -> None:
+    """Validates the averaged weights, in the main process, and tells what came of it."""
+    if not accelerator.is_main_process:
+        return
+    with checkpoint.ema_weights(ema, parts):
+        metrics = validate(parts, config, step)
+    accelerator.log({f"val/{name}": value for name, value in metrics.items()}, step=step)
+    bar.write(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
 
 def check(config: TrainConfig) -> None:

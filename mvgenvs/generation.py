@@ -1,0 +1,158 @@
+"""What `infer_multiview.py` does once it knows what is wanted: a model, views as they are finished, their files."""
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mvgenvs.cameras import Cameras, concatenate
+from mvgenvs.cli import explained_failures
+from mvgenvs.device import peak_memory
+from mvgenvs.diffusion.plans import Block
+from mvgenvs.errors import UserError
+from mvgenvs.inputs import KnownView
+from mvgenvs.photos import frame_photo
+from mvgenvs.pipeline import MultiViewPipeline
+from mvgenvs.results import ResultsFolder, StepReporter
+from mvgenvs.resuming import chosen, run_settings
+from mvgenvs.trial import fastest_precision
+from mvgenvs.versions import versions
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ModelInputs:
+    """The known views as the model takes them; None where there are none."""
+
+    images: Float[Tensor, "1 known 4 h w"] | None
+    cameras: Cameras | None
+    notes: list[str]  # sentences on what was done and assumed
+
+
+def make_views(
+    options: argparse.Namespace,
+    device: torch.device,
+    known: Sequence[KnownView],
+    targets: Cameras,
+    plan: Sequence[Block],
+    results: ResultsFolder,
+) -> None:
+    """Loads the model, and leaves the views of the plan in the folder. Raises `UserError`."""
+    started = time.perf_counter()
+    pipe = load_model(options, device, bool(known))
+    loaded = time.perf_counter()
+    given = model_inputs(known, pipe.size, device)
+    print("".join(f"{note}\n" for note in given.notes), end="")
+    targets = targets.resized((pipe.size, pipe.size))
+    settings, unfinished = run_settings(options, targets, str(device)), results.unfinished()
+    with explained_failures(results.partial):
+        choose_precision(options, pipe, given, targets, plan, settings, unfinished)
+    if options.compile:
+        pipe.denoiser.compile_unet()
+    blocks = [[view - len(known) for view in block.new] for block in plan]
+    resume = None if options.save_progress else results.resumable(settings, blocks)  # a video can't be gone on with
+    made_before = {view for block in blocks[: resume.finished if resume else 0] for view in block}
+
+    with explained_failures(results.partial, resumes=not options.save_progress):
+        stream = pipe.stream(
+            given.images,
+            given.cameras,
+            targets.batched().to(device),
+            generator=torch.Generator().manual_seed(options.seed),
+            on_step=lambda state: progress(state),
+            resume=resume,
+            **replace(options.sampling, plan=plan).keywords(),
+        )
+        if resume:
+            print(f"Going on after {len(made_before)} of {targets.num_views} views.")
+        elif unfinished is not None:
+            print(f"Beginning anew: the views in {results.partial} {why_anew(settings, unfinished)}.")
+        results.begin(settings, resume is not None)
+        with StepReporter(results.partial if options.save_progress else None, most_new(plan)) as progress:
+            for frames in stream:
+                for k, index in enumerate(frames.indices):
+                    results.add(index, frames.images[0, k], frames.renders[0, k], frames.depth[0, k])
+                results.keep(frames.state)
+        generated, num_made = time.perf_counter(), targets.num_views - len(made_before)
+        results.summarize(None if given.images is None else given.images[0, :, :3], targets)
+        seconds = {
+            "load": loaded - started,
+            "generate": generated - loaded,
+            "per_view": (generated - loaded) / max(1, num_made),
+            "files": time.perf_counter() - generated,
+        }
+        resolved = {"device": str(device), "size": pipe.size, "num_views": targets.num_views}
+        results.publish(run_record(chosen(options) | resolved, given.notes, len(made_before), seconds, device))
+    print(f"{num_made} views in {seconds['generate']:.0f} s: see {Path(options.output, 'orbit.mp4')}")
+
+
+def load_model(options: argparse.Namespace, device: torch.device, has_known: bool) -> MultiViewPipeline:
+    """The model on its device; what the sampling options left to it is chosen now. Raises `UserError`."""
+    pipe = MultiViewPipeline.from_pretrained(options.checkpoint, attention_backend=options.attention_backend)
+    if options.size not in (None, pipe.size):
+        raise UserError(f"--size {options.size} is not the size of this model's views, {pipe.size}: leave it out.")
+    options.sampling = pipe.resolved(options.sampling, has_known)
+    pipe.to(device)
+    return pipe
+
+
+def model_inputs(known: Sequence[KnownView], size: int, device: torch.device) -> ModelInputs:
+    """The photos framed for the model, with their mattes, and their cameras."""
+    photos = [frame_photo(view.image, size, reframe=not view.camera_given) for view in known]
+    notes = [note for view in known for note in view.notes] + [note for photo in photos for note in photo.notes]
+    if not known:
+        return ModelInputs(None, None, notes)
+    images = torch.stack([photo.rgba for photo in photos])[None].to(device)
+    cameras = concatenate([view.camera.resized((size, size)) for view in known]).batched().to(device)
+    return ModelInputs(images, cameras, notes)
+
+
+def choose_precision(
+    options: argparse.Namespace,
+    pipe: MultiViewPipeline,
+    given: ModelInputs,
+    targets: Cameras,
+    plan: Sequence[Block],
+    settings: dict[str, Any],
+    unfinished: dict[str, Any] | None,
+) -> None:
+    """Sets the number format; "auto" becomes that of the run to go on with, or else the fastest one of a trial."""
+    if options.dtype == "auto":
+        if unfinished is not None and settings == {**unfinished, "dtype": "auto"}:
+            options.dtype = unfinished["dtype"]
+        else:
+            steps = len(plan) * options.sampling.num_steps
+            dtype = fastest_precision(pipe, given.images, given.cameras, targets.batched(), most_new(plan), steps)
+            options.dtype = str(dtype).removeprefix("torch.")
+        settings["dtype"] = options.dtype
+    pipe.set_precision(getattr(torch, options.dtype))
+
+
+def most_new(plan: Sequence[Block]) -> int:
+    """Views that the largest block makes."""
+    return max(len(block.new) for block in plan)
+
+
+def why_anew(settings: dict[str, Any], unfinished: dict[str, Any]) -> str:
+    """Why views that lie there from a stopped run are not gone on with."""
+    differing = [name for name in settings if settings[name] != unfinished.get(name)]
+    return f"were made otherwise ({', '.join(differing)})" if differing else "can't be gone on with"
+
+
+def run_record(
+    settings: dict[str, Any], notes: list[str], num_before: int, seconds: dict[str, float], device: torch.device
+) -> dict[str, Any]:
+    """What `run.json` says."""
+    return {
+        "settings": settings,
+        "notes": notes,
+        "views_of_a_stopped_run": num_before,
+        "versions": versions(),
+        "seconds": {stage: round(duration, 3) for stage, duration in seconds.items()},
+        "peak_memory_bytes": peak_memory(device),
+    }
