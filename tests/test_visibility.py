@@ -1,12 +1,13 @@
 """What known views see: everything before the first surface, nothing behind it, in true and mirrored views."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import ring_cameras, stacked
 from torch import Tensor
 
 from mvgenvs.cameras import Cameras
-from mvgenvs.nerf.field import Scene
 from mvgenvs.nerf.model import ViewNeRF
 from mvgenvs.nerf.visibility import visibility
 from mvgenvs.nerf.volume import sample_volumes
@@ -72,5 +73,28 @@ def test_the_field_hears_what_is_hidden() -> None:
     torch.testing.assert_close(channel, expected)
     hidden = scene.volumes.clone()
     hidden[:, :, -2] = 1 - hidden[:, :, -2]
-    blind = Scene(hidden, scene.images, scene.cameras, 0, scene.world)
+    blind = replace(scene, volumes=hidden)
     assert not torch.equal(nerf.field(scene, points)[0], nerf.field(blind, points)[0])
+
+
+@torch.no_grad()
+def test_what_no_view_sees_gets_the_objects_mean_colour() -> None:
+    """A field that copies alone: the pixel where it is seen, and the mean of the object's pixels where it is not."""
+    torch.manual_seed(0)
+    world = {"world_channels": 4, "world_widths": (16, 16, 32), "world_grid": (4, 4, 8), "world_density": True}
+    nerf = ViewNeRF((16, 16, 16), volume_depth=16, visibility=True, mirror_known=False, **world).eval()
+    nerf.field.mlp[-1].weight[-1] = 0
+    nerf.field.mlp[-1].bias[-1] = 99  # copy
+    images = torch.ones(1, 1, 3, 32, 32)
+    images[..., 8:24, 8:16], images[..., 8:24, 16:24] = torch.tensor([0.1, 0.3]).view(2, 1, 1, 1, 1, 1)
+    points = (torch.rand(1, 50, 3) - 0.5) * 0.1
+    scene = nerf.encode(images, stacked(ring_cameras(1, 32), 1))
+    torch.testing.assert_close(scene.paint, torch.full((1, 3), 0.2))
+    volumes = scene.volumes.clone()
+    for seen in (0.0, 1.0):
+        volumes[:, :, -2] = seen
+        colours = nerf.field(replace(scene, volumes=volumes), points)[1][..., :3]
+        if seen:
+            assert colours.min() < 0.15 and colours.max() > 0.25
+        else:
+            torch.testing.assert_close(colours, torch.full_like(colours, 0.2))

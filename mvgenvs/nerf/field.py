@@ -32,6 +32,7 @@ class Scene:
     num_mirrored: int = 0
     world: Float[Tensor, "batch k wd wh ww"] | None = None
     occupancy: Occupancy | None = None  # of a scene that is not in training
+    paint: Float[Tensor, "batch 3"] | None = None  # the object's mean colour, for what no view sees
 
     @property
     def world_logits(self) -> Float[Tensor, "batch wd wh ww"]:
@@ -72,7 +73,7 @@ class Field(nn.Module):
         shown to it. The world's volume, if it has channels, spans the box of half sides `world_extent`; its last
         channel says how far to trust mirror images, and the one before, with `world_density`, is a logit of matter, to
         which the MLP adds. With `visibility`, the last but one channel of the frustum volumes says what each view sees:
-        views count for what they see, and pixels are not copied to where no view sees anything.
+        views count for what they see, and what no view sees gets the object's mean colour in place of a pixel.
         `density` is how the network's output becomes one: "softplus", or "exp", which reaches a hard surface sooner
         [Müller et al. 2022, arXiv 2201.05989].
         """
@@ -128,7 +129,12 @@ class Field(nn.Module):
         density = level.clamp(max=MAX_LOG_DENSITY).exp() if self.density == "exp" else 10 * F.softplus(level - 1)
         colour = out[1:4].sigmoid()
         if self.source_colour:
-            colour = torch.lerp(colour, pixel[:3], out[-1].sigmoid() * shown)
+            trust = out[-1].sigmoid()
+            if self.visibility:
+                assert scene.paint is not None
+                hidden = (1 - shown).square()  # a surface in sight is seen by less than all of its light
+                colour = torch.lerp(colour, scene.paint.T[:, :, None].expand_as(colour), trust * hidden)
+            colour = torch.lerp(colour, pixel[:3], trust * shown)
         return density, torch.cat([colour, out[4 : 1 + self.features]]).permute(1, 2, 0)
 
     def _of_world(

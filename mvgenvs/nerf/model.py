@@ -19,7 +19,7 @@ from mvgenvs.nerf.occupancy import Occupancy, find_occupancy
 from mvgenvs.nerf.renderer import Bounds, RayRendering, background_features, box_bounds, render_rays
 from mvgenvs.nerf.visibility import visibility, with_visibility
 from mvgenvs.nerf.world import WorldVolume
-from mvgenvs.nerf.zoom import zoom
+from mvgenvs.nerf.zoom import mean_colour, zoom
 from mvgenvs.precision import without_autocast
 from mvgenvs.views import with_matte
 
@@ -123,6 +123,7 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         images = with_matte(images)
         if self.config.zoom_known:
             images, cameras = zoom(images, cameras)
+        paint = mean_colour(images) if self.config.visibility else None
         images = images if noise is None else torch.cat([images[:, :, :3] + noise, images[:, :, 3:]], dim=2)
         images = images if self.config.matte else images[:, :, :3]
         num_mirrored = images.shape[1] if self.config.mirror_known else 0
@@ -139,7 +140,7 @@ class ViewNeRF(ModelMixin, ConfigMixin):
             near, far = self.config.near, self.config.far
             seen = visibility(world[:, -2].float(), self.config.world_extent, cameras, near, far, volumes.shape[-3:])
             volumes = with_visibility(volumes, seen)
-        scene = Scene(volumes, images, cameras, num_mirrored, world)
+        scene = Scene(volumes, images, cameras, num_mirrored, world, paint=paint)
         return replace(scene, occupancy=self.occupancy(scene)) if find_empty else scene
 
     def bounds(self, origins: Float[Tensor, "batch ray 3"], directions: Float[Tensor, "batch ray 3"]) -> Bounds:

@@ -74,16 +74,20 @@ def _field(field: Field, scene: Scene, points: Float[Tensor, "n 3"], fuse: str) 
         logits.append(logit)
         pixels.append(_sampled(scene.images[:1, v], grid[:, :2]))
     if fuse == "outputs":
-        each = [_mlp(field, points, value, pixel, world) for value, pixel in zip(values, pixels, strict=True)]
+        each = [
+            _mlp(field, points, value, pixel, world, scene.paint) for value, pixel in zip(values, pixels, strict=True)
+        ]
         densities, features = zip(*each, strict=True)
         return torch.stack(densities).mean(dim=0), torch.stack(features).mean(dim=0)
     weights = torch.stack(logits)
     weights = weights.softmax(dim=0) if field.fusion == "softmax" else torch.full_like(weights, 1 / num_views)
     value, pixel = ((weights * torch.stack(x)).sum(dim=0) for x in (values, pixels))
-    return _mlp(field, points, value, pixel, world)
+    return _mlp(field, points, value, pixel, world, scene.paint)
 
 
-def _mlp(field: Field, points: Tensor, value: Tensor, pixel: Tensor, world: Tensor | None) -> tuple[Tensor, Tensor]:
+def _mlp(
+    field: Field, points: Tensor, value: Tensor, pixel: Tensor, world: Tensor | None, paint: Tensor | None
+) -> tuple[Tensor, Tensor]:
     inputs = [value] if world is None else [value, world[:, :-1]]
     if field.world_coordinates:
         angles = (points[:, :, None] * field.frequencies).reshape(len(points), -1)
@@ -98,8 +102,11 @@ def _mlp(field: Field, points: Tensor, value: Tensor, pixel: Tensor, world: Tens
     density = level.clamp(max=MAX_LOG_DENSITY).exp() if field.density == "exp" else 10 * F.softplus(level - 1)
     colour = features[:, :3].sigmoid()
     if field.source_colour:
-        gate = out[:, -1:].sigmoid() * seen
-        colour = gate * pixel[..., :3] + (1 - gate) * colour
+        gate = out[:, -1:].sigmoid()
+        if paint is not None:
+            fill = gate * (1 - seen).square()
+            colour = fill * paint + (1 - fill) * colour
+        colour = gate * seen * pixel[:, :3] + (1 - gate * seen) * colour
     return density, torch.cat([colour, features[:, 3:]], dim=1)
 
 

@@ -26,9 +26,7 @@ def zoom(
     """
     with torch.no_grad():
         height, width = images.shape[-2:]
-        there = images[:, :, :3].amin(dim=2) < BACKGROUND  # (batch, view, h, w)
-        if images.shape[2] == 4:
-            there |= images[:, :, 3] > UNKNOWN
+        there = shows_object(images)
         left, right = _ends(there.any(dim=-2))
         top, bottom = _ends(there.any(dim=-1))
         side = MARGIN * torch.maximum(right - left, bottom - top)
@@ -43,6 +41,18 @@ def zoom(
         K[..., :2, 2] -= start
         K[..., :2, :] *= scale[..., None, None]
         return _cropped(images, start, scale), Cameras(cameras.c2w, K, cameras.hw)
+
+
+def shows_object(images: Float[Tensor, "batch view c h w"]) -> Bool[Tensor, "batch view h w"]:
+    """Which pixels show the object: what is not white, and what is in its matte where there is a fourth channel."""
+    there = images[:, :, :3].amin(dim=2) < BACKGROUND
+    return there | (images[:, :, 3] > UNKNOWN) if images.shape[2] == 4 else there
+
+
+def mean_colour(images: Float[Tensor, "batch view c h w"]) -> Float[Tensor, "batch 3"]:
+    """Of the object, over all views."""
+    there = shows_object(images)[:, :, None]
+    return (images[:, :, :3] * there).sum(dim=(1, 3, 4)) / there.sum(dim=(1, 3, 4)).clamp(min=1)
 
 
 def _ends(there: Bool[Tensor, "batch view n"]) -> tuple[Float[Tensor, "batch view"], Float[Tensor, "batch view"]]:
