@@ -129,12 +129,12 @@ class Field(nn.Module):
         density = level.clamp(max=MAX_LOG_DENSITY).exp() if self.density == "exp" else 10 * F.softplus(level - 1)
         colour = out[1:4].sigmoid()
         if self.source_colour:
-            trust = out[-1].sigmoid()
+            gate = out[-1].sigmoid()
             if self.visibility:
                 assert scene.paint is not None
                 hidden = (1 - shown).square()  # a surface in sight is seen by less than all of its light
-                colour = torch.lerp(colour, scene.paint.T[:, :, None].expand_as(colour), trust * hidden)
-            colour = torch.lerp(colour, pixel[:3], trust * shown)
+                colour = torch.lerp(colour, scene.paint.T[:, :, None].expand_as(colour), gate * hidden)
+            colour = torch.lerp(colour, pixel[:3], gate * shown)
         return density, torch.cat([colour, out[4 : 1 + self.features]]).permute(1, 2, 0)
 
     def _of_world(
