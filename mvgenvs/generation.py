@@ -91,8 +91,8 @@ def make_views(
     print(f"{num_made} views in {seconds['generate']:.0f} s: see {Path(options.output, 'orbit.mp4')}")
 
 
-def load_model(options: argparse.Namespace, device: torch.device, has_known: bool) -> MultiViewPipeline:
-    """The model on its device; what the sampling options left to it is chosen now. Raises `UserError`."""
+def load_model(options: argparse.Namespace, device: torch.device, has_known: bool) -> Any:
+    """The pipeline on its device; what the sampling options left to it is chosen now. Raises `UserError`."""
     pipe = MultiViewPipeline.from_pretrained(options.checkpoint, attention_backend=options.attention_backend)
     if options.size not in (None, pipe.size):
         raise UserError(f"--size {options.size} is not the size of this model's views, {pipe.size}: leave it out.")
@@ -114,7 +114,7 @@ def model_inputs(known: Sequence[KnownView], size: int, device: torch.device) ->
 
 def choose_precision(
     options: argparse.Namespace,
-    pipe: MultiViewPipeline,
+    pipe: Any,
     given: ModelInputs,
     targets: Cameras,
     plan: Sequence[Block],
