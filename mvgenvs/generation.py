@@ -58,6 +58,7 @@ def make_views(
     resume = None if options.save_progress else results.resumable(settings, blocks)  # a video can't be gone on with
     made_before = {view for block in blocks[: resume.finished if resume else 0] for view in block}
 
+    progress: StepReporter  # which wants the folder that the results begin
     with explained_failures(results.partial, resumes=not options.save_progress):
         stream = pipe.stream(
             given.images,
