@@ -136,10 +136,10 @@ class ViewNeRF(ModelMixin, ConfigMixin):
             near, far = self.config.near, self.config.far
             seen = features.unflatten(0, images.shape[:2])
             world = self.world(seen, images, cameras, num_mirrored, near, far).to(images.dtype)
-        if world is not None and self.config.visibility:
-            near, far = self.config.near, self.config.far
-            seen = visibility(world[:, -2].float(), self.config.world_extent, cameras, near, far, volumes.shape[-3:])
-            volumes = with_visibility(volumes, seen)
+            if self.config.visibility:
+                logits, shape = world[:, -2].float(), volumes.shape[-3:]
+                light = visibility(logits, self.config.world_extent, cameras, near, far, shape)
+                volumes = with_visibility(volumes, light)
         scene = Scene(volumes, images, cameras, num_mirrored, world, paint=paint)
         return replace(scene, occupancy=self.occupancy(scene)) if find_empty else scene
 
