@@ -1,4 +1,4 @@
-"""What need not be computed twice: the keys and values of anchors that attend to nothing but anchors."""
+"""A cache of the keys and values of anchors: where anchors attend only to anchors, they are computed once."""
 
 from dataclasses import dataclass, field
 
@@ -11,18 +11,18 @@ from torch import Tensor, nn
 class AnchorState:
     """Keys and values of the anchors of a batch in every self-attention layer of one model.
 
-    Under block-causal attention they depend on `inputs` alone: on all that the model is given of the anchors.
+    Under block-causal attention they depend only on `inputs`, which is all that the model is given of the anchors.
     """
 
     inputs: tuple[Tensor, ...]
     layers: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def keep(self, layer: nn.Module, key: Float[Tensor, "b m h d"], value: Float[Tensor, "b m h d"]) -> None:
-        """Copies keys and values, so that the rest of the tensors that they were cut from is freed."""
+        """Copies keys and values, so that the larger tensors that they are slices of can be freed."""
         self.layers[layer] = key.clone(), value.clone()
 
     def recall(self, layer: nn.Module) -> tuple[Float[Tensor, "b m h d"], Float[Tensor, "b m h d"]]:
-        """Keys and values of a layer; `KeyError` where none were kept."""
+        """Keys and values of a layer. Raises `KeyError` if none were kept."""
         return self.layers[layer]
 
     def is_of(self, inputs: tuple[Tensor, ...]) -> bool:
@@ -30,10 +30,10 @@ class AnchorState:
 
 
 class AnchorCache:
-    """The last `capacity` anchor states, found again by the anchors' inputs.
+    """The last `capacity` anchor states, looked up by the anchors' inputs.
 
-    Comparing inputs is cheap and leaves nobody to say when a state is stale: other latents, noise, noise levels,
-    conditions or batch sizes are other inputs. Only the weights must stay the same as long as the cache lives.
+    Comparing inputs is cheap, and nobody has to say when a state is stale: other latents, noise, noise levels,
+    conditions or batch sizes are other inputs. Only the weights must stay the same while the cache is in use.
     """
 
     def __init__(self, capacity: int = 1) -> None:
@@ -44,5 +44,5 @@ class AnchorCache:
         return next((state for state in self.states if state.is_of(inputs)), None)
 
     def add(self, state: AnchorState) -> None:
-        """Takes a complete state; the oldest makes room."""
+        """Adds a complete state, and drops the oldest one if the cache is full."""
         self.states = [*self.states, state][-self.capacity :]

@@ -1,4 +1,4 @@
-"""The kernels that compute attention, chosen at run time by what works on this machine."""
+"""The kernels that compute attention, chosen at run time from those that work on this machine."""
 
 from collections.abc import Callable
 from enum import Enum
@@ -12,10 +12,10 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 
 class AttentionBackend(Enum):
-    """`SDPA` is torch's scaled_dot_product_attention, the default and the reference of all others.
+    """`SDPA` is torch's scaled_dot_product_attention, the default and the reference for all others.
 
-    `FLEX` is torch's flex_attention: compiled on CUDA; without its compiler on a CPU, where it knows no gradient and
-    writes all scores to memory, so that it serves to check results there and nothing else.
+    `FLEX` is torch's flex_attention, compiled on CUDA. On a CPU it runs without its compiler: it has no gradient there
+    and writes all scores to memory, so it serves only to check results.
     """
 
     SDPA = "sdpa"
@@ -35,7 +35,7 @@ def attend(
     value: Float[Tensor, "b m h d"],
     backend: AttentionBackend,
 ) -> Float[Tensor, "b n h d"]:
-    """Unmasked attention, sdpa and xformers through diffusers' dispatcher."""
+    """Unmasked attention; sdpa and xformers go through diffusers' dispatcher."""
     if backend is AttentionBackend.FLEX:
         return _flex(query, key, value, None)
     return dispatch_attention_fn(query, key, value, backend=_DIFFUSERS_NAMES[backend])
@@ -48,9 +48,9 @@ def attend_block_causal(
     num_new: int,
     backend: AttentionBackend,
 ) -> Float[Tensor, "b n h d"]:
-    """The first `num_new` queries see all keys, the others those from `num_new` on.
+    """The first `num_new` queries see all keys; the others see the keys from `num_new` on.
 
-    Two calls without a mask compute no pair in vain, and run on every kernel; flex takes the pattern as a mask.
+    Two calls without a mask compute only the pairs that are needed, and run on every kernel; flex takes a mask instead.
     """
     if num_new == query.shape[1]:
         return attend(query, key, value, backend)
@@ -79,14 +79,14 @@ def resolve_backend(name: str) -> AttentionBackend:
 
 @cache
 def _failure(backend: AttentionBackend) -> str | None:
-    """Why the backend cannot be used, found by using it: an extension may install and still not load."""
+    """Why the backend cannot be used, found by trying it: an extension may be installed and still fail to load."""
     if backend is AttentionBackend.SDPA:
         return None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x = torch.ones(1, 8, 1, 32, device=device, dtype=torch.float16 if device == "cuda" else torch.float32)
     try:
         attend(x, x, x, backend)
-    except Exception as error:  # whatever an extension that was built for another torch may raise
+    except Exception as error:  # an extension that was built for another torch may raise anything
         return f"{type(error).__name__} on {device}"
     return None
 

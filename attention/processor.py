@@ -17,11 +17,11 @@ Points = Mapping[int, Tensor]  # tokens of a view at one level of a network -> t
 
 
 class _ViewsProcessor:
-    """Self-attention over the tokens of all views of a set, which never sees another set; cross-attention stays within
-    its view.
+    """Self-attention over the tokens of all views of a set, and never across sets; cross-attention stays within each
+    view.
 
     diffusers hands `cross_attention_kwargs` to every processor of a UNet, so `num_views` travels with each call. It
-    has no default: a call that forgets it raises `TypeError` and cannot fall back to independent views in silence.
+    has no default: a call that forgets it raises `TypeError` and cannot silently fall back to independent views.
     """
 
     def __init__(self, backend: AttentionBackend = AttentionBackend.SDPA) -> None:
@@ -37,9 +37,9 @@ class _ViewsProcessor:
         points: Points | None,
         attend_set: Callable[[Tensor, Tensor, Tensor], Tensor],
     ) -> Float[Tensor, "batch_view n c"]:
-        """Merges `(b v) n c` to `b (v n) c` for `attend_set`, which takes queries, keys and values, and splits it.
+        """Merges `(b v) n c` to `b (v n) c`, calls `attend_set` with queries, keys and values, and splits the result.
 
-        With `points`, queries and keys are turned by those of their tokens, see `rotary`.
+        With `points`, queries and keys are rotated by their tokens' 3-D points, see `rotary`.
         """
         refuse_mask(attention_mask)
         if context is not None:
@@ -71,7 +71,7 @@ class JointViewAttnProcessor(_ViewsProcessor):
 
 
 class IndependentViewAttnProcessor(JointViewAttnProcessor):
-    """No view sees another, whatever set it is in: joint attention over sets of one view. An ablation."""
+    """No view sees another, not even in its set: joint attention over sets of one view. An ablation."""
 
     def __call__(
         self,
@@ -87,9 +87,9 @@ class IndependentViewAttnProcessor(JointViewAttnProcessor):
 
 
 class BlockCausalAttnProcessor(_ViewsProcessor):
-    """Joint attention in which the new views of a set see all its views, but its anchors see anchors only.
+    """Joint attention in which the new views of a set see all its views, but its anchors see only anchors.
 
-    What becomes of the anchors then does not depend on the new views, and may be kept in an `AnchorState`.
+    The anchors' keys and values then do not depend on the new views, and may be kept in an `AnchorState`.
     `num_anchors` has no default either.
     """
 
@@ -107,7 +107,7 @@ class BlockCausalAttnProcessor(_ViewsProcessor):
     ) -> Float[Tensor, "batch_view n c"]:
         """The last `num_anchors` of the `num_views` views of each set are its anchors.
 
-        With an `anchor_state`, a call with anchors fills it, and a call without attends to the anchors that it holds.
+        With an `anchor_state`, a call with anchors fills it, and a call without anchors attends to those that it holds.
         """
         if not 0 <= num_anchors <= num_views:
             raise ValueError(f"a set of {num_views} views cannot have {num_anchors} anchors")
@@ -140,7 +140,7 @@ def install_joint_attention(
     """
     for name, layer in attention_layers(model).items():
         if layer.group_norm is not None or layer.spatial_norm is not None or layer.residual_connection:
-            raise ValueError(f"attention layer '{name}' is not of a transformer block, which joint attention needs")
+            raise ValueError(f"attention layer '{name}' is not part of a transformer block, as joint attention needs")
         layer.set_processor(PROCESSORS[attention](backend))
 
 
@@ -168,8 +168,8 @@ def cross_attention(
 ) -> Float[Tensor, "batch_view n c"]:
     """Attention of each view to its own context.
 
-    The softmax over a context of a single token is 1, so every query receives that token's value. Training goes the
-    long way nevertheless: distributed training wants a gradient, if only 0, for the weights of the queries.
+    The softmax over a single token is 1, so every query receives that token's value. Training nevertheless computes the
+    attention: distributed training needs a gradient, even if it is 0, for the weights of the queries.
     """
     if context.shape[1] == 1 and not torch.is_grad_enabled():
         value = rearrange(attn.to_v(context), "b 1 (h d) -> b 1 h d", h=attn.heads)

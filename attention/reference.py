@@ -1,4 +1,4 @@
-"""Joint attention written out as its definition, against which the fast paths are tested."""
+"""Joint attention written out as its definition; the fast implementations are tested against it."""
 
 import math
 
@@ -18,9 +18,9 @@ def joint_attention_reference(
 ) -> Float[Tensor, "batch_view n d"]:
     """softmax(Q K^T / sqrt(d_head)) V over the tokens of all `num_views` views of a set, set by set.
 
-    The leading axis merges batch and view, view fastest. Views are unordered: a permutation of the views of a set
-    permutes the outputs. With one view it is plain self-attention. The last `num_anchors` views of each set are
-    anchors: a mask keeps them from seeing the other views (block-causal attention).
+    The leading axis merges batch and view, view fastest. Views are unordered: permuting the views of a set permutes the
+    outputs. With one view it is plain self-attention. The last `num_anchors` views of each set are anchors: a mask
+    keeps them from seeing the other views (block-causal attention).
     """
 
     def join(x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Rotary encoding of the 3-D point that each token shows: tokens of one surface point look alike in every view.
+"""Rotary encoding of the 3-D point that each token shows: tokens of one surface point are encoded alike in every view.
 
-RoPE [Su et al. 2021, arXiv 2104.09864] turns pairs of channels of queries and keys by angles proportional to a
-position, so that their product depends on the difference of positions alone. Here the position is a point in the
-world, which views from all sides share, and not a place in a picture, which they do not.
+RoPE [Su et al. 2021, arXiv 2104.09864] rotates pairs of channels of queries and keys by angles proportional to a
+position, so that their product depends only on the difference of the positions. Here the position is a point in the
+world, which is the same for all views, and not a place in the image, which is not.
 """
 
 import math
@@ -15,9 +15,9 @@ LONGEST, SHORTEST = 2.0, 0.15  # wavelengths in world units: twice the object, a
 
 
 def rotate(x: Float[Tensor, "b n h d"], points: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n h d"]:
-    """Queries or keys, of at least 6 channels, turned by the points of their tokens.
+    """Queries or keys, of at least 6 channels, rotated by the points of their tokens.
 
-    Each axis has a third of the pairs of channels; what is left over stays as it is.
+    Each axis gets a third of the channel pairs; channels that are left over stay unchanged.
     """
     pairs = x.shape[-1] // 6
     steps = torch.arange(pairs, device=points.device, dtype=points.dtype) / max(1, pairs - 1)

@@ -1,4 +1,4 @@
-"""From YAML and flags to settings, checked key by key, and back."""
+"""From YAML and flags to settings, with every key checked, and back."""
 
 import dataclasses
 import difflib
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class ConfigLoader(yaml.SafeLoader):
-    """YAML in which only true and false are booleans, as in version 1.2: no is a word, and a kind of precision."""
+    """YAML in which only true and false are booleans, as in version 1.2: "no" is a string, and a kind of precision."""
 
 
 ConfigLoader.yaml_implicit_resolvers = {
@@ -88,7 +88,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Plain nested dictionaries, as YAML and JSON want them."""
+    """Plain nested dictionaries, for YAML and JSON."""
     return {
         key: to_dict(value) if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
         for key, value in (config if isinstance(config, dict) else dataclasses.asdict(config)).items()
@@ -96,7 +96,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def fields_help(cls: type) -> dict[str, tuple[str, Any]]:
-    """{"section.field": (the string under the field, its default)} of nested dataclasses, for `--help`."""
+    """{"section.field": (help string under the field, default)} of nested dataclasses, for `--help`."""
     out: dict[str, tuple[str, Any]] = {}
     for section in dataclasses.fields(cls):
         section_cls = typing.get_type_hints(cls)[section.name]

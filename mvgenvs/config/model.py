@@ -1,4 +1,4 @@
-"""Settings of the model: what is built, and saved with it."""
+"""Settings of the model: they say what is built, and are saved with it."""
 
 from dataclasses import dataclass
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class ModelConfig:
     kind: str = "latent"
-    """latent: the codec and denoiser described below; stable-diffusion: those of a checkpoint, by the same pipeline"""
+    """latent: the codec and denoiser described below; stable-diffusion: those of a checkpoint, in the same pipeline"""
     init_from: str = ""
-    """checkpoint whose VAE, UNet and prompt embedding are the start: a folder in diffusers' layout, or a hub id"""
+    """checkpoint to take VAE, UNet and prompt embedding from: a folder in diffusers' layout, or a hub id"""
     conditioner: str = "controlnet"
-    """how its UNet sees the rendering: controlnet, t2i-adapter, or concat (of the encoded colours)"""
+    """how the checkpoint's UNet sees the rendering: controlnet, t2i-adapter, or concat (of the encoded colours)"""
     prompt: str = "a car"
-    """what it is told that every view shows"""
+    """prompt for every view"""
 
 
 @dataclass(frozen=True)
@@ -20,15 +20,15 @@ class CodecConfig:
     kind: str = "patch"
     """patch: closed-form encoder and trained decoder; identity: the denoiser sees pixels"""
     patch: int = 8
-    """pixels per latent, along each side"""
+    """pixels per latent along each side"""
     channels: int = 16
     """latent channels"""
     refiner_width: int = 48
-    """channels of the network that refines the linear reconstruction"""
+    """channels of the refiner, the network that refines the linear reconstruction"""
     refiner_blocks: int = 6
-    """its residual blocks"""
+    """residual blocks of the refiner"""
     refiner_cell: int = 0
-    """side in pixels of the cells that it works on; 0: a quarter of the patch's"""
+    """side in pixels of the cells that the refiner works on; 0: a quarter of the patch's"""
 
 
 @dataclass(frozen=True)
@@ -42,33 +42,33 @@ class NerfConfig:
     num_fine: int = 16
     """importance samples per ray"""
     fusion: str = "softmax"
-    """how known views are fused: softmax of learned weights, or mean as in GeNVS"""
+    """how known views are fused: softmax of learned weights, or mean, as in GeNVS"""
     world_coordinates: bool = True
-    """feed the position in the world to the field: for posed data, departs from GeNVS"""
+    """give the field the position in the world: for posed data; departs from GeNVS"""
     source_colour: bool = True
     """let the field copy the known pixels that a point projects to"""
     mirror_known: bool = True
     """add the mirror image of each known view: for objects symmetric in x, such as cars"""
     density: str = "softplus"
-    """how the field's output becomes a density: softplus, or exp, which reaches hard surfaces sooner"""
+    """activation of the density: softplus, or exp, which reaches hard surfaces sooner"""
     world_channels: int = 0
-    """channels of the volume in the world, made by 3-D convolutions; 0 does without"""
+    """channels of the world volume, a voxel grid made by 3-D convolutions; 0: no such volume"""
     world_widths: tuple[int, ...] = (48, 96, 192)
-    """channels of its network's levels, finest first"""
+    """channels of the levels of its 3-D U-Net, finest first"""
     world_grid: tuple[int, ...] = (20, 20, 32)
-    """voxels of its finest level along x, y and z, multiples of 4; it has twice as many"""
+    """voxels of the U-Net's finest level along x, y and z, multiples of 4; the volume has twice as many"""
     world_extent: tuple[float, ...] = (0.32, 0.32, 0.52)
-    """half sides of the box that it spans, in world units; nothing beyond is rendered"""
+    """half the sides of the world volume's box, in world units; nothing outside it is rendered"""
     world_density: bool = False
-    """give it a density of its own, which the field adds to and loss.carving teaches directly"""
+    """give the world volume a density of its own, to which the field adds; loss.carving supervises it directly"""
     world_detail: int = 0
-    """channels of convolutions over its fine voxels, a multiple of 4; 0 does without"""
+    """channels of convolutions over the world volume's fine voxels, a multiple of 4; 0: none"""
     zoom_known: bool = False
     """crop known views to their object, so that all their pixels show it"""
     matte: bool = False
-    """see the mattes of known views, which tell white paint from the background"""
+    """let the field see the mattes of known views, which tell white paint from the background"""
     visibility: bool = False
-    """tell the field what each known view sees and what is hidden from it, by world_density"""
+    """tell the field what each known view sees and what is hidden from it, according to world_density"""
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ class DenoiserConfig:
     render_size: int = 64
     """side of the NeRF's feature renderings in training, in pixels; sampling renders at the image size"""
     condition_scale: int = 2
-    """side of the feature maps that the denoiser sees, over that of the latents; renderings are pooled to it"""
+    """side of the denoiser's feature maps divided by that of the latents; renderings are pooled to it"""
     plucker: bool = True
-    """condition on the Plücker map of the target camera besides the rendering"""
+    """also condition on the Plücker map of the target camera"""
     render_prior: bool = True
     """centre the preconditioning on the encoded rendering instead of on zero"""
     block_out_channels: tuple[int, ...] = (144, 128)
@@ -94,24 +94,24 @@ class DenoiserConfig:
     qk_norm: bool = True
     """normalise queries and keys of the joint attention"""
     attention: str = "joint"
-    """joint: views of a set see one another; block-causal: known ones see no new ones; independent: each sees itself"""
+    """joint: the views of a set see each other; block-causal: known views do not see new ones; independent: none does"""
     show_prior: bool = False
-    """show the network the encoded rendering itself, besides its pooled features"""
+    """also give the network the encoded rendering itself, not only its pooled features"""
     rotary_points: bool = False
-    """turn queries and keys by the 3-D point that each token shows, so that views find each other's surfaces"""
+    """rotate queries and keys by the 3-D point that each token shows, so that views find each other's surfaces"""
     std_floor: float = 0.05
-    """deviation of the latents from the encoded rendering where its opacity is almost 0"""
+    """standard deviation of the latents from the encoded rendering where its opacity is almost 0"""
     std_slope: float = 0.9
-    """what the square root of the opacity adds to it"""
+    """growth of that deviation with the square root of the opacity"""
     std_ceiling: float = 0.8
-    """its largest value"""
+    """largest such deviation"""
     std_air: float = 0.004
-    """its value where nothing is near"""
+    """that deviation far from any object"""
     air_distance: int = 2
-    """how many latents away the nearest thing is there, at least"""
+    """distance in latents from the nearest object beyond which std_air holds"""
     fit_prior: bool = False
-    """measure floor, slope and ceiling, and a factor for each channel, on training sets before the first step"""
+    """measure std_floor, std_slope, std_ceiling, and a factor per channel, on training sets before the first step"""
     trainable: str = "all"
-    """all; conditioner: its ControlNet or adapter alone; attention, lora: also the joint attention, or LoRA on it"""
+    """all; conditioner: only its ControlNet or adapter; attention, lora: also the joint attention, or LoRA on it"""
     lora_rank: int = 8
-    """rank of the updates of the attention's projections under trainable: lora"""
+    """rank of LoRA's updates of the attention projections, for trainable: lora"""

@@ -8,13 +8,13 @@ from mvgenvs.config.model import CodecConfig, DenoiserConfig, ModelConfig, NerfC
 @dataclass(frozen=True)
 class DataConfig:
     root: str = "data/opencars"
-    """data set: the SRN layout (cars_train/<object>/rgb/…), its packed form, or captures with a transforms.json"""
+    """data set: SRN layout (cars_train/<object>/rgb/…), its packed form, or captures with a transforms.json"""
     sources: tuple[str, ...] = ()
-    """several data sets instead of root, each FOLDER=WEIGHT; training sets are drawn from them by their weights"""
+    """several data sets instead of root, each FOLDER=WEIGHT; training sets are drawn from them by weight"""
     category: str = ""
-    """one of the data set's categories, such as cars; empty takes all"""
+    """one of the data set's categories, such as cars; empty: all"""
     fit_captures: bool = True
-    """move captures into the model's world: what the cameras look at to the origin, they at a distance of 1.3"""
+    """move captures into the model's world: the point that the cameras look at to the origin, they 1.3 away from it"""
     size: int = 128
     """image side in pixels"""
     num_views: int = 4
@@ -24,19 +24,19 @@ class DataConfig:
     max_known: int = 2
     """most known views of a set"""
     known_odds: tuple[float, ...] = ()
-    """odds of 1, 2, … known views, where they are not all the same; replaces min_known and max_known"""
+    """odds of 1, 2, … known views, if not uniform; replaces min_known and max_known"""
     recolour: float = 0.8
-    """probability that a set's hue is turned or its channels are permuted"""
+    """probability that a set's hue is rotated or its channels are permuted"""
     expose: float = 0.0
-    """probability that a set is exposed for too long, up to four times, so that bright paint turns white"""
+    """probability that a set is overexposed, by up to four times, so that bright paint turns white"""
     mirror: bool = True
-    """mirror half of the sets left to right, cameras and all"""
+    """mirror half of the sets left to right, cameras included"""
     renderings: int = 0
-    """training sets that a frozen NeRF renders once, for the disk, to be met again with new noise; 0: each set anew"""
+    """sets that a frozen NeRF renders once, to disk, and that training reuses with new noise; 0: render all anew"""
     renderings_share: float = 0.3
-    """of run.minutes, for making them: the most, at which fewer are made"""
+    """largest share of run.minutes for these renderings; fewer are made if it does not suffice"""
     on_device: bool = False
-    """keep all data on the GPU and draw the same sets there: for data that fit, and GPUs that wait for their loader"""
+    """keep all data on the GPU and draw the same sets there: for data that fit, if the GPU would wait for its loader"""
     workers: int = 0
     """processes that prepare batches; 0 prepares them in the training process"""
 
@@ -52,47 +52,47 @@ class LossConfig:
     depth: float = 0.0
     """weight of the NeRF's depth error on the object (L1); only for data with depth"""
     distance: float = 0.0
-    """weight of the expected |distance - true distance| along rays of the object, which wants thin surfaces"""
+    """weight of the expected |distance - true distance| along rays of the object, which favours thin surfaces"""
     carving: float = 0.0
-    """weight of the cross-entropy between nerf.world_density and what the depth maps of a set say of every voxel"""
+    """weight of the cross-entropy of nerf.world_density against the voxel labels that a set's depth maps imply"""
     opacity: float = 0.0
     """weight of the mean opacity, which keeps the field from filling the frustum"""
     denoise: float = 0.0
     """weight of the denoising loss"""
     perceptual: float = 0.0
-    """weight of LPIPS-VGG between the decoded denoised latents, or refined views, and the true images"""
+    """weight of LPIPS-VGG between the decoded denoised latents, or refined views, and the ground truth"""
     perceptual_trunk: str = ""
-    """folder with the VGG weights of that loss, whole or the first stages; empty looks where evaluation does"""
+    """folder with the VGG weights of LPIPS, all or the first stages; empty: where evaluation finds them"""
     perceptual_crop: int = 64
-    """side in pixels of the random crop of one view of each set that it compares, and of those that are refined"""
+    """side in pixels of the crops that LPIPS compares (one random view of each set), and of those that are refined"""
     rays: int = 0
     """random rays per view for the NeRF's losses; 0 renders whole images at denoiser.render_size"""
     object_rays: float = 0.0
-    """share of these rays that is drawn from the object and its surroundings, where there is a mask"""
+    """share of these rays that is drawn on and around the object, where there is a mask"""
     random_background: bool = False
-    """compare colours on a random background for each set, so that white surfaces are no air; needs masks"""
+    """compare colours on a random background for each set, so that white surfaces are not air; needs masks"""
     noise_law: str = "latent"
     """distribution of training noise levels: high, mid, low, latent, wide, high-to-low"""
     offset_noise: float = 0.0
     """amplitude of noise that is constant over each channel of a view; 0.1 is usual with Stable Diffusion"""
     min_snr: float = 0.0
-    """gamma of Min-SNR weighting, 5 in its paper; 0 weighs noise levels as EDM does"""
+    """gamma of Min-SNR weighting (5 in its paper); 0: EDM's weighting"""
     drop_condition: float = 0.1
-    """probability that the renderings of a set are dropped, of all its views at once, as guidance does"""
+    """probability that the renderings of all views of a set are dropped, for classifier-free guidance"""
     noise_draws: int = 1
-    """noise levels and noises drawn for each rendered set; rendering costs more than denoising"""
+    """draws of noise level and noise for each rendered set; rendering costs more than denoising"""
     clean_known: float = 0.5
     """probability that a set's known views enter almost clean, as anchors, instead of at the set's noise level"""
     clean_views: float = 0.0
-    """probability that each view of a set, known or not, enters almost clean with even odds: anchors to look at"""
+    """probability that in a set each view, known or not, enters almost clean with even odds, as an anchor"""
     input_noise: float = 0.5
-    """largest amplitude of noise on the known images, added to half of the sets"""
+    """largest amplitude of noise on the known images, added in half of the sets"""
     drop_matte: float = 0.3
     """probability that the known views of a set come without their mattes, as a photo may"""
     latent_noise: float = 0.0
-    """noise on the latents when the codec's decoder is trained, which makes it forgive the denoiser's errors"""
+    """noise on the latents when the codec's decoder is trained, so that it tolerates the denoiser's errors"""
     refine: float = 0.0
-    """weight of the error (L1) of the codec's refiner on views that the model itself has made: a stage of its own"""
+    """weight of the error (L1) of the codec's refiner on views generated by the model itself: a stage of its own"""
 
     @property
     def of_field(self) -> tuple[float, ...]:
@@ -102,20 +102,20 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class RefineConfig:
-    """The views that the refiner learns from, made before its first step."""
+    """The generated views that the refiner learns from, made before its first step."""
 
     sets: int = 120
-    """the most training sets to make views of"""
+    """most training sets to generate views of"""
     views: int = 6
-    """views of each, made from one known view"""
+    """views of each set, generated from one known view"""
     share: float = 0.4
-    """of run.minutes, for making them: the most, at which fewer sets are made"""
+    """largest share of run.minutes for generating them; fewer sets are used if it does not suffice"""
     steps: int = 0
-    """sampler steps; 0, as for the two below: what the checkpoint chooses"""
+    """sampler steps; 0, here and in the next two: the checkpoint's default"""
     guidance: float = 0.0
     """classifier-free guidance"""
     render_sigma: float = 0.0
-    """start from the rendering with so much noise"""
+    """start from the rendering with noise of this level"""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class OptimConfig:
     betas: tuple[float, ...] = (0.9, 0.99)
     """AdamW's decay rates of the gradients' mean and square"""
     kind: str = "adamw"
-    """adamw, or adamw8bit: its state in 8 bits, through bitsandbytes"""
+    """adamw, or adamw8bit: its state in 8 bits, with bitsandbytes"""
     clip: float = 1.0
     """largest gradient norm of the trained parts"""
     ema: float = 0.995
@@ -147,35 +147,35 @@ class RunConfig:
     output: str = "runs/default"
     """folder for checkpoints, logs and validation sheets"""
     train: tuple[str, ...] = ("nerf", "denoiser")
-    """the parts that learn, out of codec, nerf, denoiser; the others stay frozen"""
+    """parts to train: codec, nerf, denoiser; the others stay frozen"""
     init_from: str = ""
-    """pipeline folder, or run folder, whose weights are the start; empty starts from scratch"""
+    """pipeline folder or run folder to take weights from; empty: from scratch"""
     init_parts: tuple[str, ...] = ("codec", "nerf", "denoiser")
-    """the parts to take from init_from; the others start from scratch"""
+    """parts to take from init_from; the others start from scratch"""
     minutes: float = 0.0
-    """how long to train: steps follow from the throughput of the first ones, in place of optim.steps; 0: by steps"""
+    """how long to train; the throughput of the first steps then sets optim.steps; 0: optim.steps as it stands"""
     seed: int = 0
     """seed of weights, sets, noise"""
     checkpoint_every: int = 200
     """steps between checkpoints"""
     keep: int = 2
-    """newest checkpoints to keep"""
+    """how many of the newest checkpoints to keep"""
     validate_every: int = 0
-    """steps between validation sheets; 0 makes one at the end only, -1 none"""
+    """steps between validation sheets; 0: one at the end only, -1: none"""
     validate_objects: int = 2
     """objects in a validation sheet"""
     log_every: int = 10
-    """steps between lines in the tracker"""
+    """steps between log entries"""
     tracker: str = "tensorboard"
     """accelerate tracker, or none"""
     mixed_precision: str = "no"
     """no, bf16, fp16, or auto: bf16 where the processor has it and a short trial finds it faster"""
     gradient_checkpointing: bool = False
-    """compute the denoiser's activations twice instead of keeping them: less memory, same gradients"""
+    """recompute the denoiser's activations instead of keeping them: less memory, same gradients"""
     compile: bool = False
-    """torch.compile the denoiser's UNet and the NeRF's encoders: minutes at the first step, and a C++ compiler"""
+    """torch.compile the denoiser's UNet and the NeRF's encoders: takes minutes at the first step, and a C++ compiler"""
     threads: int = 0
-    """CPU threads; 0 leaves torch's choice"""
+    """CPU threads; 0: torch's default"""
     max_nonfinite: int = 20
     """consecutive steps with a non-finite loss after which the run stops"""
 

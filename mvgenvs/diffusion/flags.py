@@ -1,4 +1,4 @@
-"""Where the sampling options are named: on command lines, and in the signatures of methods that take them."""
+"""The sampling options as flags of command lines, and in the signatures of the methods that take them."""
 
 import argparse
 import dataclasses
@@ -21,9 +21,9 @@ def add_flags(
     texts: Mapping[str, str] | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> None:
-    """Adds the flags of a group, or of the options called `names`; `add` is `add_argument` of an argparse parser.
+    """Adds the flags of a group, or of the options in `names`; `add` is `add_argument` of an argparse parser.
 
-    `texts` and `defaults` stand in for those of some options.
+    `texts` and `defaults` replace the help texts and defaults of some options.
     """
     written = field_texts(SamplingOptions) | dict(texts or {})
     for each in dataclasses.fields(SamplingOptions):
@@ -44,7 +44,7 @@ def add_flags(
 
 
 def take_flags(arguments: argparse.Namespace) -> SamplingOptions:
-    """The options in what a parser with `add_flags` has read, where they are no longer afterwards."""
+    """Takes the sampling options out of what a parser with `add_flags` has read."""
     names = [each.name for each in dataclasses.fields(SamplingOptions) if each.name in arguments]
     options = SamplingOptions(**{name: getattr(arguments, name) for name in names})
     for name in names:
@@ -53,7 +53,7 @@ def take_flags(arguments: argparse.Namespace) -> SamplingOptions:
 
 
 def takes_sampling_options(method: Method) -> Method:
-    """Names the options that a method takes as `**options` in its signature and docstring, as `help()` shows them."""
+    """Lists the options that a method takes as `**options` in its signature and docstring, for `help()`."""
     signature = inspect.signature(method)
     own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
     further = [

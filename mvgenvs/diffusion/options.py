@@ -1,7 +1,7 @@
 """How a sequence is sampled: every option in one place, with its default, its range and its text.
 
 The flags of `infer_multiview.py` and of `eval.run`, the keywords of `MultiViewPipeline` and the settings in `run.json`
-derive from here: see `mvgenvs.diffusion.flags`. Imports nothing heavy: `--help` answers at once.
+are derived from them: see `mvgenvs.diffusion.flags`. Imports nothing heavy, so that `--help` answers at once.
 """
 
 import dataclasses
@@ -19,13 +19,13 @@ SAMPLERS = ("euler", "heun", "dpmpp-2m")
 RENOISE = ("fresh", "fixed")
 STARTS = ("noise", "render")
 CLEAN_SIGMA = 0.02  # the noise level of a "clean" anchor, in training and in sampling
-ANCHOR_LEVELS = {"matched": math.inf, "clean": CLEAN_SIGMA}  # the highest noise level that an anchor is brought to
-DEFAULT_STEPS, DEFAULT_GUIDANCE = 20, 1.5  # of a checkpoint that does not say
+ANCHOR_LEVELS = {"matched": math.inf, "clean": CLEAN_SIGMA}  # the highest noise level of an anchor
+DEFAULT_STEPS, DEFAULT_GUIDANCE = 20, 1.5  # of a checkpoint that does not set its own
 
 
 @dataclass(frozen=True)
 class Flag:
-    """How an option is given on a command line, and what values it takes."""
+    """How an option is given on a command line, and which values it takes."""
 
     group: str  # of the flags in --help; empty: the option has no flag
     name: str  # without its dashes; empty: that of the field
@@ -48,43 +48,43 @@ def option(
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """How the views of a sequence are sampled. None leaves the choice to the checkpoint, or to the plan.
+    """How the views of a sequence are sampled. None leaves the choice to the checkpoint or to the plan.
 
     Raises `UserError` for values that are out of range or do not go together.
     """
 
     plan: str | Sequence[Any] = option("sliding", "sequence", choices=PLANS, names_only=False)
-    """which views are made together"""
+    """which views are generated together"""
     block: int | None = option(None, "sequence", low=1)
-    """views made at a time (default: 4, autoregressive 1, unconditional 2)"""
+    """views per block (default: 4, autoregressive 1, unconditional 2)"""
     anchors: int | None = option(None, "sequence", low=0)
     """finished views shown to each block (default: the plan's)"""
     close_loop: bool = option(False, "sequence")
-    """make the first views of an orbit again, to meet the last ones"""
+    """generate the first views of an orbit again, to match the last ones"""
     renoise: str = option("fresh", "sequence", choices=RENOISE)
     """anchors' noise: new per step, or the same"""
     anchor_level: str | float | tuple[str | float, ...] = option(
         "matched", "sequence", choices=tuple(ANCHOR_LEVELS), names_only=False
     )
-    """anchors as noisy as the new views, or clean"""
+    """noise of anchors: as much as the new views, or almost none"""
     sampler: str = option("euler", "sampling", choices=SAMPLERS)
     """solver of the diffusion ODE"""
     num_inference_steps: int | None = option(None, "sampling", "steps", low=1)
-    """sampler steps (default: what suits the checkpoint, usually 20)"""
+    """sampler steps (default: the checkpoint's, usually 20)"""
     churn: float = option(0.0, "sampling", low=0)
     """stochasticity, EDM's S_churn"""
     start: str | None = option(None, "sampling", choices=STARTS)
-    """noise alone, or on the NeRF's views (default: what suits the checkpoint)"""
+    """start from noise alone, or from the noised rendering (default: the checkpoint's)"""
     sigma_max: float | None = option(None, "sampling")  # its range depends on the checkpoint's levels
     """noise level to start from (default: the checkpoint's)"""
     rho: float | None = option(None, low=0)
-    """how the noise levels are spaced, EDM's rho (default: the checkpoint's)"""
+    """spacing of the noise levels, EDM's rho (default: the checkpoint's)"""
     guidance_scale: float | None = option(None, "sampling", "guidance", low=0)
-    """guidance weight, 1 is none (default: what suits the checkpoint, usually 1.5)"""
+    """guidance weight, 1 is none (default: the checkpoint's, usually 1.5)"""
     joint: bool = option(True)
-    """denoise the views together; else each alone and from the known views alone, a baseline"""
+    """denoise the views of a block together; False, a baseline: each alone, with only the known views as anchors"""
     unconditional: bool = option(False, "input")
-    """no input: views of an object that the model makes up"""
+    """no input: views of an object that the model invents"""
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
@@ -100,11 +100,11 @@ class SamplingOptions:
 
     @classmethod
     def of(cls, **keywords: Any) -> "SamplingOptions":
-        """The options with these names. Raises `UserError` for an unknown one, with the nearest name."""
+        """The options of these names. Raises `UserError` for an unknown name, with the nearest one."""
         names = [each.name for each in dataclasses.fields(cls)]
         for name in keywords:
             if name not in names:
-                import difflib  # as mistakes are rare
+                import difflib  # here, since mistakes are rare
 
                 near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
                 raise UserError(f"there is no sampling option '{name}': did you mean '{near[0]}'?")
@@ -112,18 +112,18 @@ class SamplingOptions:
 
     @property
     def num_steps(self) -> int:
-        """Sampler steps; the usual number where nobody has chosen."""
+        """Sampler steps, or the usual number if none is chosen."""
         return DEFAULT_STEPS if self.num_inference_steps is None else self.num_inference_steps
 
     @property
     def guidance(self) -> float:
-        """Guidance weight; the usual one where nobody has chosen."""
+        """Guidance weight, or the usual one if none is chosen."""
         return DEFAULT_GUIDANCE if self.guidance_scale is None else self.guidance_scale
 
     def resolved(self, checkpoint: Mapping[str, Any], levels: Mapping[str, Any], has_known: bool) -> "SamplingOptions":
-        """These options, with the checkpoint's choices where nobody has made one.
+        """These options, with the checkpoint's defaults in place of None.
 
-        `checkpoint` has the defaults of a pipeline, `levels` the configuration of its scheduler. Without known views
+        `checkpoint` holds the defaults of a pipeline, `levels` the configuration of its scheduler. Without known views
         there is no rendering to start from.
         """
         start, sigma_max, default = self.start, self.sigma_max, checkpoint["default_render_sigma"]
@@ -141,7 +141,7 @@ class SamplingOptions:
         )
 
     def highest_levels(self, num_anchors: int) -> list[float]:
-        """The noise level above which each anchor is not brought. Raises `UserError` where there are not as many."""
+        """The highest noise level of each anchor. Raises `UserError` unless there is one per anchor."""
         levels = self.anchor_level
         if not isinstance(levels, tuple):
             levels = (levels,) * num_anchors
@@ -154,7 +154,7 @@ class SamplingOptions:
         return {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
 
     def record(self) -> dict[str, Any]:
-        """By the names of their flags, where they have one, as `run.json` has them."""
+        """The options by the names of their flags, or else of their fields, as in `run.json`."""
         return {flag_name(each): getattr(self, each.name) for each in dataclasses.fields(self)}
 
 
@@ -173,7 +173,7 @@ def _check(name: str, value: Any, flag: Flag) -> None:
 
 
 def kind_of(name: str) -> Any:
-    """The type of an option, the first one where it may have several."""
+    """The type of an option; the first one if it may have several."""
     hint = SamplingOptions.__annotations__[name]
     return (typing.get_args(hint) or (hint,))[0]
 
