@@ -1,4 +1,4 @@
-"""mvgenvs: novel views of an object from one picture, by a feature field and a joint multi-view diffusion model."""
+"""mvgenvs: novel views of an object from one picture, with a feature field and a joint multi-view diffusion model."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ mend_torchvision_on_import()
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the pipeline, and diffusers with it, when it is first asked for."""
+    """Imports the pipeline, and diffusers with it, on first use."""
     if name == "MultiViewPipeline":
         from mvgenvs.pipeline import MultiViewPipeline
 

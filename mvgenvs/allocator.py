@@ -1,16 +1,16 @@
-"""How the C library hands out memory."""
+"""A setting of the C library's memory allocator."""
 
-# Names and numbers of glibc's malloc.h.
+# Names and numbers from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> bool:
-    """Tells glibc to keep large blocks that were freed for the next tensors; False where there is no glibc.
+    """Tells glibc to keep large freed blocks for the next tensors. Returns False if there is no glibc.
 
-    By default it gives them back to the system at once, and every tensor of some megabytes is new memory, which the
-    system hands out, and clears, page by page: an elementwise operation on it takes several times as long.
+    By default it returns them to the system at once, so every tensor of some megabytes is new memory, which the system
+    provides, and clears, page by page: an elementwise operation on it takes several times as long.
     """
-    import ctypes  # here, as --help needs neither
+    import ctypes  # here, since --help does not need it
     import platform
 
     if platform.libc_ver()[0] != "glibc":

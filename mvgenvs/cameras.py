@@ -1,8 +1,8 @@
-"""Pinhole cameras: the one camera type of the project, its rays and its projection.
+"""Pinhole cameras: the one camera type of the project, with its rays and its projection.
 
-Conventions, everywhere: OpenCV camera axes (+x right, +y down, +z forward); `c2w` takes camera to world; `K` is in
-pixels, with pixel centres at +0.5, so that the image spans [0, W] x [0, H]. The world is y-up, the object centred at
-the origin with a bounding-box diagonal of 1, a car's front towards -z. Depth is z-depth, not distance along the ray.
+Conventions, everywhere: OpenCV camera axes (+x right, +y down, +z forward); `c2w` maps camera to world; `K` is in
+pixels, with pixel centres at +0.5, so that the image spans [0, W] x [0, H]. The world is y-up. The object is centred at
+the origin, with a bounding-box diagonal of 1; a car's front points to -z. Depth is z-depth, not distance along the ray.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class Cameras:
         return Cameras(self.c2w[..., index, :, :], self.K[..., index, :, :], self.hw)
 
     def repeat(self, times: int) -> "Cameras":
-        """Every entry of the batch `times` times in a row."""
+        """Each entry of the batch repeated `times` times in a row."""
         return Cameras(self.c2w.repeat_interleave(times, dim=0), self.K.repeat_interleave(times, dim=0), self.hw)
 
     def batched(self) -> "Cameras":
@@ -55,13 +55,13 @@ class Cameras:
         return Cameras(self.c2w, self.K * scale[:, None], hw)
 
     def with_focal(self, focal: float) -> "Cameras":
-        """The same cameras at another focal length, in pixels: nearer or wider, the images' size stays."""
+        """The same cameras with another focal length in pixels; the images' size stays."""
         K = self.K.clone()
         K[..., 0, 0] = K[..., 1, 1] = focal
         return Cameras(self.c2w, K, self.hw)
 
     def middle_square(self) -> "Cameras":
-        """The same cameras for images that are cropped to their middle square."""
+        """The same cameras for images cropped to their middle square."""
         height, width = self.hw
         side = min(height, width)
         K = self.K.clone()
@@ -83,7 +83,7 @@ class Cameras:
 
     @without_autocast
     def moved(self, matrix: Float[Tensor, "*batch 4 4"]) -> "Cameras":
-        """The cameras moved with the world by one rigid motion for each scene: their images stay what they are."""
+        """The cameras moved together with the world by one rigid motion per scene: their images stay the same."""
         return Cameras(matrix[..., None, :, :].to(self.c2w) @ self.c2w, self.K, self.hw)
 
     @without_autocast
@@ -109,7 +109,7 @@ class Cameras:
     def project(
         self, points: Float[Tensor, "*batch #view n 3"]
     ) -> tuple[Float[Tensor, "*batch view n 2"], Float[Tensor, "*batch view n"]]:
-        """Pixel coordinates (x, y) and z-depth of world points in each view; depth <= 0 lies behind the camera."""
+        """Pixel coordinates (x, y) and z-depth of world points in each view; depth <= 0 is behind the camera."""
         rotation, centers = self.c2w[..., :3, :3], self.centers
         local = (points - centers[..., None, :]) @ rotation  # R^T (p - c), written for row vectors
         depth = local[..., 2]
@@ -142,10 +142,10 @@ def turn_about_vertical(angle: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch
 
 
 def look_at_origin(centers: Float[Tensor, "view 3"]) -> Float[Tensor, "view 4 4"]:
-    """Camera-to-world matrices at `centers` looking at the origin with the world's +y up in the image."""
+    """Camera-to-world matrices at `centers` looking at the origin, with the world's +y up in the image."""
     forward = -centers / centers.norm(dim=-1, keepdim=True)
     world_down = torch.tensor([0.0, -1.0, 0.0], dtype=centers.dtype, device=centers.device).expand_as(forward)
-    # Seen from straight above, "up" is the object's front (-z): any fixed choice does, this one keeps the front on top.
+    # Seen from straight above, "up" is the object's front (-z): any fixed choice would do.
     front_down = torch.tensor([0.0, 0.0, 1.0], dtype=centers.dtype, device=centers.device).expand_as(forward)
     degenerate = (forward * world_down).sum(dim=-1, keepdim=True).abs() > 1 - 1e-6
     reference_down = torch.where(degenerate, front_down, world_down)

@@ -1,4 +1,4 @@
-"""What every script shares: arguments, the exit code, and failures told in one sentence. Imports nothing heavy."""
+"""What every script shares: arguments, exit codes, and errors in one sentence. Imports nothing heavy."""
 
 import argparse
 import errno
@@ -15,13 +15,13 @@ from mvgenvs.errors import UserError
 
 
 class OneSentenceParser(argparse.ArgumentParser):
-    """Raises `UserError` for mistaken arguments, where argparse would print its usage."""
+    """Raises `UserError` for wrong arguments, where argparse would print its usage."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see --help")
 
     def add(self, flag: str, text: str, **options: Any) -> None:
-        """An argument whose help also says its default, if it has one."""
+        """Adds an argument whose help also states its default, if it has one."""
         text = text if options.get("default") is None else f"{text} (default: %(default)s)"
         self.add_argument(flag, help=text, **options)
 
@@ -55,14 +55,14 @@ def number(kind: type[int] | type[float], low: int | float, high: int | float = 
 
 
 def run_script(main: Callable[[], int | None], shares_work: bool = True) -> None:
-    """Runs a script's `main` and exits: 0 or what it returns, and 2 with one sentence on `UserError`.
+    """Runs a script's `main` and exits with its return value or 0; on `UserError` with one sentence and code 2.
 
-    One that does not share its work among processes refuses to be started in several.
+    A script that does not share its work among processes refuses to be started in several.
     """
     keep_freed_memory()
     try:
         if not shares_work:
-            from mvgenvs.processes import refuse_several  # which imports this module
+            from mvgenvs.processes import refuse_several  # here, since it imports this module
 
             refuse_several()
         code = main()
@@ -70,7 +70,7 @@ def run_script(main: Callable[[], int | None], shares_work: bool = True) -> None
     except UserError as error:
         print(f"error: {str(error).rstrip('.')}.", file=sys.stderr)
         code = 2
-    except BrokenPipeError:  # whoever read our output, such as `| head`, has seen enough
+    except BrokenPipeError:  # the reader of our output, such as `| head`, has stopped reading
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own last flush
         code = 0
     sys.exit(code or 0)
@@ -78,20 +78,20 @@ def run_script(main: Callable[[], int | None], shares_work: bool = True) -> None
 
 @contextmanager
 def explained_failures(folder: Path, resumes: bool = False) -> Iterator[None]:
-    """Turns what may befall a long run that writes to `folder` into one sentence: no memory, no disk space, Ctrl-C.
+    """Turns common failures of a long run that writes to `folder` into one sentence: no memory, no disk space, Ctrl-C.
 
-    `resumes` says whether the same command goes on where it was stopped.
+    `resumes` says whether the same command continues a stopped run.
     """
     try:
         yield
     except KeyboardInterrupt:
-        hint = ", and the same command goes on from there" if resumes else ""
+        hint = ", and the same command continues from there" if resumes else ""
         print(f"interrupted: what was finished so far is in {folder}{hint}.", file=sys.stderr)
         sys.exit(130)
     except (MemoryError, RuntimeError) as error:
         if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
             reason = str(error).strip().partition("\n")[0]
-            raise UserError(f"torch.compile failed, do without it: {reason}") from None
+            raise UserError(f"torch.compile failed, run without it: {reason}") from None
         starved = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's
         starved = starved or "allocate memory" in str(error)
         if not starved:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and failures of writing told in one sentence."""
+"""Files that appear whole or not at all, and errors of writing in one sentence."""
 
 import contextlib
 import os
@@ -8,19 +8,19 @@ from typing import Any
 
 from mvgenvs.errors import UserError
 
-UMASK = os.umask(0)  # which can only be read by setting it
+UMASK = os.umask(0)  # it can be read only by setting it
 os.umask(UMASK)
 
 
 def share(path: Path) -> None:
-    """Lets others read a file as they may read any new one: safetensors writes for its owner alone."""
+    """Makes a file readable to others like any new file: safetensors gives its files to their owner alone."""
     path.chmod(0o666 & ~UMASK)
 
 
 def atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Has `write` fill a file under a temporary name; after a crash the file at `path` is whole or absent.
+    """Calls `write` with a temporary name and renames the file: even after a crash, `path` is whole or absent.
 
-    Raises `UserError` where it cannot be written, and leaves nothing behind.
+    Raises `UserError` if it cannot be written, and leaves nothing behind.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -29,7 +29,7 @@ def atomically(path: Path, write: Callable[[Path], Any]) -> None:
         share(partial)
         partial.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):  # where there can be no such file
+        with contextlib.suppress(OSError):  # the folder may be one where no such file can exist
             partial.unlink()
         raise UserError(f"cannot write {path} ({error.strerror}): free some space or choose another folder") from error
 

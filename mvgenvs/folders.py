@@ -1,7 +1,7 @@
-"""Folders that we write to, in which others may keep files: only what we wrote ourselves is ever replaced or deleted.
+"""Output folders in which users may keep other files: only files that we wrote are ever replaced or deleted.
 
-FOLDER/.mvgenvs lists what is ours, one path a line. Whoever writes to the folder holds a lock on that file, which the
-system takes back from a process that dies.
+FOLDER/.mvgenvs lists our files, one path a line. A process that writes to the folder holds a lock on that list, which
+the system releases if the process dies.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from mvgenvs.errors import UserError
 
 try:
     import fcntl
-except ImportError:  # Windows, where nobody is kept from starting two runs
+except ImportError:  # on Windows, where two runs in one folder are not prevented
     fcntl = None  # type: ignore[assignment]
 
 LIST = ".mvgenvs"
@@ -25,11 +25,11 @@ LIST = ".mvgenvs"
 class OwnFolder:
     """A folder of results, locked until it is closed. A context manager.
 
-    `flag` is the option by which users choose the folder, for what they are told.
+    `flag` is the option by which users choose the folder, for messages.
     """
 
     def __init__(self, path: str | os.PathLike[str], flag: str = "--output") -> None:
-        """Makes the folder where there is none. Raises `UserError` where it can't be written, or another run writes."""
+        """Makes the folder if need be. Raises `UserError` if it cannot be written, or another run writes to it."""
         self.path, self.flag = Path(path), flag
         self._made = not self.path.exists()
         try:
@@ -52,13 +52,13 @@ class OwnFolder:
         self.close()
 
     def close(self) -> None:
-        """Lets others write. A list of nothing goes, and a folder that was made for nothing goes with it."""
+        """Unlocks the folder. Deletes an empty list, and a folder that was made here and is empty."""
         with contextlib.suppress(OSError):
             if not self._ours:
                 (self.path / LIST).unlink()
                 if self._made:
                     self.path.rmdir()
-        with contextlib.suppress(OSError):  # of a full disk, which was told before
+        with contextlib.suppress(OSError):  # a full disk, which was reported before
             self._file.close()
 
     def owns(self, name: str) -> bool:
@@ -66,11 +66,11 @@ class OwnFolder:
         return name in self._ours or any(ours.startswith(f"{name}/") for ours in self._ours)
 
     def below(self, name: str) -> list[str]:
-        """What is listed below `name`."""
+        """All listed paths below `name`."""
         return sorted(ours for ours in self._ours if ours.startswith(f"{name}/"))
 
     def check(self, names: Sequence[str], inputs: Sequence[str | os.PathLike[str]] = ()) -> None:
-        """Raises `UserError` where writing `names` would replace what is not ours, or one of the `inputs`."""
+        """Raises `UserError` if writing `names` would replace files that are not ours, or one of the `inputs`."""
         for name in sorted({name.split("/")[0] for name in names} | set(names)):
             if os.path.lexists(self.path / name) and not self.owns(name):
                 raise UserError(
@@ -82,7 +82,7 @@ class OwnFolder:
                 raise UserError(f"{given} is where a result would be written: choose another {self.flag}")
 
     def add(self, names: Iterable[str]) -> None:
-        """Lists `names` as ours: before they are written, so that what a killed run leaves is known as well."""
+        """Lists `names` as ours. Called before they are written, so that files left by a killed run are listed too."""
         new = [name for name in dict.fromkeys(names) if name not in self._ours]
         self._ours.update(new)
         self._write(new)
@@ -93,7 +93,7 @@ class OwnFolder:
         self.add(names)
 
     def remove(self, names: Iterable[str]) -> None:
-        """Deletes those of `names` that are ours, what was left of their writing, and folders that this empties."""
+        """Deletes those of `names` that are ours, leftovers of their writing, and folders that this empties."""
         gone = [name for name in names if name in self._ours]
         paths = {self.path / name for name in gone}
         for path in paths:
@@ -119,7 +119,7 @@ class OwnFolder:
             raise UserError(f"cannot write to {self.flag} {self.path}: {error.strerror}") from None
 
     def replace(self, name: str, new: Path) -> None:
-        """Moves `new` to `name`, in place of what is there of ours."""
+        """Moves `new` to `name`, replacing our file or folder there."""
         self.add([name])
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +129,7 @@ class OwnFolder:
 def sweep(folder: Path, ours: Callable[[str], bool]) -> None:
     """Deletes the files below `folder` whose relative paths are `ours`, and folders that this empties; the rest stays.
 
-    There need be no such folder.
+    The folder need not exist.
     """
     for root, _, files in os.walk(folder, topdown=False):
         for file in files:
@@ -162,7 +162,7 @@ def foreign_file(folder: Path, ours: Callable[[str], bool]) -> Path | None:
 
 
 def _lock(file: IO[str]) -> bool:
-    """False where another process holds the file's lock, or another opening of it in this one."""
+    """False if another process holds the file's lock, or this process holds it through another file object."""
     if fcntl is None:
         return True
     try:
@@ -173,7 +173,7 @@ def _lock(file: IO[str]) -> bool:
 
 
 def _is_at(file: IO[str], path: Path) -> bool:
-    """False where another run has deleted the file since it was opened."""
+    """False if another run has deleted the file since it was opened."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except OSError:

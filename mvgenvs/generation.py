@@ -1,4 +1,4 @@
-"""What `infer_multiview.py` does once it knows what is wanted: a model, views as they are finished, their files."""
+"""What `infer_multiview.py` does with its parsed arguments: load the model, generate views, write the files."""
 
 import argparse
 import time
@@ -27,11 +27,11 @@ from mvgenvs.versions import versions
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ModelInputs:
-    """The known views as the model takes them; None where there are none."""
+    """The known views in the form that the model takes; None if there are none."""
 
     images: Float[Tensor, "1 known 4 h w"] | None
     cameras: Cameras | None
-    notes: list[str]  # sentences on what was done and assumed
+    notes: list[str]  # sentences on what was done and what was assumed
 
 
 def make_views(
@@ -42,7 +42,7 @@ def make_views(
     plan: Sequence[Block],
     results: ResultsFolder,
 ) -> None:
-    """Loads the model, and leaves the views of the plan in the folder. Raises `UserError`."""
+    """Loads the model and writes the views of the plan to the folder. Raises `UserError`."""
     started = time.perf_counter()
     pipe = load_model(options, device, bool(known))
     loaded = time.perf_counter()
@@ -55,10 +55,10 @@ def make_views(
     if options.compile:
         pipe.denoiser.compile_unet()
     blocks = [[view - len(known) for view in block.new] for block in plan]
-    resume = None if options.save_progress else results.resumable(settings, blocks)  # a video can't be gone on with
+    resume = None if options.save_progress else results.resumable(settings, blocks)  # a video cannot be continued
     made_before = {view for block in blocks[: resume.finished if resume else 0] for view in block}
 
-    progress: StepReporter  # which wants the folder that the results begin
+    progress: StepReporter  # made later, since it needs the folder in which the results are begun
     with explained_failures(results.partial, resumes=not options.save_progress):
         stream = pipe.stream(
             given.images,
@@ -70,9 +70,9 @@ def make_views(
             **replace(options.sampling, plan=plan).keywords(),
         )
         if resume:
-            print(f"Going on after {len(made_before)} of {targets.num_views} views.")
+            print(f"Continuing after {len(made_before)} of {targets.num_views} views.")
         elif unfinished is not None:
-            print(f"Beginning anew: the views in {results.partial} {why_anew(settings, unfinished)}.")
+            print(f"Starting anew: the views in {results.partial} {why_anew(settings, unfinished)}.")
         results.begin(settings, resume is not None)
         with StepReporter(results.partial if options.save_progress else None, most_new(plan)) as progress:
             for frames in stream:
@@ -93,7 +93,7 @@ def make_views(
 
 
 def load_model(options: argparse.Namespace, device: torch.device, has_known: bool) -> Any:
-    """The pipeline on its device; what the sampling options left to it is chosen now. Raises `UserError`."""
+    """The pipeline on its device; sampling options left to the checkpoint are resolved here. Raises `UserError`."""
     pipe = MultiViewPipeline.from_pretrained(options.checkpoint, attention_backend=options.attention_backend)
     if options.size not in (None, pipe.size):
         raise UserError(f"--size {options.size} is not the size of this model's views, {pipe.size}: leave it out.")
@@ -103,7 +103,7 @@ def load_model(options: argparse.Namespace, device: torch.device, has_known: boo
 
 
 def model_inputs(known: Sequence[KnownView], size: int, device: torch.device) -> ModelInputs:
-    """The photos framed for the model, with their mattes, and their cameras."""
+    """The photos, framed for the model, with their mattes and cameras."""
     photos = [frame_photo(view.image, size, reframe=not view.camera_given) for view in known]
     notes = [note for view in known for note in view.notes] + [note for photo in photos for note in photo.notes]
     if not known:
@@ -122,7 +122,7 @@ def choose_precision(
     settings: dict[str, Any],
     unfinished: dict[str, Any] | None,
 ) -> None:
-    """Sets the number format; "auto" becomes that of the run to go on with, or else the fastest one of a trial."""
+    """Sets the number format. "auto" takes that of the run being resumed, or else the fastest one in a trial."""
     if options.dtype == "auto":
         if unfinished is not None and settings == {**unfinished, "dtype": "auto"}:
             options.dtype = unfinished["dtype"]
@@ -135,20 +135,20 @@ def choose_precision(
 
 
 def most_new(plan: Sequence[Block]) -> int:
-    """Views that the largest block makes."""
+    """The largest number of views that a block generates."""
     return max(len(block.new) for block in plan)
 
 
 def why_anew(settings: dict[str, Any], unfinished: dict[str, Any]) -> str:
-    """Why views that lie there from a stopped run are not gone on with."""
+    """Why the views that a stopped run left cannot be used."""
     differing = [name for name in settings if settings[name] != unfinished.get(name)]
-    return f"were made otherwise ({', '.join(differing)})" if differing else "can't be gone on with"
+    return f"were made with other settings ({', '.join(differing)})" if differing else "cannot be continued"
 
 
 def run_record(
     settings: dict[str, Any], notes: list[str], num_before: int, seconds: dict[str, float], device: torch.device
 ) -> dict[str, Any]:
-    """What `run.json` says."""
+    """The content of `run.json`."""
     return {
         "settings": settings,
         "notes": notes,

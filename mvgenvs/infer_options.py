@@ -1,4 +1,4 @@
-"""The command line of `infer_multiview.py`. Imports nothing heavy: --help and mistakes answer at once."""
+"""The command line of `infer_multiview.py`. Imports nothing heavy, so that --help and errors answer at once."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -7,14 +7,14 @@ from typing import Any, NoReturn
 from mvgenvs.cli import number
 from mvgenvs.diffusion.flags import add_flags
 
-DESCRIPTION = "From one picture of an object, or a few, to new views of it along a camera trajectory."
+DESCRIPTION = "From one or a few pictures of an object, new views of it along a camera trajectory."
 EXAMPLE = "example: python infer_multiview.py --image assets/car.png --camera assets/car.json --output outputs/orbit"
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options, with `known` = [(image, camera or None), …]. A mistake ends the script with code 2.
 
-    Those of the sampling are among them: see `take_flags`.
+    The sampling options are among them: see `take_flags`.
     """
     parser = _Parser(description=DESCRIPTION, epilog=EXAMPLE, allow_abbrev=False)
     whole, angle = number(int, 1), number(float, -360, 360)
@@ -32,9 +32,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--num-views", type=whole, metavar="N", help="views of a named trajectory (default: 24)")
     add("--elevation", type=number(float, -90, 90), metavar="DEG", help="angle up (default: 20; circle: the input's)")
     add("--azimuth", type=angle, metavar="DEG", help="degrees from the front (default: 0; circle: the input's)")
-    add("--size", type=_multiple_of_8, metavar="PX", help="side of the views (default, and only choice: the model's)")
+    add("--size", type=_multiple_of_8, metavar="PX", help="side of the views (only the model's size, the default)")
 
-    add = parser.add_argument_group("sequence: how views come to know each other").add_argument
+    add = parser.add_argument_group("sequence: which views are denoised together").add_argument
     add_flags(add, "sequence")
     add("--show-plan", action="store_true", help="print the plan, draw it in OUTPUT/plan.png, and stop")
 
@@ -46,10 +46,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("machine").add_argument
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, … (default: %(default)s)")
     dtypes = ["auto", "float32", "bfloat16", "float16"]
-    text = "number format (default: auto, what is fastest here and the same to 1/255)"
+    text = "number format (default: auto, the fastest one here that is equal to 1/255)"
     add("--dtype", choices=dtypes, default="auto", help=text)
     add("--attention-backend", metavar="NAME", help="auto, sdpa, xformers or flex (default: PyTorch's own, sdpa)")
-    add("--compile", action="store_true", help="compile the UNet: minutes on a CPU, which long sequences earn back")
+    add("--compile", action="store_true", help="compile the UNet: takes minutes on a CPU, pays for long sequences")
 
     options = parser.parse_args(argv)
     try:
@@ -77,7 +77,7 @@ def _part(kind: str) -> Callable[[str], tuple[str, str]]:
 
 
 def _pair(parts: list[tuple[str, str]]) -> list[tuple[str, str | None]]:
-    """Gives each image the camera that follows it. Only the first image can do without."""
+    """Pairs each image with the camera that follows it. Only the first image can do without."""
     if [kind for kind, _ in parts] == ["camera", "image"]:
         parts = parts[::-1]
     known: list[tuple[str, str | None]] = []

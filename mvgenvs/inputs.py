@@ -1,4 +1,4 @@
-"""What a user asks `infer_multiview.py` for, read and checked: known views and target cameras."""
+"""The inputs of `infer_multiview.py`, read and checked: known views and target cameras."""
 
 import math
 from dataclasses import dataclass
@@ -26,23 +26,23 @@ _ASSUMED = (
 
 @dataclass(frozen=True, eq=False, slots=True)
 class KnownView:
-    """A photo and its one camera."""
+    """A photo and its camera."""
 
     image: Image.Image  # RGBA, as it came
     camera: Cameras  # of the photo's middle square
-    camera_given: bool  # if not, the camera is the canonical one, and the photo may be reframed to suit it
+    camera_given: bool  # if not, the camera is the canonical one, and the photo may be reframed to fit it
     notes: tuple[str, ...]  # sentences on what was assumed
 
 
 def read_known_view(image_path: str, camera_path: str | None) -> KnownView:
-    """A photo and its camera, or the canonical camera where no file is given. Raises `UserError`."""
+    """A photo and its camera, or the canonical camera if no file is given. Raises `UserError`."""
     image = read_image(image_path)
     if camera_path is None:
         return KnownView(image, canonical_camera(), False, (_ASSUMED,))
     camera = read_cameras(camera_path)
     if camera.num_views != 1:
         raise UserError(
-            f"--camera {camera_path} holds {camera.num_views} cameras, it must hold the one of {image_path}."
+            f"--camera {camera_path} holds {camera.num_views} cameras, it must hold only that of {image_path}."
         )
     height, width = camera.hw
     if abs(math.log(width / height * image.height / image.width)) > 0.02:
@@ -62,8 +62,8 @@ def read_trajectory(
 ) -> Cameras:
     """The cameras to generate: a named trajectory, or those of a camera file. Raises `UserError`.
 
-    What is None has its default: 24 views (a file has its own number), azimuth 0 and elevation 20, but for a circle
-    those of the camera `first`, the first known one.
+    None means the default: 24 views (for a file, as many as it has), azimuth 0 and elevation 20; for a circle, the
+    angles of the camera `first`, the first known one.
     """
     if trajectory not in TRAJECTORIES:
         if not trajectory.endswith(".json"):

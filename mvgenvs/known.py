@@ -1,4 +1,4 @@
-"""What callers of the pipeline give it: refused in one sentence where it would be misunderstood."""
+"""Checks of what callers give the pipeline: input that would be misunderstood is refused in one sentence."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ SHAPE = "a tensor of shape (batch, known, 3 or 4, height, width)"
 def check_known(
     images: Any, cameras: Cameras | None, target_cameras: Cameras, size: int, unconditional: bool
 ) -> Float[Tensor, "batch known c h w"] | None:
-    """The known images in fp32, or None where there are none, as `unconditional` asks for; a fourth channel is a matte.
+    """The known images in fp32, or None if there are none (`unconditional`); a fourth channel is a matte.
 
     Raises `UserError`.
     """

@@ -21,7 +21,7 @@ def to_uint8(images: Float[Tensor, "*batch 3 h w"]) -> UInt8[np.ndarray, "*batch
 
 
 def write_png(path: str | os.PathLike[str], image: UInt8[np.ndarray, "h w 3"] | Float[Tensor, "3 h w"]) -> None:
-    """Writes an RGB image, 8-bit or in [0, 1]; the file is complete as soon as it has its name."""
+    """Writes an RGB image, 8-bit or in [0, 1], atomically."""
     pixels = to_uint8(image) if isinstance(image, Tensor) else image
     encoded, data = cv2.imencode(".png", np.ascontiguousarray(pixels[..., ::-1]))
     if not encoded:
@@ -37,7 +37,7 @@ def write_png(path: str | os.PathLike[str], image: UInt8[np.ndarray, "h w 3"] | 
 
 
 def read_png(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
-    """Reads an RGB image back that `write_png` wrote."""
+    """Reads an RGB image that `write_png` wrote."""
     pixels = cv2.imdecode(np.frombuffer(Path(path).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     if pixels is None:
         raise ValueError(f"{path} is not an image")
@@ -47,7 +47,7 @@ def read_png(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
 def color_depth(
     depth: Float[Tensor, "*batch 1 h w"], near: float = NEAR, far: float = FAR
 ) -> Float[Tensor, "*batch 3 h w"]:
-    """Colours z-depths, near bright and far dark; whatever lies outside (near, far) is background, and white."""
+    """Colours z-depths, near bright and far dark; values outside (near, far) are background, and white."""
     depth = depth.detach().float().cpu()
     closeness = ((far - depth) / (far - near)).clamp(0, 1)
     levels = (closeness * 255).round().to(torch.uint8).numpy()
@@ -64,9 +64,9 @@ def contact_sheet(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """One readable picture of several labelled rows of images, all of one size.
 
-    Rows as long as the longest are sequences over the same views: they wrap together after `columns` views, so that
-    the same view always stands in the same column; `numbers`, where given, are these views' numbers for the labels.
-    Shorter rows, such as the input, stand above. Images smaller than `min_side` are enlarged by a whole factor.
+    The longest rows are sequences over the same views: they wrap together after `columns` views, so that the same view
+    is always in the same column; `numbers`, if given, are these views' numbers for the labels. Shorter rows, such as
+    the input, are above them. Images smaller than `min_side` are enlarged by a whole factor.
     """
     longest = max(len(images) for _, images in rows)
     blocks = [_strip(label, images, None, columns, min_side) for label, images in rows if len(images) < longest]

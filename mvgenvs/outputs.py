@@ -1,4 +1,4 @@
-"""What a pipeline returns: pictures as tensors, arrays or PIL images, as diffusers has them; and its callbacks."""
+"""What a pipeline returns: pictures as tensors, arrays or PIL images, as in diffusers; and its callbacks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ OUTPUT_TYPES = ("pt", "np", "pil")
 CALLBACK_TENSORS = ("latents",)
 Callback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
 
-if TYPE_CHECKING:  # which of them is up to a value, `output_type`
+if TYPE_CHECKING:  # the actual type depends on the value of `output_type`
     Pictures = Depth = Any
 else:
     Pictures = Float[Tensor, "batch view 3 h w"] | Float[np.ndarray, "batch view h w 3"] | list[list[Image.Image]]
@@ -28,17 +28,17 @@ else:
 
 @dataclass
 class MultiViewOutput(BaseOutput):
-    """All target views. Pictures are in [0, 1]; under `output_type` "pil" they are lists of lists of PIL images."""
+    """All target views. Pictures are in [0, 1]; if `output_type` is "pil", they are lists of lists of PIL images."""
 
     images: Pictures
     renders: Pictures
     """the NeRF's RGB alone"""
     depth: Depth
-    """the NeRF's z-depth in world units, 0 where nothing is hit; an array under "pil" as well"""
+    """the NeRF's z-depth in world units, 0 where nothing is hit; an array if `output_type` is "pil", too"""
 
 
 def gather_views(blocks: Sequence[Frames], output_type: str) -> MultiViewOutput:
-    """The views of all blocks in their order, of views made twice the later ones."""
+    """The views of all blocks in their order; of views made twice, the later ones."""
     places = {view: (block, i) for block in blocks for i, view in enumerate(block.indices)}
 
     def gather(name: str) -> Any:
@@ -53,21 +53,21 @@ def gather_views(blocks: Sequence[Frames], output_type: str) -> MultiViewOutput:
 
 
 def check_output_type(output_type: str) -> None:
-    """Raises `UserError` for one that there is not."""
+    """Raises `UserError` for an unknown output type."""
     if output_type not in OUTPUT_TYPES:
         raise UserError(f"there is no output_type '{output_type}': choose one of {', '.join(OUTPUT_TYPES)}")
 
 
 def step_callback(pipeline: Any, callback: Callback, tensors: Sequence[str]) -> OnStep:
-    """Calls back as diffusers' pipelines do, with steps counted over all blocks; what it returns replaces latents.
+    """Calls back as diffusers' pipelines do, counting steps over all blocks; returned latents replace the current ones.
 
-    Raises `UserError` for tensors that it cannot have, and for latents of another shape.
+    Raises `UserError` for tensors that a callback cannot have, and for latents of another shape.
     """
     if isinstance(callback, PipelineCallback | MultiPipelineCallbacks):
         tensors = callback.tensor_inputs
     for name in tensors:
         if name not in CALLBACK_TENSORS:
-            raise UserError(f"callbacks cannot have '{name}', but {', '.join(CALLBACK_TENSORS)}")
+            raise UserError(f"callbacks cannot have '{name}', only {', '.join(CALLBACK_TENSORS)}")
 
     def on_step(state: StepState) -> None:
         step = state.block * state.num_steps + state.step

@@ -24,13 +24,13 @@ from mvgenvs.nerf.model import ViewNeRF
 BUNDLED = Path(__file__).parent / "pretrained"
 CHECKPOINT_PREFIX = "checkpoint-"
 PARTS = ("codec", "nerf", "denoiser")
-DEFAULTS = ("default_steps", "default_guidance", "default_render_sigma")  # of calls that do not choose
+DEFAULTS = ("default_steps", "default_guidance", "default_render_sigma")  # of calls that do not set their own
 CLASSES = {cls.__name__: cls for cls in (IdentityCodec, PatchCodec, VaeCodec, ViewNeRF, JointDenoiser, StableDenoiser)}
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """Codec, NeRF and denoiser of one model, and how it is sampled where nobody chooses."""
+    """Codec, NeRF and denoiser of one model, and its default sampling options."""
 
     codec: Codec
     nerf: ViewNeRF
@@ -41,15 +41,15 @@ class Parts:
         return {name: getattr(self, name) for name in PARTS}
 
     def replaced(self, others: "Parts", names: Iterable[str]) -> "Parts":
-        """These parts, with those called `names` taken from others; how to sample goes with the denoiser."""
+        """These parts, with those in `names` taken from `others`; the sampling defaults go with the denoiser."""
         taken = {name: getattr(others, name) for name in names}
         return replace(self, **taken, defaults=others.defaults if "denoiser" in taken else self.defaults)
 
 
 def build_parts(config: TrainConfig) -> Parts:
-    """New parts: with random weights, or, under `model.kind` stable-diffusion, from a checkpoint of it.
+    """New parts with random weights or, if `model.kind` is stable-diffusion, from a checkpoint.
 
-    Raises `UserError` where the configuration does not make a model.
+    Raises `UserError` if the configuration does not make a model.
     """
     codec: Codec
     denoiser: JointModel
@@ -95,16 +95,16 @@ def build_codec(config: TrainConfig) -> Codec:
 
 
 def build_denoiser(config: TrainConfig, codec: Codec, features: int) -> JointDenoiser:
-    """The denoiser of a model of kind latent, for renderings of this many features."""
+    """The denoiser of a model of kind latent, for renderings with `features` channels."""
     channels, latent_size, _ = codec.latent_shape((config.data.size, config.data.size))
     settings = asdict(config.denoiser)
-    for name in ("render_size", "fit_prior", "trainable", "lora_rank"):  # which say how it is trained
+    for name in ("render_size", "fit_prior", "trainable", "lora_rank"):  # settings of training alone
         del settings[name]
     return JointDenoiser(latent_channels=channels, latent_size=latent_size, features=features, **settings)
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """Complete checkpoints of a training run, oldest first. Unfinished ones carry a temporary name and do not count."""
+    """Complete checkpoints of a training run, oldest first. Unfinished ones have a temporary name and do not count."""
     return sorted(p for p in run.glob(f"{CHECKPOINT_PREFIX}*") if p.name.removeprefix(CHECKPOINT_PREFIX).isdigit())
 
 
@@ -123,7 +123,7 @@ def find_checkpoint(start: str) -> Path:
 
 
 def checkpoint_sha256(folder: Path) -> str:
-    """One hash of the names and contents of all weights and settings of a pipeline."""
+    """A hash of the names and contents of all weights and settings of a pipeline."""
     digest = hashlib.sha256()
     for path in sorted([*folder.rglob("*.safetensors"), *folder.rglob("*.json")]):
         digest.update(f"{path.relative_to(folder).as_posix()}\n{path.stat().st_size}\n".encode())
@@ -146,13 +146,13 @@ def resolve_checkpoint(name: str, **hub: Any) -> Path:
     try:
         return find_pipeline(Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"], **hub)))
     except (OSError, HFValidationError) as error:
-        raise UserError(f"checkpoint '{name}' is neither a folder nor a model that the hub gives us") from error
+        raise UserError(f"checkpoint '{name}' is neither a folder nor a model that the hub offers") from error
 
 
 def load_parts(folder: Path, variant: str | None = None) -> Parts:
-    """The parts saved in a pipeline folder, in fp32, from safetensors alone; `variant` as in diffusers, such as fp16.
+    """The parts saved in a pipeline folder, in fp32, only from safetensors; `variant` as in diffusers, such as fp16.
 
-    Raises `UserError` where the folder is not one of ours or a part does not load.
+    Raises `UserError` if the folder is not one of ours or a part does not load.
     """
     loaded = {}
     for name in PARTS:
@@ -163,14 +163,14 @@ def load_parts(folder: Path, variant: str | None = None) -> Parts:
             )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise UserError(_unreadable(folder, name, variant, error)) from error
-        if report["missing_keys"]:  # which diffusers leaves at whatever the memory holds
+        if report["missing_keys"]:  # diffusers leaves these uninitialised
             raise UserError(f"the '{name}' of {folder} lacks weights, {report['missing_keys'][0]} first: train it anew")
     index = json.loads((folder / "model_index.json").read_text())
     return Parts(**loaded, defaults={name: index[name] for name in DEFAULTS if name in index})
 
 
 def _unreadable(folder: Path, name: str, variant: str | None, error: Exception) -> str:
-    """Says why a part does not load, and which variants there are where another one was asked for."""
+    """Why a part does not load, and which variants there are if another one was asked for."""
     stem = "diffusion_pytorch_model"
     files = [path.name for path in (folder / name).glob(f"{stem}*.safetensors")]
     wanted = f"{stem}.safetensors" if variant is None else f"{stem}.{variant}.safetensors"
@@ -181,7 +181,7 @@ def _unreadable(folder: Path, name: str, variant: str | None, error: Exception) 
 
 
 def load_scheduler(folder: Path) -> Any:
-    """The noise levels saved in a pipeline folder. Raises `UserError` where they cannot be read, or not rightly."""
+    """The noise levels saved in a pipeline folder. Raises `UserError` if they cannot be read or would be misread."""
     try:
         kind = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
         scheduler = getattr(diffusers, kind).from_pretrained(folder / "scheduler")

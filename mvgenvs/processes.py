@@ -1,5 +1,5 @@
-"""How many processes a run has. Launchers may start one where several were asked for, or several that never meet: who
-shares work joins the others here, who does not refuses them. Imports nothing heavy: torch comes when it is needed.
+"""How many processes a run has. Launchers may start one process although several were asked for, or several that never
+communicate: scripts that share work join the processes here, others refuse them. Imports torch only when needed.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from mvgenvs.errors import UserError
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # torchrun's, and of some MPIs
+_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # of torchrun and of some MPIs
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 
 def num_launched() -> int:
-    """How many processes the launcher has started, in all, by its environment variables; 1 without a launcher."""
+    """How many processes the launcher has started in all, by its environment variables; 1 without a launcher."""
     return _variable(_SIZES, 1)
 
 
 def join_processes(device: str = "auto", timeout: timedelta | None = None) -> PartialState:
-    """Joins the processes that `torchrun` or `accelerate launch` has started; several are said on stderr.
+    """Joins the processes that `torchrun` or `accelerate launch` has started; if there are several, stderr says so.
 
-    `device` is auto, cpu or cuda; auto is the GPU where there is one. The result is accelerate's state, which an
-    `Accelerator` made afterwards shares. `timeout` is how long one may wait for another. Raises `UserError` where
-    several processes were asked for and do not come together, or there is no such device.
+    `device` is auto, cpu or cuda; auto is the GPU if there is one. The result is accelerate's state, which an
+    `Accelerator` made afterwards shares. `timeout` is how long one may wait for another. Raises `UserError` if several
+    processes were asked for and do not come together, or there is no such device.
     """
     if _one_of_several():
         raise UserError(
@@ -42,7 +42,7 @@ def join_processes(device: str = "auto", timeout: timedelta | None = None) -> Pa
     gpu = torch.cuda.is_available()
     if device == "cuda" and not gpu:
         raise UserError("there is no usable GPU here: leave out --device cuda")
-    # Without `cpu` accelerate lets processes on a CPU that torchrun has started believe that each is alone.
+    # Without `cpu`, accelerate lets each process that torchrun has started on a CPU believe that it is alone.
     state = PartialState(cpu=device == "cpu" or not gpu, **({} if timeout is None else {"timeout": timeout}))
     if state.num_processes != num_launched():
         raise UserError(f"{num_launched()} processes were started, but {state.num_processes} came together")
@@ -52,7 +52,7 @@ def join_processes(device: str = "auto", timeout: timedelta | None = None) -> Pa
 
 
 def leave_processes() -> None:
-    """To be called at the end by who has joined: ends what several processes talk through."""
+    """To be called at the end by a process that has joined: closes the communication."""
     from accelerate import PartialState
 
     if PartialState().num_processes > 1:
@@ -61,7 +61,7 @@ def leave_processes() -> None:
 
 
 def on_main(state: PartialState, action: Callable[[], object]) -> None:
-    """The main process does it while the others wait. Where it raises `UserError`, none goes on and one says why."""
+    """Runs `action` in the main process while the others wait. On `UserError` all stop, and one says why."""
     problem: list[str | None] = [None]
     if state.is_main_process:
         try:
@@ -77,7 +77,7 @@ def on_main(state: PartialState, action: Callable[[], object]) -> None:
 
 
 def refuse_several() -> None:
-    """For what does not share its work: raises `UserError` where a launcher was asked for more than one process."""
+    """For scripts that do not share work: raises `UserError` if a launcher was asked for more than one process."""
     if num_launched() > 1 or _one_of_several():
         several = f"{num_launched()} processes" if num_launched() > 1 else "several processes"
         _stop(f"this does not share its work, and {several} were asked for: start it with python alone", _rank() == 0)
@@ -100,5 +100,5 @@ def _rank() -> int:
 
 
 def _variable(names: tuple[str, ...], default: int) -> int:
-    """The first of these environment variables that is there."""
+    """The first of these environment variables that is set."""
     return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), default)

@@ -1,4 +1,4 @@
-"""The folder in which a run of `infer_multiview.py` leaves its results, and what is reported while it runs."""
+"""The folder to which `infer_multiview.py` writes its results, and the progress that it reports."""
 
 import json
 import os
@@ -20,28 +20,28 @@ from mvgenvs.media import color_depth, contact_sheet, read_png, tile, write_png
 from mvgenvs.transforms import write_cameras
 from mvgenvs.video import VideoWriter
 
-SHEET_VIEWS = 48  # the contact sheet of a longer trajectory shows this many, evenly spread
+SHEET_VIEWS = 48  # the contact sheet of a longer trajectory shows this many views, evenly spaced
 _SUMMARIES = ("orbit.mp4", "contact_sheet.png", "cameras.json", "progress.png", "progress.mp4", "run.json")
 
 
 def frame_names(num_views: int) -> list[str]:
-    """Where each view is kept."""
+    """The files of the views."""
     digits = max(3, len(str(num_views - 1)))
     return [f"frames/{index:0{digits}d}.png" for index in range(num_views)]
 
 
 class ResultsFolder:
-    """Collects the results of one run in `partial/` and puts them in place when the run is complete.
+    """Collects the results of one run in `partial/` and moves them into place when the run is complete.
 
-    Until then an earlier run's results stay as they are, and frames of two runs never mix. Views are on disk as soon
-    as they are added, so that a stopped run can go on; memory does not grow with their number. Files of others are
-    left alone, or the folder is refused. A context manager: until its end no other run may write to the folder.
+    Until then an earlier run's results stay as they are, and frames of two runs never mix. Views are written as soon as
+    they are added, so that a stopped run can be continued; memory does not grow with their number. Other files are left
+    alone, or the folder is refused. A context manager: until it ends, no other run may write to the folder.
     """
 
     def __init__(
         self, path: str | os.PathLike[str], num_views: int, inputs: Sequence[str | os.PathLike[str]] = ()
     ) -> None:
-        """`inputs` are files that must not be replaced. Raises `UserError` where the folder can't be written to."""
+        """`inputs` are files that must not be replaced. Raises `UserError` if the folder cannot be written."""
         self.path = Path(path)
         self.partial = self.path / "partial"
         self.names = frame_names(num_views)
@@ -65,7 +65,7 @@ class ResultsFolder:
         self._own.close()
 
     def unfinished(self) -> dict[str, Any] | None:
-        """The settings of a run that has left views of its own here; None where none has, or these are damaged."""
+        """The settings of an unfinished run whose views are here; None if there is none, or they are damaged."""
         if not self._own.owns("partial/settings.json"):
             return None
         try:
@@ -75,7 +75,7 @@ class ResultsFolder:
         return content if isinstance(content, dict) else None
 
     def resumable(self, settings: Mapping[str, Any], blocks: Sequence[Sequence[int]]) -> SequenceState | None:
-        """The state of an unfinished run of the same settings and `blocks` of views, where all it needs is there."""
+        """The state of an unfinished run with the same settings and `blocks` of views, if all that it needs is here."""
         state = SequenceState.load(self.partial / "state.safetensors") if self.unfinished() == settings else None
         if state is None or state.finished > len(blocks):
             return None
@@ -85,7 +85,7 @@ class ResultsFolder:
         return state if whole else None
 
     def begin(self, settings: Mapping[str, Any] | None = None, resume: bool = False) -> None:
-        """Makes room for the views of a run with these settings; unless it resumes, what another has left goes."""
+        """Prepares for a run with these settings; unless it resumes, views of another unfinished run are deleted."""
         if not resume:
             self._own.remove(self._own.below("partial"))
         shown = [name for index in self._shown for name in self._thumbnails(index)]
@@ -99,14 +99,14 @@ class ResultsFolder:
     def add(
         self, index: int, image: Float[Tensor, "3 h w"], render: Float[Tensor, "3 h w"], depth: Float[Tensor, "1 h w"]
     ) -> None:
-        """Writes a finished view, in place of an earlier one, and what the contact sheet shows beside it."""
+        """Writes a finished view, replacing an earlier one, and its pictures for the contact sheet."""
         write_png(self.partial / self.names[index], image)
         if index in self._shown:
             for name, picture in zip(self._thumbnails(index), (render, color_depth(depth)), strict=True):
                 write_png(self.partial / name, picture)
 
     def keep(self, state: SequenceState) -> None:
-        """Writes what a stopped run goes on from, once the views of a block are added."""
+        """Writes the state from which a stopped run continues, once the views of a block are added."""
         state.save(self.partial / "state.safetensors")
 
     def summarize(self, inputs: Float[Tensor, "known 3 h w"] | None, cameras: Cameras) -> None:
@@ -124,22 +124,22 @@ class ResultsFolder:
         write_cameras(self.partial / "cameras.json", cameras, self.names)
 
     def publish(self, record: dict[str, Any]) -> None:
-        """Writes `run.json` and moves everything into the place of an earlier run's results."""
+        """Writes `run.json` and moves everything into place, replacing an earlier run's results."""
         (self.partial / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         new = [name for name in [*self.names, *_SUMMARIES] if (self.partial / name).exists()]
-        self._own.check(new)  # once more: it may have been a long run
+        self._own.check(new)  # once more, since the run may have been long
         self._own.remove({*self._own.below("frames"), *_SUMMARIES} - set(new))
         for name in new:
             self._own.replace(name, self.partial / name)
         self._own.remove(self._own.below("partial"))
 
     def _thumbnails(self, index: int) -> list[str]:
-        """Where a view's rendering and depth are kept for the contact sheet."""
+        """The files of a view's rendering and depth for the contact sheet."""
         return [f"thumbnails/{kind}-{Path(self.names[index]).name}" for kind in ("render", "depth")]
 
 
 def _of_an_earlier_version(folder: Path) -> list[str]:
-    """What a run wrote to a folder before what is ours was listed there: its run.json tells."""
+    """Files that a run of an older version, which did not list its own, wrote to a folder: its run.json tells."""
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         names = [*frame_names(record["settings"]["num_views"]), *_SUMMARIES]
@@ -173,10 +173,10 @@ class StepState(Protocol):
 
 
 class StepReporter:
-    """A progress bar over all sampler steps; with `folder`, also pictures of what the model believes at each of them.
+    """A progress bar over all sampler steps; with `folder`, also pictures of the model's estimate at each of them.
 
     `progress.png` shows about ten steps of the first block, `progress.mp4` every step of every block. `views` is the
-    most that a block makes: frames have room for as many.
+    largest number of views in a block: frames have room for as many.
     """
 
     def __init__(self, folder: Path | None = None, views: int = 1) -> None:
@@ -190,7 +190,7 @@ class StepReporter:
         return self
 
     def __call__(self, state: StepState) -> None:
-        if self._bar.total is None:  # a resumed run begins with a later block
+        if self._bar.total is None:  # a resumed run starts at a later block
             self._bar.total = state.num_blocks * state.num_steps
             self._bar.initial = self._bar.n = state.block * state.num_steps
         self._bar.set_postfix_str(f"block {state.block + 1}/{state.num_blocks}", refresh=False)

@@ -1,4 +1,4 @@
-"""What a sequence depends on: under the same settings a stopped run of `infer_multiview.py` goes on where it was."""
+"""Everything that a sequence depends on: if it is unchanged, a stopped run of `infer_multiview.py` can continue."""
 
 import argparse
 import hashlib
@@ -10,11 +10,11 @@ from mvgenvs.cameras import Cameras
 from mvgenvs.parts import resolve_checkpoint
 from mvgenvs.versions import versions
 
-_ELSEWHERE = ("known", "trajectory", "checkpoint", "output", "show_plan", "device")  # by content, or of no consequence
+_ELSEWHERE = ("known", "trajectory", "checkpoint", "output", "show_plan", "device")  # hashed by content, or irrelevant
 
 
 def chosen(options: argparse.Namespace) -> dict[str, Any]:
-    """What was asked for, by the names of the flags, as `run.json` has it."""
+    """The chosen options by the names of their flags, as in `run.json`."""
     others = {name: value for name, value in vars(options).items() if name != "sampling"}
     return others | options.sampling.record()
 
@@ -22,7 +22,7 @@ def chosen(options: argparse.Namespace) -> dict[str, Any]:
 def run_settings(options: argparse.Namespace, targets: Cameras, device: str) -> dict[str, Any]:
     """All that the views depend on: options, bytes of the inputs, target cameras, weights, versions. Fit for JSON.
 
-    Weights are known by their files' names, sizes and times, as hashing large ones would take long.
+    Weights are identified by their files' names, sizes and times, since hashing large ones would take long.
     """
     folder = resolve_checkpoint(options.checkpoint)
     weights = sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json"))

@@ -42,7 +42,7 @@ def cameras_at(centers: Float[Tensor, "view 3"], hw: tuple[int, int] = (128, 128
 
 
 def canonical_camera(hw: tuple[int, int] = (128, 128)) -> Cameras:
-    """The one camera that is assumed for a photo of unknown camera: three quarters from the front, a little above."""
+    """The camera that is assumed for a photo without a camera: three quarters from the front, a little above."""
     return cameras_at(centers_at(torch.tensor([CANONICAL_AZIMUTH]), torch.tensor([CANONICAL_ELEVATION])), hw)
 
 
@@ -61,8 +61,8 @@ def orbit(
 def srn_spiral(num_views: int = 251, radius: float = RADIUS, hw: tuple[int, int] = (128, 128)) -> Cameras:
     """The Archimedean spiral of the test sets in SRN's layout: from the equator up to the pole, 20 radians around it.
 
-    View i of n stands at elevation 90 i / n degrees, 20 (1 + i / n) radians around from +x towards -z. The
-    251 poses of OpenCars' test sets are these to 1e-6.
+    View i of n is at elevation 90 i / n degrees, 20 (1 + i / n) radians around from +x towards -z. The 251 poses of
+    OpenCars' test sets equal these to 1e-6.
     """
     progress = torch.arange(num_views, dtype=torch.float64) / num_views
     azimuth = 90.0 - torch.rad2deg(20.0 * (1.0 + progress))
@@ -77,7 +77,7 @@ def circle(
     radius: float = RADIUS,
     hw: tuple[int, int] = (128, 128),
 ) -> Cameras:
-    """A small circle around one viewing direction, `angle` degrees off it: the camera wobbles, the object stays."""
+    """A small circle around one viewing direction, at an angle of `angle` degrees: the camera wobbles."""
     middle = look_at_origin(centers_at(torch.tensor([azimuth]), torch.tensor([elevation]), 1.0).double())[0]
     right, down, forward = middle[:3, :3].unbind(-1)
     turn = torch.arange(num_views, dtype=torch.float64)[:, None] * 2 * math.pi / num_views
@@ -93,7 +93,7 @@ def random_views(
     radius: float = RADIUS,
     hw: tuple[int, int] = (128, 128),
 ) -> Cameras:
-    """Cameras in random directions, uniform over the sphere or over its upper half: those of SRN's train sets."""
+    """Cameras in random directions, uniform over the sphere or its upper half, as in SRN's train sets."""
     height = rng.uniform(0 if upper else -1, 1, num_views)  # [Archimedes] equal heights cut equal areas off a sphere
     azimuth = rng.uniform(0, 360, num_views)
     elevation = torch.rad2deg(torch.asin(torch.from_numpy(height)))

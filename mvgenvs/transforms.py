@@ -1,7 +1,7 @@
-"""Camera files in nerfstudio's `transforms.json` form.
+"""Camera files in the format of nerfstudio's `transforms.json`.
 
-The file's cameras have OpenGL axes (+x right, +y up, -z forward), ours OpenCV's: y and z of the camera change sign.
-The world is left as it is (y up, the object at the origin). Pixel centres lie at +0.5 in both.
+The file's cameras have OpenGL axes (+x right, +y up, -z forward), ours OpenCV's: the camera's y and z change sign. The
+world stays as it is (y up, the object at the origin). Pixel centres lie at +0.5 in both.
 """
 
 import json
@@ -25,14 +25,14 @@ _OPENGL_FROM_OPENCV = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0]))
 def read_cameras(path: str | os.PathLike[str]) -> Cameras:
     """The cameras of a `transforms.json`, or of a file holding a single camera, `{"transform_matrix": …, "fl_x": …}`.
 
-    Intrinsics stand at the top, or in each frame, where they win; `fl_y`, `cx` and `cy` may be left out (square
-    pixels, centre of the image). Raises `UserError` naming the file and the key that is missing or malformed.
+    Intrinsics are at the top level or in each frame; those in a frame take precedence. `fl_y`, `cx` and `cy` may be
+    left out (square pixels, centre of the image). Raises `UserError` naming the file and the missing or malformed key.
     """
     return read_transforms(path)[1]
 
 
 def read_transforms(path: str | os.PathLike[str]) -> tuple[list[str], Cameras]:
-    """The frames' `file_path`s (empty strings where there are none) and their cameras; errors as `read_cameras`."""
+    """The frames' `file_path`s (empty strings if there are none) and their cameras; errors as in `read_cameras`."""
     content = _read_json(path)
     frames = content.get("frames", [content])
     if not isinstance(frames, list) or not frames:
@@ -53,7 +53,7 @@ def read_transforms(path: str | os.PathLike[str]) -> tuple[list[str], Cameras]:
 
 
 def write_cameras(path: str | os.PathLike[str], cameras: Cameras, file_paths: Sequence[str]) -> None:
-    """Writes unbatched cameras with one image path each; intrinsics go into every frame; the write is atomic."""
+    """Writes unbatched cameras with one image path each, atomically; intrinsics go into every frame."""
     if len(file_paths) != cameras.num_views:
         raise ValueError(f"{len(file_paths)} file paths for {cameras.num_views} cameras")
     height, width = cameras.hw
@@ -86,7 +86,7 @@ def _read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _pose(frame: dict[str, Any], where: str) -> Float[Tensor, "4 4"]:
-    """The frame's camera-to-world matrix as it stands, with OpenGL axes."""
+    """The frame's camera-to-world matrix as in the file, with OpenGL axes."""
     if "transform_matrix" not in frame:
         raise UserError(f"{where}: the key 'transform_matrix' is missing.")
     rows = frame["transform_matrix"]
@@ -128,5 +128,5 @@ def _intrinsics(keys: dict[str, Any], where: str) -> tuple[Float[Tensor, "3 3"],
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a JSON value is a number that float32 holds."""
+    """Whether a JSON value is a number that fits into float32."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 3e38

@@ -1,4 +1,4 @@
-"""Which code made a result: versions of what decides it, and the commit of this checkout."""
+"""Which code made a result: versions of the packages that influence it, and the commit of this checkout."""
 
 import importlib.metadata
 import platform
@@ -11,7 +11,7 @@ import mvgenvs
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of what decides a result, and the commit of this checkout, where it is one."""
+    """Versions of the packages that influence a result, and the commit of this checkout, if it is one."""
     return {
         "mvgenvs": mvgenvs.__version__,
         "git_commit": git_commit(),
@@ -22,7 +22,7 @@ def versions() -> dict[str, str | None]:
 
 
 def git_commit() -> str | None:
-    """The commit that the code was imported from, with "+" where tracked files differ; None outside a checkout."""
+    """The commit that the code was imported from, with "+" if tracked files differ; None outside a checkout."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""Writes videos, and is all that needs PyAV, which is large: training does without."""
+"""Writes videos. The only module that needs PyAV, which is large: training does without."""
 
 import os
 from fractions import Fraction
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from mvgenvs.media import to_uint8
 
-MIN_VIDEO_SIDE = 256  # pixels; players show smaller videos as stamps
+MIN_VIDEO_SIDE = 256  # pixels; players show smaller videos as tiny stamps
 
 
 class VideoWriter:
     """Writes an H.264 MP4 that plays in browsers (yuv420p, index in front), frame by frame, in constant memory.
 
-    A context manager: the file takes its name when the block ends well, and leaves nothing behind when it does not.
+    A context manager: the file gets its name when the block ends without an error; otherwise nothing is left behind.
     Small frames are enlarged by a whole factor to at least 256 pixels; odd sides lose a pixel.
     """
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mvgenvs.cameras import Cameras
 
-UNKNOWN = 0.5  # the matte of views that come without one
+UNKNOWN = 0.5  # the matte of views without one
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -43,14 +43,14 @@ class ViewSet:
         return self._map(lambda x: x.flip(-1), self.cameras.mirrored())
 
     def moved(self, matrix: Float[Tensor, "*batch 4 4"]) -> "ViewSet":
-        """The object moved with its cameras, see `Cameras.moved`."""
+        """The object moved together with its cameras, see `Cameras.moved`."""
         return replace(self, cameras=self.cameras.moved(matrix))
 
     def with_images(self, images: Float[Tensor, "*batch view 3 h w"]) -> "ViewSet":
         return replace(self, images=images)
 
     def _map(self, change: Callable[[Tensor], Tensor], cameras: Cameras) -> "ViewSet":
-        """Changes the images, and the mask and depth where they are there, alike."""
+        """Changes the images, and mask and depth if there are any, in the same way."""
         mask = None if self.mask is None else change(self.mask)
         depth = None if self.depth is None else change(self.depth)
         return ViewSet(change(self.images), cameras, mask, depth)
@@ -59,9 +59,9 @@ class ViewSet:
 def with_matte(
     images: Float[Tensor, "*batch c h w"], matte: Float[Tensor, "*batch 1 h w"] | None = None
 ) -> Float[Tensor, "*batch 4 h w"]:
-    """RGB on white with a matte as fourth channel: 1 on the object, 0 on the background, without one `UNKNOWN`.
+    """RGB on white with a matte as fourth channel: 1 on the object, 0 on the background, `UNKNOWN` without a matte.
 
-    Images that have four channels stay as they are.
+    Images that already have four channels stay as they are.
     """
     if images.shape[-3] == 4:
         return images
@@ -69,7 +69,7 @@ def with_matte(
 
 
 def stack(sets: Sequence[ViewSet]) -> ViewSet:
-    """Stacks view sets of equal size into one batch; masks and depths are kept where every set has them."""
+    """Stacks view sets of equal size into one batch; masks and depths are kept if every set has them."""
 
     def joined(name: str) -> Tensor | None:
         parts = [getattr(s, name) for s in sets]

@@ -113,10 +113,10 @@ def test_a_stopped_sequence_goes_on_to_the_same_files(
         with monkeypatch.context() as patch, pytest.raises(SystemExit):
             patch.setattr(ResultsFolder, "summarize", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             infer("out")
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "the same command continues from there" in capsys.readouterr().err
     finished, stopped_after = stopped_after // 2 * 2 if stopped_after < 7 else 7, 99
     infer("out")
-    assert f"Going on after {finished} of 7 views." in capsys.readouterr().out
+    assert f"Continuing after {finished} of 7 views." in capsys.readouterr().out
     assert added[-(7 - finished) or len(added) :] == list(range(finished, 7))
     assert json.loads((tmp_path / "out/run.json").read_text())["views_of_a_stopped_run"] == finished
     for name in [*(f"frames/{i:03d}.png" for i in range(7)), "contact_sheet.png", "orbit.mp4", "cameras.json"]:
@@ -144,11 +144,11 @@ def test_a_stopped_sequence_of_other_settings_begins_anew_and_says_so(
         infer_multiview.main([*words, "--sampler", "dpmpp-2m", "--churn", "1"])
     assert len(list((tmp_path / "out/partial/frames").iterdir())) == 3, "what can't be run wipes nothing"
     infer_multiview.main([*words, "--seed", "1"])
-    assert "were made otherwise (seed)" in capsys.readouterr().out
+    assert "were made with other settings (seed)" in capsys.readouterr().out
     stop()
     Image.open(picture).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(picture)
     infer_multiview.main(words)
-    assert "were made otherwise (inputs)" in capsys.readouterr().out
+    assert "were made with other settings (inputs)" in capsys.readouterr().out
 
 
 def test_unconditional_and_progress(exported: Path, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ class DenoiserConfig:
     qk_norm: bool = True
     """normalise queries and keys of the joint attention"""
     attention: str = "joint"
-    """joint: the views of a set see each other; block-causal: known views do not see new ones; independent: none does"""
+    """joint: the views of a set see each other; block-causal: known views see no new ones; independent: no view does"""
     show_prior: bool = False
     """also give the network the encoded rendering itself, not only its pooled features"""
     rotary_points: bool = False

@@ -1,6 +1,6 @@
-"""Codecs: what the denoiser denoises. Latents are centred and scaled to an RMS of 0.5, which is EDM's sigma_data.
+"""Codecs map images to latents, which the denoiser denoises: of zero mean and an RMS of 0.5, EDM's sigma_data.
 
-The codecs are diffusers models with the same names, those of `Codec`.
+The codecs are diffusers models with a common interface, `Codec`.
 """
 
 import torch
@@ -17,7 +17,7 @@ SIGMA_DATA = 0.5
 
 
 class Codec(ModelMixin, ConfigMixin):
-    """What all codecs have in common."""
+    """The interface of all codecs."""
 
     downscale: int
     """image side over latent side"""
@@ -33,9 +33,10 @@ class Codec(ModelMixin, ConfigMixin):
     def decode(
         self, latents: Float[Tensor, "n c lh lw"], rendering: Float[Tensor, "n 3 h w"] | None = None
     ) -> Float[Tensor, "n 3 h w"]:
-        """Images, nominally in [0, 1], not clamped: with a rendering of them, what latents cannot carry of it is kept.
+        """Images, nominally in [0, 1], not clamped.
 
-        Latents that correct a rendering leave that alone, and it would be lost for nothing.
+        Given a rendering of the images, its detail that latents cannot carry is kept. Latents that correct a rendering
+        leave this detail unchanged; decoding them alone would lose it.
         """
         raise NotImplementedError
 
@@ -43,7 +44,7 @@ class Codec(ModelMixin, ConfigMixin):
 def encode_rendering(
     codec: Codec, rgb: Float[Tensor, "batch view 3 rh rw"], latent_size: int, needed: bool = True
 ) -> Float[Tensor, "batch view c h w"]:
-    """Latents of a low-resolution rendering, brought to the image size first; zeros where nobody looks at them."""
+    """Latents of a low-resolution rendering, resized to the image size first; zeros if they are not `needed`."""
     side = latent_size * codec.downscale
     if not needed:
         return rgb.new_zeros(*rgb.shape[:2], *codec.latent_shape((side, side)))
@@ -63,13 +64,13 @@ def decode_with_detail(
 
 
 class IdentityCodec(Codec):
-    """Pixels themselves, mapped from [0, 1] to zero mean and an RMS of 0.5 by the data's mean and RMS."""
+    """Pixels as latents, mapped from [0, 1] to zero mean and an RMS of 0.5 by the data's mean and RMS."""
 
     @register_to_config
     def __init__(self, mean: float = 0.79, rms: float = 0.51) -> None:
         """Defaults: OpenCars on white (mean .79, standard deviation .51 on the [-1, 1] scale)."""
         super().__init__()
-        self.register_buffer("shift", torch.tensor(mean))  # buffers, as diffusers saves no model without weights
+        self.register_buffer("shift", torch.tensor(mean))  # buffers, since diffusers saves no model without weights
         self.register_buffer("scale", torch.tensor(SIGMA_DATA / rms))
         self.downscale = 1  # image side over latent side
 
@@ -83,17 +84,17 @@ class IdentityCodec(Codec):
     def decode(
         self, latents: Float[Tensor, "n 3 h w"], rendering: Float[Tensor, "n 3 h w"] | None = None
     ) -> Float[Tensor, "n 3 h w"]:
-        """Images, nominally in [0, 1], not clamped. Latents carry everything: a rendering has nothing to add."""
+        """Images, nominally in [0, 1], not clamped. Latents carry everything, so the rendering is ignored."""
         return (latents / self.scale + self.shift + 1) / 2
 
 
 class PatchCodec(Codec):
     """A closed-form encoder and a trained decoder: 128x128x3 pixels <-> 16x16xC latents. The closed form is in fp32.
 
-    The encoder projects every patch on the leading principal components of the training patches: no training, known
-    statistics, and nothing that a later stage must wait for. Component i is divided by sd_i^0.7, which leaves the
-    strong components larger than the weak ones. The decoder is the transposed projection, and a `Refiner` of the
-    pictures that this makes: an untrained codec is exactly the linear one.
+    The encoder projects every patch onto the leading principal components of the training patches: it needs no
+    training, its statistics are known, and later stages need not wait for it. Component i is divided by sd_i^0.7, which
+    keeps strong components larger than weak ones. The decoder is the transposed projection, followed by a `Refiner` of
+    the resulting pictures: an untrained codec is exactly the linear one.
     """
 
     @register_to_config
@@ -106,9 +107,7 @@ class PatchCodec(Codec):
         whitening: float = 0.7,
         refiner_cell: int | None = None,
     ) -> None:
-        """`refiner_cell` is the side in pixels of the cells that the refiner works on, a quarter of the patch's unless
-        given.
-        """
+        """`refiner_cell` is the side in pixels of the refiner's cells, by default a quarter of the patch's."""
         super().__init__()
         self.downscale = patch  # image side over latent side
         pixels = 3 * patch * patch
@@ -128,7 +127,7 @@ class PatchCodec(Codec):
         mean = patches.mean(dim=0)
         covariance = torch.cov((patches - mean).T)
         ascending, vectors = torch.linalg.eigh(covariance)
-        floor = 1e-8 * ascending[-1].clamp(min=1e-8)  # rounding may leave an empty component below zero
+        floor = 1e-8 * ascending[-1].clamp(min=1e-8)  # rounding may make the variance of an empty component negative
         variances = ascending.flip(0)[: self.config.channels].clamp(min=floor)
         components = vectors.T.flip(0)[: self.config.channels]
         scaled_variances = variances ** (1 - self.config.whitening)  # of z_i = component_i / sd_i^whitening
@@ -153,7 +152,7 @@ class PatchCodec(Codec):
     def unrefined(
         self, latents: Float[Tensor, "n c lh lw"], rendering: Float[Tensor, "n 3 h w"] | None = None
     ) -> Float[Tensor, "n 3 h w"]:
-        """The closed form of `decode`, not clamped: a rendering lends the part orthogonal to the projection."""
+        """The closed form of `decode`, not clamped; a rendering supplies the part orthogonal to the projection."""
         images = self.decode_linear(latents)
         if rendering is None:
             return images
@@ -162,7 +161,7 @@ class PatchCodec(Codec):
     def decode(
         self, latents: Float[Tensor, "n c lh lw"], rendering: Float[Tensor, "n 3 h w"] | None = None
     ) -> Float[Tensor, "n 3 h w"]:
-        """Images, nominally in [0, 1]: the closed form, clamped, and what the refiner adds to it."""
+        """Images, nominally in [0, 1]: the closed form, clamped, plus the refiner's correction."""
         images = self.unrefined(latents, rendering).clamp(0, 1)
         return images + self.refiner(images)
 

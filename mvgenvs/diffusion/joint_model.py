@@ -1,4 +1,4 @@
-"""What every joint denoiser shares: which attention its layers have, and which views pass through its network."""
+"""What all joint denoisers share: the attention of their layers, and the cache of their anchors."""
 
 from diffusers import ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import ConfigMixin
@@ -10,23 +10,23 @@ from mvgenvs.errors import UserError
 
 
 class JointModel(ModelMixin, ConfigMixin):
-    """A diffusers model of all views of a set at once. Its configuration holds `attention`.
+    """A diffusers model that processes all views of a set at once. Its configuration holds `attention`.
 
-    Subclasses have `conditions` and `forward`, as `JointDenoiser` documents them, and set the attributes below.
+    Subclasses have `conditions` and `forward`, as documented in `JointDenoiser`, and set the attributes below.
     """
 
     attention_backend = AttentionBackend.SDPA
     unet: UNet2DConditionModel
     render_prior: bool
-    """whether the denoised latents are a correction of the encoded rendering, whose detail may then be kept"""
+    """whether the denoised latents are a correction of the encoded rendering, whose detail can then be kept"""
     sees_render_latents: bool
-    """whether `conditions` looks at the encoded rendering at all"""
+    """whether `conditions` uses the encoded rendering at all"""
 
     def set_attention(self, attention: str) -> None:
-        """joint: all views of a set see one another. block-causal: anchors see anchors only, new views see all.
-        independent: no view sees another, so that anchors do nothing.
+        """joint: all views of a set see each other. block-causal: anchors see only anchors, new views see all.
+        independent: no view sees another, so that anchors have no effect.
 
-        The weights stay, but want training under the attention that they are used with. Raises `UserError`.
+        The weights stay the same, but should be trained with the attention that they are used with. Raises `UserError`.
         """
         if attention not in PROCESSORS:
             raise UserError(f"setting 'denoiser.attention' must be {' or '.join(PROCESSORS)}, not '{attention}'")
@@ -34,21 +34,21 @@ class JointModel(ModelMixin, ConfigMixin):
         install_joint_attention(self, self.attention_backend, attention)
 
     def set_attention_backend(self, backend: AttentionBackend) -> None:
-        """(Re)installs the attention on the given kernels; the weights stay."""
+        """(Re)installs the attention with the given kernels; the weights stay the same."""
         self.attention_backend = backend
         install_joint_attention(self, backend, self.config.attention)
 
     def compile_unet(self) -> None:
-        """Compiles the UNet where it stands, at its next call: the same weights under the same names.
+        """Compiles the UNet in place at its next call: the same weights under the same names.
 
-        Shapes are static: each number of views that comes is compiled on its own, minutes on a CPU.
+        Shapes are static: each number of views is compiled separately, which takes minutes on a CPU.
         """
         self.unet.compile(dynamic=False)
 
     def attend(
         self, views: tuple[Tensor, ...], joint: bool, num_anchors: int | None, cache: AnchorCache | None
     ) -> Float[Tensor, "batch shown c h w"]:
-        """The network's output of `views`, its inputs, each (batch, view, ...); see `forward` for the rest."""
+        """The network's output for `views`, its inputs, each (batch, view, ...); see `forward` for the rest."""
         num_views = views[0].shape[1] if joint else 1
         if self.config.attention != "block-causal":
             if cache is not None:
@@ -61,13 +61,13 @@ class JointModel(ModelMixin, ConfigMixin):
         return self._network_of_new_views(views, num_anchors, cache)
 
     def _network(self, views: tuple[Tensor, ...], **attention: int | AnchorState) -> Float[Tensor, "batch view c h w"]:
-        """The network's output of these views; `attention` is what its attention processors want to be told."""
+        """The network's output for these views; `attention` are the arguments of its attention processors."""
         raise NotImplementedError
 
     def _network_of_new_views(
         self, views: tuple[Tensor, ...], num_anchors: int, cache: AnchorCache
     ) -> Float[Tensor, "batch new c h w"]:
-        """That of the new views; the anchors pass through the network only where the cache does not know them."""
+        """The output for the new views; the anchors pass through the network only if the cache does not have them."""
         num_new = views[0].shape[1] - num_anchors
         new, anchors = tuple(x[:, :num_new] for x in views), tuple(x[:, num_new:] for x in views)
         if not num_anchors:

@@ -11,14 +11,14 @@ from mvgenvs.diffusion.codec import SIGMA_DATA
 
 @dataclass(frozen=True)
 class NoiseLaw:
-    """ln sigma ~ N(mean, std^2). The mean may move over training, from `mean` to `mean_end`."""
+    """ln sigma ~ N(mean, std^2). The mean may move from `mean` to `mean_end` during training."""
 
     mean: float
     std: float
     mean_end: float | None = None
 
     def sigma(self, normal: Float[Tensor, "*shape"], progress: float = 0.0) -> Float[Tensor, "*shape"]:
-        """Noise levels from standard normal draws at `progress` in [0, 1] of the training."""
+        """Noise levels from standard normal draws, at `progress` in [0, 1] of the training."""
         end = self.mean if self.mean_end is None else self.mean_end
         return torch.exp(self.mean + (end - self.mean) * progress + self.std * normal)
 
@@ -52,12 +52,12 @@ def preconditioning(sigma: Tensor, sigma_data: Tensor | float = SIGMA_DATA) -> P
 def loss_weight(sigma: Float[Tensor, "*shape"], min_snr: float = 0.0) -> Float[Tensor, "*shape"]:
     """Weight of the squared error of x0: lambda(sigma) = 1 / c_out^2 for sigma_data = 0.5 [EDM eq. 8], or Min-SNR's.
 
-    It stays the same where the preconditioning has a map for sigma_data: an error counts alike wherever it is, and the
-    background, which is known from the rendering, hardly at all.
+    It is the same where the preconditioning has a map of sigma_data, so errors count alike everywhere; the background,
+    which is known from the rendering, hardly has any.
 
     With SNR = sigma_data^2 / sigma^2, lambda is (SNR + 1) / sigma_data^2. Min-SNR takes min(SNR, `min_snr`) /
-    sigma_data^2 instead [Hang et al. 2023, arXiv 2303.09556]; the divisor stands for latents scaled to unit variance,
-    which are the paper's. 0 is EDM's weight.
+    sigma_data^2 instead [Hang et al. 2023, arXiv 2303.09556]; the divisor accounts for the paper's latents being scaled
+    to unit variance. `min_snr` = 0 is EDM's weight.
     """
     if min_snr:
         return (SIGMA_DATA / sigma).square().clamp(max=min_snr) / SIGMA_DATA**2
@@ -69,7 +69,7 @@ def with_offset(
 ) -> Float[Tensor, "*shape c h w"]:
     """White noise plus `amplitude` times a standard normal constant per view and channel ("offset noise").
 
-    White noise hardly touches a channel's mean, so that a model trained on it alone need not learn to change means
+    White noise hardly changes a channel's mean, so a model trained on it alone need not learn to change means
     [Guttenberg 2023, "Diffusion with offset noise", crosslabs.org].
     """
     return noise + amplitude * constants[..., None, None]

@@ -1,4 +1,4 @@
-"""A plan to read and to look at: a table and a picture."""
+"""A plan as a table and as a picture."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -30,7 +30,7 @@ def plan_table(plan: Sequence[Block], num_known: int) -> str:
 
 
 def _ranges(views: Sequence[int], num_known: int) -> str:
-    """Views as "i0 3-6 9": input views, then targets, runs of neighbours drawn together."""
+    """Views as "i0 3-6 9": input views, then targets, with runs of consecutive numbers joined."""
     targets = sorted(view - num_known for view in views if view >= num_known)
     starts = [i for i, view in enumerate(targets) if i == 0 or view != targets[i - 1] + 1]
     runs = [targets[a:b] for a, b in pairwise([*starts, len(targets)])]
@@ -42,8 +42,8 @@ def _ranges(views: Sequence[int], num_known: int) -> str:
 def plan_picture(plan: Sequence[Block], num_known: int) -> UInt8[np.ndarray, "height width 3"]:
     """Blocks from top to bottom, views from left to right, known ones first.
 
-    What a block makes is blue (violet if made before), its anchors are orange; a green bar marks the views that its
-    NeRF is lifted from, grey what else is finished.
+    A block's new views are blue (violet if made before), its anchors orange, other finished views grey; a green bar
+    marks the views that its NeRF is lifted from.
     """
     num_views = 1 + max(max((*block.new, *block.anchors, *block.known)) for block in plan)
     side = min(max(1600 // max(num_views, len(plan)), 2), 20)

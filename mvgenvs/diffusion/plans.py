@@ -1,8 +1,8 @@
-"""Sequence plans: how a long sequence is cut into sets, and which finished views anchor which new ones.
+"""Sequence plans: how a long sequence is divided into sets, and which finished views are anchors of which new ones.
 
 A plan is data: a list of blocks over one index space, known views first (0 .. known - 1), then the targets in order.
-Under every plan but `joint` the sets and the finished views that later blocks still need are bounded, whatever the
-length of the sequence.
+Under every plan except `joint`, the size of a set and the number of finished views that later blocks still need are
+bounded, however long the sequence.
 """
 
 import random
@@ -15,29 +15,29 @@ from jaxtyping import Float
 
 from mvgenvs.errors import UserError
 
-MAX_KNOWN = 8  # views that one NeRF is lifted from: up to 3 photos, as in training, and 5 made before [GeNVS]
-MAX_KEYFRAMES = 32  # they are kept until the end: a longer sequence has them farther apart, not more of them
-_BLOCK = {"autoregressive": 1, "unconditional": 2}  # defaults; elsewhere 4
-_ANCHORS = {"autoregressive": 5}  # defaults; elsewhere as many as a block makes
+MAX_KNOWN = 8  # views that one NeRF is lifted from: up to 3 photos, as in training, and 5 generated views [GeNVS]
+MAX_KEYFRAMES = 32  # they are kept until the end: in a longer sequence they are farther apart, not more
+_BLOCK = {"autoregressive": 1, "unconditional": 2}  # default views per block; other plans 4
+_ANCHORS = {"autoregressive": 5}  # default anchors; other plans as many as views in a block
 
 
 @dataclass(frozen=True)
 class Block:
-    """One set: the views that it makes, and the finished views that it makes them with."""
+    """One set: the views that it generates, and the finished views that are denoised with them."""
 
     new: tuple[int, ...]
     anchors: tuple[int, ...] = ()  # they enter the set, re-noised
-    known: tuple[int, ...] = ()  # what the NeRF of the new views is lifted from; without any, they are made without it
+    known: tuple[int, ...] = ()  # the NeRF of the new views is lifted from these; if empty, there is no NeRF
     again: bool = False  # the new views were made before, and are replaced
 
 
 @dataclass(frozen=True)
 class _Task:
-    """What a plan is made for."""
+    """The sequence that a plan is made for."""
 
     num_known: int
     num_targets: int
-    block: int  # views made at a time
+    block: int  # views per block
     anchors: int  # finished targets shown to each block
     centers: Float[np.ndarray, "view 3"] | None  # camera centres of known views and targets
     seed: int
@@ -51,11 +51,11 @@ class _Task:
         return range(self.num_known, self.num_known + self.num_targets)
 
     def groups(self, views: Sequence[int]) -> list[tuple[int, ...]]:
-        """The views in blocks, the last of which may be smaller."""
+        """The views in blocks; the last one may be smaller."""
         return [tuple(views[start : start + self.block]) for start in range(0, len(views), self.block)]
 
     def nearest(self, new: Sequence[int], candidates: Sequence[int]) -> list[int]:
-        """The candidates by their distance from the new views: in camera direction, or in index without cameras."""
+        """The candidates by distance from the new views: in camera direction, or in index if there are no cameras."""
         choice = np.array(candidates, dtype=int)
         if self.centers is None:
             distance = np.abs(choice - np.mean(new))
@@ -63,7 +63,7 @@ class _Task:
             centers = self.centers.astype(np.float64)
             directions = centers / np.linalg.norm(centers, axis=-1, keepdims=True).clip(1e-9)
             distance = -directions[choice] @ directions[list(new)].mean(axis=0)
-        return choice[np.lexsort((choice, distance.round(6)))].tolist()  # rounded: both sides of a gap are as near
+        return choice[np.lexsort((choice, distance.round(6)))].tolist()  # rounded: both sides of a gap are equally near
 
 
 def joint(task: _Task) -> list[Block]:
@@ -72,16 +72,16 @@ def joint(task: _Task) -> list[Block]:
 
 
 def sliding(task: _Task) -> list[Block]:
-    """A block at a time, anchored by the known views and the last finished targets."""
+    """Block after block, anchored by the known views and the last finished targets."""
     return _chain(task, task.targets)
 
 
 def autoregressive(task: _Task) -> list[Block]:
-    """One view at a time: the known views, a few random earlier ones and the last one are its anchors, and the NeRF
-    is lifted from all of them [GeNVS].
+    """One view at a time. Its anchors are the known views, a few random earlier views and the last one, and the NeRF is
+    lifted from all of them [GeNVS].
 
-    The random ones come from a reservoir, which is at any time a uniform choice among all views before the last, but
-    changes only slowly, so that no other views need to be kept (Vitter 1985, algorithm R).
+    The random ones come from a reservoir (Vitter 1985, algorithm R): at any time a uniform choice among all views
+    before the last, which changes slowly, so that no other views need to be kept.
     """
     chance = random.Random(task.seed)
     reservoir: list[int] = []
@@ -103,9 +103,9 @@ def autoregressive(task: _Task) -> list[Block]:
 def keyframes(task: _Task) -> list[Block]:
     """First keyframes spread over the sequence, then the views between them [SEVA's two passes].
 
-    There is a keyframe for every block of other views, in the middle of its share of the sequence: that suits open
-    trajectories and loops alike. The keyframes are made like `sliding`; a block between them is anchored by the view
-    before it and by the nearest keyframes. A sequence of one block has none.
+    There is one keyframe per block of other views, in the middle of its section of the sequence, which suits open
+    trajectories and loops alike. Keyframes are made as in `sliding`; a block between them is anchored by the view
+    before it and the nearest keyframes. A sequence of one block has no keyframes.
     """
     if task.num_targets <= task.block:
         return sliding(task)
@@ -129,7 +129,7 @@ def unconditional(task: _Task) -> list[Block]:
 
 
 def _chain(task: _Task, views: Sequence[int]) -> list[Block]:
-    """The views in blocks, each anchored by the known views and the last few of these views before it."""
+    """The views in blocks, each anchored by the known views and the last few of `views` before it."""
     blocks = []
     for start, new in zip(range(0, len(views), task.block), task.groups(views), strict=True):
         anchors = (*task.inputs, *views[max(0, start - task.anchors) : start])
@@ -147,7 +147,7 @@ PLANS: dict[str, Callable[[_Task], list[Block]]] = {
 
 
 def plan_sizes(name: str, block: int | None = None, anchors: int | None = None) -> tuple[int, int]:
-    """Views made at a time and finished targets shown to them, with the plan's own defaults for what is None."""
+    """Views per block and finished targets shown to them, with the plan's defaults for None."""
     block = _BLOCK.get(name, 4) if block is None else block
     return block, _ANCHORS.get(name, block) if anchors is None else anchors
 
@@ -165,8 +165,8 @@ def make_plan(
 ) -> list[Block]:
     """The plan called `name`, checked.
 
-    `block` and `anchors` default as in `plan_sizes`. `centers` are the places of all cameras, known ones first: they
-    tell which keyframes are near. `seed` decides what is random in a plan. `close_loop` see there. Raises `UserError`.
+    `block` and `anchors` default as in `plan_sizes`. `centers` are all camera centres, known ones first; they tell
+    which keyframes are near. `seed` determines random choices. For `close_loop` see `_closed`. Raises `UserError`.
     """
     if name not in PLANS:
         raise UserError(f"there is no plan '{name}': use {', '.join(PLANS)}, or give a list of blocks")
@@ -183,9 +183,9 @@ def make_plan(
 
 
 def _closed(plan: list[Block], task: _Task) -> list[Block]:
-    """Makes the first views again in the end, anchored on both sides: the last views meet them, and they the following.
+    """Adds a block that generates the first views again, so that they match the last views.
 
-    As many anchors as other blocks have, half of them on either side, and at least one.
+    It has as many anchors as other blocks, half of them before and half after the first views, at least one each.
     """
     first, others = task.groups(task.targets)[0], task.targets[task.block :]
     side = max(1, task.anchors // 2)
@@ -235,7 +235,7 @@ def last_uses(plan: Sequence[Block]) -> dict[int, int]:
 
 
 def independent(plan: Sequence[Block], num_known: int) -> list[Block]:
-    """The same views, each from the known ones alone: no anchors, no NeRF of views made before. A baseline."""
+    """The same views, each alone with only the known views as anchors, and no NeRF of generated views. A baseline."""
     return [
         replace(block, anchors=(), known=tuple(view for view in block.known if view < num_known))
         for block in plan

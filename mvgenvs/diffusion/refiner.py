@@ -1,4 +1,4 @@
-"""A small image-to-image network: what the codec adds to its closed-form reconstruction."""
+"""A small image-to-image network that corrects the codec's closed-form reconstruction."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ class ResidualBlock(nn.Module):
     """x + conv(silu(conv(silu(x)))), without normalisation.
 
     Normalising by statistics of the whole picture lets a decoder hide a spike that rescales everything else, which
-    shows as a blob at one place of every picture ("droplets" [Karras et al. 2020, arXiv 1912.04958]).
+    appears as a blob in the same place of every picture ("droplets" [Karras et al. 2020, arXiv 1912.04958]).
     """
 
     def __init__(self, width: int) -> None:
@@ -21,9 +21,10 @@ class ResidualBlock(nn.Module):
 
 
 class Refiner(nn.Module):
-    """A correction of images, from their neighbourhoods; zero until it is trained.
+    """A correction of images, computed from each pixel's neighbourhood; zero until it is trained.
 
-    It works on cells of `cell` x `cell` pixels, folded into channels, and sees 1 + 2 `blocks` + 1 cells to each side.
+    It works on cells of `cell` x `cell` pixels, folded into channels; its receptive field extends 1 + 2 `blocks` + 1
+    cells to each side.
     """
 
     def __init__(self, cell: int, width: int, blocks: int) -> None:

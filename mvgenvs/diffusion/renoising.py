@@ -1,7 +1,7 @@
-"""The re-noising scheduler: brings views made before to the current noise level, and steps only the new ones.
+"""The re-noising scheduler: noises finished views to the current noise level, and steps only the new ones.
 
-It wraps diffusers' EDM schedulers, which give the noise levels and do the steps; churn and Heun's correction, which
-need the denoiser at the churned level and at the next one, are added here. Sampling is written once, in `sample`.
+It wraps diffusers' EDM schedulers, which define the noise levels and the steps; churn and Heun's correction, which need
+the denoiser at the churned level and at the next one, are added here. Sampling is written once, in `sample`.
 """
 
 import math
@@ -27,18 +27,18 @@ SAMPLERS = {
     "dpmpp-2m": EDMDPMSolverMultistepScheduler,
 }
 
-# Latents (batch, view, c, h, w) and sigma (batch, view) -> latents x0, of all views or of the new ones alone.
+# Latents (batch, view, c, h, w) and sigma (batch, view) -> latents x0, of all views or only of the new ones.
 Denoise = Callable[[Tensor, Tensor], Tensor]
 Generators = torch.Generator | Sequence[torch.Generator]  # one for all sets, or one for each set of the batch
 
 
 @dataclass(eq=False, slots=True)
 class SamplerState:
-    """After one step of one set. Whoever replaces the latents decides where the next step goes on."""
+    """The state after one step of one set. If the latents are replaced, the next step continues from the new ones."""
 
     step: int  # from 0
     num_steps: int
-    sigma: float  # the noise level that was denoised from
+    sigma: float  # the noise level of the step's input
     timestep: Float[Tensor, ""]  # the scheduler's name for it, without churn
     latents: Float[Tensor, "batch view c h w"]  # of the new views, at the next level
     denoised: Float[Tensor, "batch view c h w"]  # the current estimate of their x0
@@ -57,7 +57,7 @@ def check_scheduler(scheduler: Any) -> None:
 
 
 def check_levels(scheduler: EDMScheduler, options: SamplingOptions) -> dict[str, Any]:
-    """The scheduler's configuration, but for what `options` name. Raises `UserError` where the levels do not fall."""
+    """The scheduler's configuration, overridden by `options`. Raises `UserError` unless the noise levels decrease."""
     check_scheduler(scheduler)
     own = {"sigma_max": options.sigma_max, "rho": options.rho}
     config = {**scheduler.config, **{name: value for name, value in own.items() if value is not None}}
@@ -74,18 +74,18 @@ def check_generators(generator: Generators | None, batch: int) -> None:
 
 
 def initial_seed(generator: Generators | None) -> int:
-    """That of the first generator; 0 without any."""
+    """The seed of the first generator; 0 without any."""
     first = generator[0] if isinstance(generator, Sequence) else generator
     return 0 if first is None else first.initial_seed()
 
 
 def listed(generator: Generators | None) -> torch.Generator | list[torch.Generator] | None:
-    """As diffusers wants them."""
+    """The generators in the form that diffusers takes."""
     return list(generator) if isinstance(generator, Sequence) else generator
 
 
 class RenoisingScheduler:
-    """One sampling run of one set around a diffusers EDM scheduler."""
+    """One sampling run of one set, around a diffusers EDM scheduler."""
 
     def __init__(
         self,
@@ -95,9 +95,9 @@ class RenoisingScheduler:
         generator: Generators | None,
         anchor_noise: Float[Tensor, "batch anchor c h w"] | None = None,
     ) -> None:
-        """`scheduler` lends its configuration, but for what `options` name; `anchors` are clean latents, possibly none.
+        """`scheduler` supplies its configuration, overridden by `options`; `anchors` are clean latents, maybe none.
 
-        `anchor_noise` is the fixed noise of the anchors; without it, it is drawn here, for this set alone.
+        `anchor_noise` is the fixed noise of the anchors. Without it, fixed noise is drawn here, for this set alone.
         """
         self.scheduler = SAMPLERS[options.sampler].from_config(check_levels(scheduler, options))
         self.scheduler.set_timesteps(options.num_steps, device=anchors.device)
@@ -111,7 +111,7 @@ class RenoisingScheduler:
         self.fixed_noise = self.noise(anchors) if options.renoise == "fixed" and anchor_noise is None else anchor_noise
 
     def noise(self, like: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch *shape"]:
-        """Standard normal noise; with a generator for each set, it does not depend on how sets are batched."""
+        """Standard normal noise; with one generator per set, it does not depend on how sets are batched."""
         return randn_tensor(like.shape, generator=self.generator, device=like.device, dtype=like.dtype)
 
     def sigma(self, step: int) -> float:
@@ -120,18 +120,18 @@ class RenoisingScheduler:
     def churn(
         self, step: int, latents: Float[Tensor, "batch view c h w"]
     ) -> tuple[Float[Tensor, "batch view c h w"], float]:
-        """Raises the latents to sigma_hat = (1 + gamma) sigma by added noise [EDM, algorithm 2, lines 4-6]."""
+        """Raises the latents to noise level sigma_hat = (1 + gamma) sigma by adding noise [EDM, algorithm 2, 4-6]."""
         sigma = self.sigma(step)
         gamma = min(self.options.churn / self.options.num_steps, 2**0.5 - 1)
         if not gamma:
             return latents, sigma
         sigma_hat = sigma * (1 + gamma)
-        self.scheduler.sigmas[step] = sigma_hat  # so that diffusers steps down from where we are
+        self.scheduler.sigmas[step] = sigma_hat  # so that diffusers steps down from this level
         return latents + (sigma_hat**2 - sigma**2) ** 0.5 * self.noise(latents), sigma_hat
 
     def anchors_at(self, sigma: float) -> tuple[Float[Tensor, "batch anchor c h w"], Float[Tensor, " anchor"]]:
         """The anchors re-noised, x0 + level eps, and their noise levels min(sigma, highest). Exact at sigma = 0."""
-        # The last sigma may be `clean` but for its rounding: the anchors then stay what they were.
+        # The last sigma may be the level of `clean` except for rounding: the anchors then stay as they were.
         levels = torch.where(self.highest <= sigma * (1 + 1e-5), self.highest, sigma)
         noise = self.noise(self.x0) if self.fixed_noise is None else self.fixed_noise
         return self.x0 + (levels[:, None, None, None] * noise).to(noise.dtype), levels
@@ -139,7 +139,7 @@ class RenoisingScheduler:
     def step(
         self, step: int, denoised: Float[Tensor, "batch view c h w"], latents: Float[Tensor, "batch view c h w"]
     ) -> Float[Tensor, "batch view c h w"]:
-        """One step of diffusers' scheduler, which takes the network's F and so gets D's F back [EDM eq. 7]."""
+        """One step of diffusers' scheduler. It takes the network's F, so it gets F computed back from D [EDM eq. 7]."""
         scale = preconditioning(self.scheduler.sigmas[step])
         timestep = self.scheduler.timesteps[step]
         self.scheduler.scale_model_input(latents, timestep)  # only tells diffusers that a step follows
@@ -158,9 +158,9 @@ def sample(
 ) -> Iterator[SamplerState]:
     """Samples `num_new` views jointly with the anchors, new views first in the set; yields a state per step.
 
-    What the denoiser makes of the anchors is thrown away. Pass anchors of shape (batch, 0, c, h, w) for none.
-    `start` are clean latents to which the first noise is added, a guess of the new views, from which a low sigma_max
-    does not lead away [SDEdit, Meng et al. 2022, arXiv 2108.01073]; without it sampling starts from noise alone.
+    The denoiser's output for the anchors is discarded. Pass anchors of shape (batch, 0, c, h, w) for none. `start` are
+    clean latents, an estimate of the new views, to which the first noise is added; with a low sigma_max, sampling stays
+    near them [SDEdit, Meng et al. 2022, arXiv 2108.01073]. Without `start`, sampling starts from noise alone.
     """
     run = RenoisingScheduler(scheduler, options, anchors, generator, anchor_noise)
 

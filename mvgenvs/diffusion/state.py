@@ -1,4 +1,4 @@
-"""A sequence of views on its way: what it yields, what later blocks need of earlier ones, and how that is kept."""
+"""The state of a sequence being generated: what it yields, what later blocks need, and how that is saved."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,24 +17,24 @@ from mvgenvs.diffusion.renoising import Generators
 
 @dataclass(frozen=True, eq=False, slots=True)
 class View:
-    """What the NeRF shows of one view, and what the denoiser is told of it: kept while some block needs it."""
+    """The NeRF's rendering of one view, and the denoiser's conditions from it: kept while some block needs them."""
 
     render: Float[Tensor, "batch 1 3 h w"]
     depth: Float[Tensor, "batch 1 1 h w"]  # 0 where nothing is hit
     conditions: Conditions
-    dropped: Conditions | None  # the same without the rendering, where guidance needs it
-    latents: Float[Tensor, "batch 1 c lh lw"] | None  # of the rendering, where sampling starts from it
+    dropped: Conditions | None  # the same without the rendering, if guidance needs them
+    latents: Float[Tensor, "batch 1 c lh lw"] | None  # of the rendering, if sampling starts from it
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class SequenceState:
-    """All that the rest of a sequence depends on, between two blocks. `stream` goes on from it."""
+    """All that the rest of a sequence depends on, between two blocks. `stream` can continue from it."""
 
     finished: int  # blocks
     tensors: Mapping[str, Tensor]
 
     def save(self, path: Path) -> None:
-        """Writes a file that is whole as soon as it has its name."""
+        """Writes a file that is complete as soon as it has its name."""
         partial = path.with_name(f".{path.name}.partial")
         own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.tensors.items()}
         save_file(own, partial, {"finished": str(self.finished)})
@@ -42,7 +42,7 @@ class SequenceState:
 
     @classmethod
     def load(cls, path: Path) -> "SequenceState | None":
-        """What `save` has written; None where that is missing or damaged."""
+        """Reads what `save` has written; None if it is missing or damaged."""
         try:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -59,7 +59,7 @@ class Frames:
     renders: Float[Tensor, "batch view 3 h w"]
     depth: Float[Tensor, "batch view 1 h w"]
     indices: list[int]  # among the targets
-    state: SequenceState  # after this block: shares its memory with the sequence, save it before the next one
+    state: SequenceState  # after this block: it shares memory with the sequence, so save it before the next block
 
 
 @dataclass(eq=False, slots=True)
@@ -73,12 +73,12 @@ class StepState:
     sigma: float
     denoised: Callable[[], Float[Tensor, "batch view 3 h w"]]  # decodes the current estimate of the block's views
     timestep: Float[Tensor, ""]  # the scheduler's name for the noise level
-    latents: Float[Tensor, "batch view c lh lw"]  # of the block's views, from which the next step goes on
+    latents: Float[Tensor, "batch view c lh lw"]  # of the block's views, from which the next step continues
 
 
 @dataclass(eq=False, slots=True)
 class Memory:
-    """What is kept of the views that some later block needs: a bounded number under every plan but "joint"."""
+    """The views that later blocks need: a bounded number under every plan except "joint"."""
 
     images: dict[int, Tensor] = field(default_factory=dict)
     latents: dict[int, Tensor] = field(default_factory=dict)
@@ -104,7 +104,7 @@ class Memory:
 
     @classmethod
     def of(cls, state: SequenceState, device: torch.device, generator: Generators | None) -> "Memory":
-        """The memory of a saved sequence; the generators go on where they were."""
+        """The memory of a saved sequence; the generators continue where they were."""
         for i, each in enumerate(_each(generator)):
             each.set_state(state.tensors[f"generator/{i}"])
         memory = cls()
