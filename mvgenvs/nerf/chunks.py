@@ -1,7 +1,7 @@
 """A differentiable function of many chunks of rays, one chunk per thread at a time.
 
-PyTorch shares every operator among its threads, but the operators of one chunk are too small to share: two threads make
-a rendering a fifth faster. Here each thread takes whole chunks, and runs their operators alone.
+PyTorch splits every operator among its threads, but the operators of one chunk are too small for that: two threads make
+a rendering only a fifth faster. Here each thread takes whole chunks, and runs their operators alone.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +19,7 @@ Chunk = tuple[Tensor, ...]
 
 
 def threads_on(device: torch.device) -> int:
-    """How many chunks are worked on at a time: as many as PyTorch has threads, and one on a GPU."""
+    """How many chunks are processed at a time: as many as PyTorch has threads, and one on a GPU."""
     return torch.get_num_threads() if device.type == "cpu" else 1
 
 
@@ -29,9 +29,9 @@ def map_chunks(
     parameters: Iterable[Tensor],
     num_kept: int,
 ) -> list[tuple[Tensor, ...]]:
-    """`function(*chunk)` of every chunk, which has gradients in `parameters` and in nothing else.
+    """`function(*chunk)` of every chunk, differentiable only in `parameters`.
 
-    The first `num_kept` chunks keep their intermediate results for the backward pass, the others compute them again.
+    The first `num_kept` chunks keep their intermediate results for the backward pass; the others recompute them.
     """
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
     if not (wanted and torch.is_grad_enabled()):
@@ -42,7 +42,7 @@ def map_chunks(
 
 
 class _Chunks(torch.autograd.Function):
-    """Keeps a graph per chunk, so that the backward pass can walk through several at a time."""
+    """Keeps one graph per chunk, so that the backward pass can process several at a time."""
 
     @staticmethod
     def forward(
@@ -82,7 +82,7 @@ def _add(total: Tensor | None, part: Tensor | None) -> Tensor | None:
 
 
 def _in_threads(function: Callable[..., R], arguments: Sequence[tuple[Any, ...]], threads: int) -> Iterator[R]:
-    """`function(*each)` in order, by so many threads with an own chunk each; one is the caller."""
+    """`function(*each)` in order, in `threads` threads with one chunk each; the caller is one of them."""
     if threads == 1 or len(arguments) < 2:
         for each in arguments:
             yield function(*each)
@@ -91,4 +91,4 @@ def _in_threads(function: Callable[..., R], arguments: Sequence[tuple[Any, ...]]
         try:
             yield from pool.map(lambda each: function(*each), arguments)
         finally:
-            torch.set_num_threads(threads)  # for the threads made after those of the pool
+            torch.set_num_threads(threads)  # for threads created after those of the pool

@@ -1,4 +1,4 @@
-"""From an image to a frustum-aligned feature volume, as DeepLabV3+ does it (Chen et al. 2018, arXiv 1802.02611)."""
+"""From an image to a frustum-aligned feature volume, as in DeepLabV3+ (Chen et al. 2018, arXiv 1802.02611)."""
 
 import itertools
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ DECODER_WIDTH = 64  # channels of the features
 
 
 class ResnetStage(nn.Sequential):
-    """diffusers' residual blocks without a time embedding, the first of which may change the channels."""
+    """diffusers' residual blocks without a time embedding; the first one may change the number of channels."""
 
     def __init__(self, in_channels: int, out_channels: int, blocks: int) -> None:
         channels = [in_channels] + [out_channels] * blocks
@@ -33,7 +33,7 @@ class ResnetStage(nn.Sequential):
 
 
 class AtrousPyramid(nn.Module):
-    """Atrous spatial pyramid pooling: the same features seen at several dilations, and their global mean."""
+    """Atrous spatial pyramid pooling: the same features at several dilations, and their global mean."""
 
     def __init__(self, channels: int, out_channels: int, dilations: tuple[int, ...] = (1, 2, 4)) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class AtrousPyramid(nn.Module):
 class ImageEncoder(nn.Module):
     """Image (H, W) -> features (H/4, W/4) -> volume (C, D, H/4, W/4).
 
-    Patchified stem, three stages, pyramid, decoder with a skip.
+    Patch-embedding stem, three stages, pyramid, decoder with a skip connection.
     """
 
     def __init__(
@@ -87,4 +87,4 @@ class ImageEncoder(nn.Module):
         coarse = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
         features = self.decoder(torch.cat([coarse, fine], dim=1))
         together = rearrange(self.head(features), "n (c d) h w -> n d h w c", d=self.volume_depth).contiguous()
-        return features, together.movedim(-1, 1)  # the channels of a voxel lie together, which is how they are read
+        return features, together.movedim(-1, 1)  # a voxel's channels are contiguous, which makes reading fast

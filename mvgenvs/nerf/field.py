@@ -1,4 +1,4 @@
-"""The radiance field: features of the known views, fused at a point, to density and 16 features."""
+"""The radiance field: fuses the features of the known views at a point into density and 16 features."""
 
 import math
 from collections.abc import Sequence
@@ -14,35 +14,35 @@ from mvgenvs.nerf.mlp import blockwise_mlp
 from mvgenvs.nerf.occupancy import Occupancy
 from mvgenvs.nerf.volume import frustum_coordinates, sample_images, sample_volumes
 
-UNSEEN = 0.01  # how much a view counts for points that are hidden from it, where one that sees them counts 1
-LOGIT_SLOPE = 2.0  # of the log density, in the world's logit of matter
-MAX_LOG_DENSITY = 8.0  # a surface that swallows 95% of the light within a thousandth of the object's size
+UNSEEN = 0.01  # weight of a view for points that are hidden from it; a view that sees them has weight 1
+LOGIT_SLOPE = 2.0  # of the log density with respect to the world volume's logit of matter
+MAX_LOG_DENSITY = 8.0  # a surface that absorbs 95% of the light within a thousandth of the object's size
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Scene:
-    """What the field needs to know of the known views: their volumes, images and cameras, and the world's volume.
+    """What the field knows of the known views: their volumes, images and cameras, and the world volume.
 
-    The views are the known ones and, after them, the mirror images, if there are any.
+    The views are the known ones, followed by their mirror images if there are any.
     """
 
     volumes: Float[Tensor, "batch view c d h w"]
-    images: Float[Tensor, "batch view i ih iw"]  # RGB, and the matte where the model sees it
+    images: Float[Tensor, "batch view i ih iw"]  # RGB, and the matte if the model sees it
     cameras: Cameras
     num_mirrored: int = 0
     world: Float[Tensor, "batch k wd wh ww"] | None = None
-    occupancy: Occupancy | None = None  # of a scene that is not in training
-    paint: Float[Tensor, "batch 3"] | None = None  # the object's mean colour, for what no view sees
+    occupancy: Occupancy | None = None  # only outside training
+    paint: Float[Tensor, "batch 3"] | None = None  # the object's mean colour, for points that no view sees
 
     @property
     def world_logits(self) -> Float[Tensor, "batch wd wh ww"]:
-        """Of matter, where the world's volume has a density of its own."""
+        """Logits of matter, if the world volume has a density of its own."""
         assert self.world is not None
         return self.world[:, -2]
 
 
 class Field(nn.Module):
-    """Samples every known view's volume at a point, fuses over the views, and runs one small MLP.
+    """Samples every known view's volume at a point, fuses the samples over the views, and runs one small MLP.
 
     Fusing features BEFORE the MLP needs one MLP evaluation per point, however many views are known [GeNVS]. The last
     channel of a volume is the logit of the view's weight in the fusion (`fusion="softmax"`); `"mean"` ignores it.
@@ -68,14 +68,14 @@ class Field(nn.Module):
         matte: bool = False,
         visibility: bool = False,
     ) -> None:
-        """`world_coordinates` feeds the encoded position to the MLP, which departs from GeNVS and helps posed data;
-        `source_colour` lets the field copy the known pixels that a point projects to, and with `matte` their mattes are
-        shown to it. The world's volume, if it has channels, spans the box of half sides `world_extent`; its last
-        channel says how far to trust mirror images, and the one before, with `world_density`, is a logit of matter, to
-        which the MLP adds. With `visibility`, the last but one channel of the frustum volumes says what each view sees:
-        views count for what they see, and what no view sees gets the object's mean colour in place of a pixel.
-        `density` is how the network's output becomes one: "softplus", or "exp", which reaches a hard surface sooner
-        [Müller et al. 2022, arXiv 2201.05989].
+        """`world_coordinates` gives the MLP the encoded position, which departs from GeNVS and helps posed data.
+        `source_colour` lets the field copy the known pixels that a point projects to; with `matte` it also sees their
+        mattes. The world volume, if it has channels, spans the box of half sides `world_extent`. Its last channel says
+        how far to trust mirror images; with `world_density`, the channel before is a logit of matter, to which the MLP
+        adds. With `visibility`, the last channel but one of the frustum volumes says what each view sees: views are
+        weighted by it, and points that no view sees get the object's mean colour instead of a pixel. `density` is the
+        activation of the density: "softplus", or "exp", which reaches a hard surface sooner [Müller et al. 2022, arXiv
+        2201.05989].
         """
         super().__init__()
         self.channels, self.features, self.near, self.far = channels, features, near, far
@@ -122,7 +122,7 @@ class Field(nn.Module):
         columns = fused if world is None else torch.cat([fused, world[..., :-1]], dim=-1)
         out = blockwise_mlp(self.mlp, columns.flatten(0, 1), torch.cat(rows).flatten(1))
         out = out.unflatten(1, points.shape[:2])
-        # The shifts start the object out thin rather than solid.
+        # The shifts make the object start out thin rather than solid.
         level = out[0]
         if world is not None and self.world_density:
             level = level + LOGIT_SLOPE * world[..., -2]
@@ -132,7 +132,7 @@ class Field(nn.Module):
             gate = out[-1].sigmoid()
             if self.visibility:
                 assert scene.paint is not None
-                hidden = (1 - shown).square()  # a surface in sight is seen by less than all of its light
+                hidden = (1 - shown).square()  # even a visible surface is reached by less than all light
                 colour = torch.lerp(colour, scene.paint.T[:, :, None].expand_as(colour), gate * hidden)
             colour = torch.lerp(colour, pixel[:3], gate * shown)
         return density, torch.cat([colour, out[4 : 1 + self.features]]).permute(1, 2, 0)
@@ -140,12 +140,12 @@ class Field(nn.Module):
     def _of_world(
         self, world: Float[Tensor, "batch k d h w"], points: Float[Tensor, "batch n 3"]
     ) -> Float[Tensor, "batch n k"]:
-        """The world's volume at the points; beyond its box, that of the voxel at the border."""
+        """The world volume at the points; outside its box, the nearest border voxel."""
         coordinates = points / points.new_tensor(self.world_extent)
         return sample_volumes(world[:, None], coordinates[:, None])[:, 0]
 
     def _encoded(self, points: Float[Tensor, "batch n 3"]) -> Float[Tensor, "c batch n"]:
-        """Positions, sines and cosines of them times all frequencies; each octave's by doubling the angles before."""
+        """Positions, and their sines and cosines at all frequencies, octave by octave by doubling the angles."""
         position = points.permute(2, 0, 1)
         octaves = len(self.frequencies)
         out = torch.empty(3 + 6 * octaves, *position.shape[1:], dtype=points.dtype, device=points.device)
@@ -161,7 +161,7 @@ class Field(nn.Module):
 
 
 def _weighted_sum(weights: Float[Tensor, "batch view ..."], values: Float[Tensor, "batch view ..."]) -> Tensor:
-    """Over the views, one after the other: all products at once would be written to memory and read again."""
+    """Over the views, one after the other: all products at once would be written to memory and read back."""
     total = weights[:, 0] * values[:, 0]
     for view in range(1, values.shape[1]):
         total = torch.addcmul(total, weights[:, view], values[:, view])

@@ -1,6 +1,6 @@
-"""Triton kernels of the weighted sum of rows that trilinear interpolation is, forward and backward, for GPUs.
+"""Triton kernels for GPUs: trilinear interpolation as a weighted sum of rows, forward and backward.
 
-torch's embedding bag writes and sorts indices, which takes longer there than everything else that a sample costs.
+torch's embedding bag writes and sorts indices, which on a GPU takes longer than all other work for a sample.
 """
 
 from typing import Any
@@ -58,7 +58,7 @@ def gather(table: Tensor, first: Tensor, weights: Tensor, corners: Tensor) -> Te
 
 
 def scatter(gradient: Tensor, first: Tensor, weights: Tensor, corners: Tensor, rows: int) -> Tensor:
-    """The gradient of `gather` in a table of so many rows."""
+    """The gradient of `gather` with respect to a table of `rows` rows."""
     total = gradient.new_zeros(rows, gradient.shape[1])
     _launch(_scatter, gradient, first, weights, corners, total)
     return total

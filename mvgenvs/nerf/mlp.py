@@ -1,4 +1,4 @@
-"""A small MLP over very many points, a cache-sized block of them at a time."""
+"""A small MLP over very many points, in cache-sized blocks."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 threshold_backward = torch.ops.aten.threshold_backward  # the gradient of ReLU
 
-BLOCK = 2048  # points: the hidden layers of a block stay in the second-level cache of a core
+BLOCK = 2048  # points: the hidden layers of a block stay in a core's second-level cache
 
 
 def blockwise_mlp(
     layers: nn.Sequential, columns: Float[Tensor, "n a"], rows: Float[Tensor, "b n"]
 ) -> Float[Tensor, "f n"]:
-    """Three linear layers with ReLU between them; the inputs of a point are its row of `columns`, then its column of
+    """Three linear layers with ReLU between them. The inputs of a point are its row of `columns`, then its column of
     `rows`.
 
-    Hidden layers are never kept: the backward pass computes them again, which is cheaper than to store and fetch them.
+    Hidden layers are never kept: the backward pass recomputes them, which is cheaper than storing and reading them.
     """
     parameters = [parameter.to(columns.dtype) for parameter in layers.parameters()]
     if len(parameters) != 6:
@@ -65,7 +65,7 @@ class _BlockwiseMLP(torch.autograd.Function):
 def _hidden_layers(
     columns: Tensor, rows: Tensor, parameters: Sequence[Tensor]
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Slices of points, with the two hidden layers there; their memory is used again for the next slice."""
+    """Slices of points, with their two hidden layers, whose memory is reused for the next slice."""
     w1, b1, w2, b2 = parameters[:4]
     num_points, split = columns.shape
     block = num_points if columns.is_cuda else BLOCK

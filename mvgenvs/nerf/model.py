@@ -23,33 +23,33 @@ from mvgenvs.nerf.zoom import mean_colour, zoom
 from mvgenvs.precision import without_autocast
 from mvgenvs.views import with_matte
 
-CHUNK, CHUNK_ON_GPU = 2**17, 2**22  # samples; what they need stays in the third-level cache of a CPU
+CHUNK, CHUNK_ON_GPU = 2**17, 2**22  # samples; their tensors stay in a CPU's third-level cache
 CHUNK_IN_TRAINING = 2**19  # on a CPU, where each chunk costs a gradient of the size of all volumes
-CELL = 0.016  # half a cell of the occupancy, in world units
-SHARE = 0.5  # of a ray's samples, enough for its occupied part, which is about half of what lies in the box
-KEPT_SAMPLES, KEPT_ON_GPU = 2**21, 2**24  # whose intermediate results wait for the backward pass: .5 GB for each 2**20
+CELL = 0.016  # half a cell of the occupancy grid, in world units
+SHARE = 0.5  # of a ray's samples: enough for its occupied part, about half of its length in the box
+KEPT_SAMPLES, KEPT_ON_GPU = 2**21, 2**24  # whose intermediate results are kept for the backward pass: .5 GB per 2**20
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Rendering:
-    """The NeRF seen by some cameras."""
+    """The NeRF rendered by some cameras."""
 
     features: Float[Tensor, "batch view f h w"]  # the first three are RGB in [0, 1] on white
     depth: Float[Tensor, "batch view 1 h w"]  # z-depth in world units; the far side of the scene where nothing is hit
     opacity: Float[Tensor, "batch view 1 h w"]
-    distance_error: Float[Tensor, "batch view 1 h w"] | None = None  # see `RayRendering`; training alone asks for it
+    distance_error: Float[Tensor, "batch view 1 h w"] | None = None  # see `RayRendering`; only in training
 
     @property
     def rgb(self) -> Float[Tensor, "batch view 3 h w"]:
         return self.features[:, :, :3]
 
     def repeat(self, times: int) -> "Rendering":
-        """Every scene of the batch `times` times in a row."""
+        """Each scene of the batch repeated `times` times in a row."""
         return Rendering(*(x.repeat_interleave(times, dim=0) for x in (self.features, self.depth, self.opacity)))
 
 
 class ViewNeRF(ModelMixin, ConfigMixin):
-    """GeNVS' first two parts: an encoder that lifts known views to volumes, and a field rendered from them."""
+    """GeNVS' first two parts: an encoder that lifts known views to volumes, and a field that is rendered from them."""
 
     @register_to_config
     def __init__(
@@ -79,12 +79,12 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         matte: bool = False,
         visibility: bool = False,
     ) -> None:
-        """`mirror_known` adds the mirror image of every known view, seen by its mirrored camera, to the known views:
-        a prior for objects symmetric in x, as cars are, which shows the field a guess of the unseen side.
-        `world_channels` adds a volume in the world, see `WorldVolume`, and nothing beyond its box is rendered then.
-        `density` and `world_density` as in `Field`, `world_detail` as in `WorldVolume`. `zoom_known` crops known views
-        to their object. With `matte` the networks see the mattes of known views as well, which tell white from air.
-        `visibility` tells the field which points a known view sees, by `world_density`.
+        """`mirror_known` adds the mirror image of every known view, with its mirrored camera, to the known views: a
+        prior for objects symmetric in x, such as cars, which gives the field a guess of the unseen side.
+        `world_channels` adds a volume in the world, see `WorldVolume`; nothing outside its box is rendered then. For
+        `density` and `world_density` see `Field`, for `world_detail` see `WorldVolume`. `zoom_known` crops known views
+        to their object. With `matte` the networks also see the mattes of known views, which tell white from air.
+        `visibility` tells the field which points a known view sees, according to `world_density`.
         """
         super().__init__()
         self.field = Field(
@@ -105,7 +105,7 @@ class ViewNeRF(ModelMixin, ConfigMixin):
 
     @property
     def extent(self) -> Sequence[float] | None:
-        """Half sides of the box that is rendered; None where it is the sphere alone."""
+        """Half sides of the box that is rendered; None if it is only the sphere."""
         return None if self.world is None else self.config.world_extent
 
     def encode(
@@ -117,8 +117,8 @@ class ViewNeRF(ModelMixin, ConfigMixin):
     ) -> Scene:
         """Lifts 1-3 known views, images in [0, 1] on white, with or without mattes as a fourth channel (`with_matte`).
 
-        `find_empty` also finds where the scene is empty, so that rendering it costs what is there: not for training.
-        `noise` is added to the colours, once they are cropped.
+        `find_empty` also finds where the scene is empty, so that rendering skips air: not for training. `noise` is
+        added to the colours after cropping.
         """
         images = with_matte(images)
         if self.config.zoom_known:
@@ -144,12 +144,12 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         return replace(scene, occupancy=self.occupancy(scene)) if find_empty else scene
 
     def bounds(self, origins: Float[Tensor, "batch ray 3"], directions: Float[Tensor, "batch ray 3"]) -> Bounds:
-        """The part of each ray that lies in the scene's sphere, and in the world volume's box if there is one."""
+        """The part of each ray inside the scene's sphere, and inside the world volume's box if there is one."""
         return box_bounds(origins, directions, self.config.scene_radius, self.extent)
 
     @without_autocast
     def occupancy(self, scene: Scene) -> Occupancy:
-        """Where a scene that is not in training is empty."""
+        """Where the scene is empty. Not for training."""
         radius = self.config.scene_radius
         x, y, z = (radius, radius, radius) if self.extent is None else self.extent
         extent, cells = (x, y, z), (round(x / CELL), round(y / CELL), round(z / CELL))
@@ -157,7 +157,7 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         return find_occupancy(lambda points: self.field(scene, points)[0], batch, cells, extent, device)
 
     def compile_encoders(self) -> None:
-        """Compiles the two networks that lift views, where they stand, at their next call."""
+        """Compiles in place, at their next call, the two networks that lift views."""
         self.encoder.compile(dynamic=False)
         if self.world is not None:
             self.world.unet.compile(dynamic=False)
@@ -173,11 +173,11 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         bounds: Bounds | None = None,
         share: float = 1.0,
     ) -> RayRendering:
-        """Renders any rays of the scenes, each thread some with about `chunk` samples in all at a time.
+        """Renders any rays of the scenes; all threads together process about `chunk` samples at a time.
 
-        That bounds the memory, whatever the number of rays: the backward pass renders those chunks again that lie
-        beyond `KEPT_SAMPLES`. Rays have `share` of the configured numbers of samples. Gradients flow to the volumes and
-        the field's weights, not to rays, cameras and images.
+        That bounds the memory for any number of rays: the backward pass renders chunks beyond `KEPT_SAMPLES` again.
+        Rays have `share` of the configured numbers of samples. Gradients flow to the volumes and the field's weights,
+        not to rays, cameras and images.
         """
         config, threads = self.config, threads_on(origins.device)
         num_coarse, num_fine = (math.ceil(share * number) for number in (config.num_coarse, config.num_fine))
@@ -212,9 +212,9 @@ class ViewNeRF(ModelMixin, ConfigMixin):
     def render(
         self, scene: Scene, cameras: Cameras, jitter: Float[Tensor, "batch ray"] | None = None, chunk: int | None = None
     ) -> Rendering:
-        """Renders whole images of size `cameras.hw`, `chunk` as in `render_rays`.
+        """Renders whole images of size `cameras.hw`; `chunk` as in `render_rays`.
 
-        Rays that meet nothing see the background and cost nothing. `jitter` has one entry per pixel.
+        Rays that hit nothing see the background and cost nothing. `jitter` has one entry per pixel.
         """
         origins, directions = (rearrange(x, "b v h w xyz -> b (v h w) xyz") for x in cameras.rays())
         bounds, share = self.bounds(origins, directions), 1.0
@@ -235,7 +235,7 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         def images(seen: Tensor, background: Tensor) -> Tensor:
             seen = seen if seen.ndim == 3 else seen[..., None]
             full = background.to(seen).expand(*hits.shape, -1).clone()
-            seen = torch.where(pick(hits[..., None]) > 0, seen, background.to(seen))  # rays that only fill up the batch
+            seen = torch.where(pick(hits[..., None]) > 0, seen, background.to(seen))  # not for rays that pad the batch
             full = full.scatter(1, order[..., None].expand_as(seen), seen)
             return rearrange(full, "b (v h w) f -> b v f h w", h=height, w=width)
 

@@ -1,7 +1,7 @@
 """Where a lifted scene is empty: found once on a coarse grid, so that rays spend no samples on air.
 
-Most rays of a picture meet nothing, and those that meet the object are in air for most of their way. A cell is empty
-where the field's density is negligible at several points of it and of all its neighbours.
+Most rays of a picture hit nothing, and those that hit the object are in air most of the way. A cell is empty if the
+field's density is negligible at several points of it and of all its neighbours.
 """
 
 from collections.abc import Callable
@@ -15,15 +15,15 @@ from torch.nn import functional as F
 from mvgenvs.nerf.renderer import Bounds
 
 POINTS = 2  # along each axis of a cell
-NEGLIGIBLE = 0.2  # density: a ray through the whole box would lose a tenth of its light to it, and air is below .01
-STEPS, AT_ONCE = 48, 16  # at which a ray looks for occupied cells, and how many of them at a time
-AT_ONCE_POINTS = 2**17  # whose density is computed at a time
-MARGIN = 1.0  # of these steps, before the first occupied cell and after the last
+NEGLIGIBLE = 0.2  # density: it would take a tenth of the light of a ray through the whole box; air is below .01
+STEPS, AT_ONCE = 48, 16  # where a ray looks for occupied cells, and how many of these it looks at together
+AT_ONCE_POINTS = 2**17  # points whose density is computed together
+MARGIN = 1.0  # in these steps, before the first occupied cell and after the last
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Occupancy:
-    """Cells of the box of half sides `extent` around the origin that hold anything."""
+    """The occupied cells of the box of half sides `extent` around the origin."""
 
     cells: Bool[Tensor, "batch d h w"]
     extent: tuple[float, float, float]
@@ -34,7 +34,7 @@ class Occupancy:
         origins: Float[Tensor, "batch ray 3"],
         directions: Float[Tensor, "batch ray 3"],
     ) -> Bounds:
-        """From the first occupied cell on a ray to the last; rays that meet none miss."""
+        """The part of each ray from its first occupied cell to its last; rays without any count as misses."""
         step = (bounds.far - bounds.near) / STEPS
         size = torch.tensor(self.cells.shape[:0:-1], device=origins.device)  # along x, y, z
         scale = size / (2 * origins.new_tensor(self.extent))
@@ -65,7 +65,7 @@ def find_occupancy(
     extent: tuple[float, float, float],
     device: torch.device,
 ) -> Occupancy:
-    """The occupancy of `cells` along x, y and z of a density."""
+    """The occupancy of a density on a grid of `cells` along x, y and z."""
     axes = [((torch.arange(n * POINTS, device=device) + 0.5) / (n * POINTS) * 2 - 1) * half
             for n, half in zip(cells, extent, strict=True)]  # fmt: skip
     z, y, x = torch.meshgrid(axes[2], axes[1], axes[0], indexing="ij")

@@ -2,11 +2,11 @@
 
 It works as genvs_unofficial does. Every ray of the image is rendered, whether or not it can hit the object. All samples
 of a pass are held in memory at once. The field is evaluated three times: for the coarse pass, which places the fine
-samples; for the fine pass, which gives the weights of all samples; and for the colours. Each known view is sampled on
-its own, by `grid_sample`.
+samples; for the fine pass, which gives the weights of all samples; and for the colours. Each known view is sampled
+separately, by `grid_sample`.
 
-`fuse="features"` averages the features of the known views before the MLP: this is what `ViewNeRF.render` computes where
-nothing says which space is empty. `fuse="outputs"` runs the MLP once for each known view and averages its outputs, as
+`fuse="features"` averages the features of the known views before the MLP: this is what `ViewNeRF.render` computes if
+empty space is not skipped. `fuse="outputs"` runs the MLP once for each known view and averages its outputs, as
 genvs_unofficial does. The two agree only for a single known view without its mirror image.
 """
 
@@ -23,7 +23,7 @@ from mvgenvs.nerf.model import ViewNeRF
 def render_plainly(
     nerf: ViewNeRF, scene: Scene, cameras: Cameras, num_coarse: int, num_fine: int, fuse: str = "features"
 ) -> Float[Tensor, "view features_and_opacity h w"]:
-    """Features and opacity of one scene, which is the only one of its batch."""
+    """Features and opacity of one scene, the only one in its batch."""
     views = [cameras.select([v]) for v in range(cameras.num_views)]
     return torch.stack([_render_view(nerf, scene, view, num_coarse, num_fine, fuse) for view in views])
 

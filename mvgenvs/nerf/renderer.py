@@ -12,18 +12,18 @@ RadianceField = Callable[[Tensor], tuple[Tensor, Tensor]]  # (batch, n, 3) -> de
 
 @dataclass(frozen=True, eq=False, slots=True)
 class RayRendering:
-    """What a batch of rays sees."""
+    """The rendering of a batch of rays."""
 
     features: Float[Tensor, "batch ray f"]  # the first three are RGB composited on white
-    distance: Float[Tensor, "batch ray"]  # expected distance along the ray where it hits, far bound where it does not
+    distance: Float[Tensor, "batch ray"]  # expected distance along the ray if it hits; its far bound if not
     opacity: Float[Tensor, "batch ray"]
-    distance_error: Float[Tensor, "batch ray"] | None = None  # expected |distance - true distance|, where that is given
+    distance_error: Float[Tensor, "batch ray"] | None = None  # expected |distance - true distance|, if that is given
 
 
 def sphere_bounds(
     origins: Float[Tensor, "batch ray 3"], directions: Float[Tensor, "batch ray 3"], radius: float
 ) -> tuple[Float[Tensor, "batch ray"], Float[Tensor, "batch ray"], Float[Tensor, "batch ray"]]:
-    """Where unit rays enter and leave the sphere around the object, and 1 for those that hit it, 0 for the others."""
+    """Where unit rays enter and leave the sphere around the object, and 1 for rays that hit it, 0 for the others."""
     towards = -(origins * directions).sum(dim=-1)
     half_squared = radius**2 - (origins.square().sum(dim=-1) - towards.square())
     half = half_squared.clamp(min=1e-6).sqrt()
@@ -37,10 +37,10 @@ class Bounds:
 
     near: Float[Tensor, "batch ray"]  # distances along the ray
     far: Float[Tensor, "batch ray"]
-    hits: Float[Tensor, "batch ray"]  # 1 where there is such a part, 0 where the ray sees the background alone
+    hits: Float[Tensor, "batch ray"]  # 1 if there is such a part, 0 if the ray sees only the background
 
     def pick(self, order: Int64[Tensor, "batch some"]) -> "Bounds":
-        """Those of some rays."""
+        """The bounds of some of the rays."""
         return Bounds(*(x.gather(1, order) for x in (self.near, self.far, self.hits)))
 
 
@@ -50,7 +50,7 @@ def box_bounds(
     radius: float,
     extent: Sequence[float] | None = None,
 ) -> Bounds:
-    """`sphere_bounds`, cut to the box of half sides `extent` where there is one."""
+    """`sphere_bounds`, clipped to the box of half sides `extent` if there is one."""
     near, far, hits = sphere_bounds(origins, directions, radius)
     if extent is None:
         return Bounds(near, far, hits)
@@ -75,8 +75,8 @@ def render_rays(
 ) -> RayRendering:
     """Renders the part of each ray within its bounds, on a white background.
 
-    Every sample is evaluated once: the coarse samples place the fine ones and then count in the composite with them.
-    `jitter` in [0, 1) shifts all strata of a ray, as training wants; without it samples sit at the middle of strata.
+    Every sample is evaluated once: coarse samples place the fine ones, and then enter the composite with them. `jitter`
+    in [0, 1) shifts all strata of a ray, for training; without it samples are at the middle of their strata.
     """
     near, far, hits = bounds.near, bounds.far, bounds.hits
     offset = torch.full_like(near, 0.5) if jitter is None else jitter
@@ -137,9 +137,9 @@ def importance_samples(
     num_samples: int,
     offset: Float[Tensor, "batch ray"],
 ) -> tuple[Float[Tensor, "batch ray m"], Int64[Tensor, "batch ray m"]]:
-    """Ascending samples of the piecewise-constant density that the weights give over equal bins of [near, far].
+    """Ascending samples of the piecewise-constant density that the weights define over equal bins of [near, far].
 
-    Beside them, how many of the points at `offset` of their bins lie before each sample.
+    Also returns how many of the points at `offset` of their bins lie before each sample.
     """
     bins = weights.shape[-1]
     pdf = weights + 1e-3 / bins
@@ -156,8 +156,8 @@ def importance_samples(
 def merged_ranks(
     below: Int64[Tensor, "batch ray m"], num_first: int
 ) -> tuple[Int64[Tensor, "batch ray s"], Int64[Tensor, "batch ray m"]]:
-    """Where the elements of two ascending sequences stand when they are merged: those of the first, of `num_first`
-    elements, and those of the second, `below` of the first lie before each of which.
+    """Positions of the elements of two ascending sequences in the merged sequence: those of the first, which has
+    `num_first` elements, and those of the second; `below` says how many of the first lie before each of the second.
     """
     m = below.shape[-1]
     histogram = torch.zeros(*below.shape[:-1], num_first + 1, dtype=below.dtype, device=below.device)

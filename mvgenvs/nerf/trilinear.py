@@ -1,8 +1,8 @@
-"""Trilinear interpolation in a table of voxels whose channels lie together.
+"""Trilinear interpolation in a table of voxels whose channels are contiguous in memory.
 
-`torch.nn.functional.grid_sample` reads one channel of one voxel at a time. Here a voxel is one row of a table, a sample
-the weighted sum of eight rows, and that is an embedding bag, which reads whole rows: 16 times faster on a CPU. For GPUs
-there are kernels, see `gather_kernel`.
+`torch.nn.functional.grid_sample` reads one channel of one voxel at a time. Here a voxel is one row of a table, and a
+sample is the weighted sum of eight rows: an embedding bag, which reads whole rows and is 16 times faster on a CPU. For
+GPUs there are kernels, see `gather_kernel`.
 """
 
 import functools
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 @functools.cache
 def gpu_kernels(device: torch.device) -> ModuleType | None:
-    """The kernels for a GPU; None on a CPU, and where Triton is missing."""
+    """The kernels for a GPU; None on a CPU, and if Triton is missing."""
     if device.type != "cuda":
         return None
     try:
@@ -34,10 +34,10 @@ def interpolate(
     fractions: Sequence[Float[Tensor, "*n"]],
     steps: tuple[int, ...],
 ) -> Float[Tensor, "*n c"]:
-    """Samples between row `first` and its neighbours one step further in x, y and z; differentiable in `table` only.
+    """Samples between row `first` and its neighbours in x, y and z; differentiable only in `table`.
 
-    `fractions` in [0, 1] say how far a sample lies from the first row towards the neighbour in x, y and z, `steps` how
-    many rows further that is.
+    `fractions` in [0, 1] say how far a sample lies from the first row towards the neighbours in x, y and z, `steps` how
+    many rows further these are.
     """
     corners = [i * steps[0] + j * steps[1] + k * steps[2] for k in (0, 1) for j in (0, 1) for i in (0, 1)]
     sampled: Tensor = _WeightedRows.apply(table, first.flatten(), _corner_weights(*fractions).flatten(0, -2), corners)
@@ -45,7 +45,7 @@ def interpolate(
 
 
 def _corner_weights(x: Float[Tensor, "*n"], y: Float[Tensor, "*n"], z: Float[Tensor, "*n"]) -> Float[Tensor, "*n 8"]:
-    """What each corner of a sample's cell counts; x changes fastest from corner to corner."""
+    """The weight of each corner of a sample's cell; x changes fastest from corner to corner."""
     out = torch.empty(*x.shape, 8, dtype=x.dtype, device=x.device)
     xy = x * y
     for corner, plane in enumerate((1 - x - y + xy, x - xy, y - xy, xy)):
@@ -56,7 +56,7 @@ def _corner_weights(x: Float[Tensor, "*n"], y: Float[Tensor, "*n"], z: Float[Ten
 
 
 class _WeightedRows(torch.autograd.Function):
-    """out[i] = sum_k weights[i, k] table[first[i] + corners[k]], and its gradient in the table."""
+    """out[i] = sum_k weights[i, k] table[first[i] + corners[k]], and its gradient with respect to the table."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, first: Tensor, weights: Tensor, corners: list[int]) -> Tensor:
@@ -79,9 +79,9 @@ class _WeightedRows(torch.autograd.Function):
 
 
 def _scatter_rows(gradient: Tensor, first: Tensor, weights: Tensor, corners: list[int], num_rows: int) -> Tensor:
-    """A row's gradient is the weighted sum over the samples near it: a bag as well, once they are sorted by row.
+    """A row's gradient is the weighted sum over the samples near it: again a bag, once the samples are sorted by row.
 
-    Rays meet few of the rows: what is done for each of them counts, not what is done for all.
+    Rays touch few of the rows, so the work per touched row matters, not the work for all rows.
     """
     ordered, order = first.sort()
     met, counts = ordered.unique_consecutive(return_counts=True)
@@ -94,7 +94,7 @@ def _scatter_rows(gradient: Tensor, first: Tensor, weights: Tensor, corners: lis
     return total
 
 
-# One operation to PyTorch: how many rows are met is no shape that can be told from shapes, as `estimate` would.
+# One operation to PyTorch: the number of touched rows does not follow from shapes, as `estimate` would need.
 scatter_rows = torch.library.custom_op("mvgenvs::scatter_rows", _scatter_rows, mutates_args=())
 
 

@@ -1,7 +1,7 @@
-"""What known views see and what is hidden from them, by the density of the world volume.
+"""What known views see and what is hidden from them, according to the density of the world volume.
 
-A view's features and colours are laid out along its rays, also behind the surface that they show. Without a word on
-where that is, a car's back is painted with its front: with a cross, where the mirror image does the same.
+A view's features and colours extend along its rays, also behind the surface that they show. Without knowing where that
+surface is, a field paints a car's back with its front, and with a cross if the mirror image does the same.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from mvgenvs.cameras import Cameras
 from mvgenvs.precision import without_autocast
 
-SAMPLES = 4  # of the world's density along a ray, for each voxel of a frustum volume
+SAMPLES = 4  # of the world volume's density along a ray, for each voxel of a frustum volume
 
 
 @without_autocast
@@ -51,7 +51,7 @@ def visibility(
 def with_visibility(
     volumes: Float[Tensor, "batch view c d h w"], seen: Float[Tensor, "batch view d h w"]
 ) -> Float[Tensor, "batch view e d h w"]:
-    """Frustum volumes with one channel more, the last but one: the last is the logit of a view's weight."""
-    together = volumes.movedim(2, -1)  # the channels of a voxel lie together, and are to stay so
+    """Frustum volumes with another channel, the last but one: the last is the logit of a view's weight."""
+    together = volumes.movedim(2, -1)  # a voxel's channels are contiguous, and must stay so
     parts = [together[..., :-1], seen[..., None].to(volumes.dtype), together[..., -1:]]
     return torch.cat(parts, dim=-1).movedim(-1, 2)

@@ -15,9 +15,9 @@ def frustum_coordinates(
 ) -> Float[Tensor, "batch view n 3"]:
     """Normalised volume coordinates (x, y, z) in [-1, 1] of world points, in each camera's frustum.
 
-    x and y are the projected pixel over the image's width and height, z is the z-depth mapped linearly from
-    [near, far]. With `align_corners=False` voxel i of N covers ((i, i + 1) / N) of the range, as pixel i of an image
-    does. Points behind a camera are far outside. Each coordinate lies together in memory.
+    x and y are the projected pixel over the image's width and height; z is the z-depth mapped linearly from
+    [near, far]. With `align_corners=False`, voxel i of N covers ((i, i + 1) / N) of the range, like pixel i of an
+    image. Points behind a camera are far outside. Each coordinate is contiguous in memory.
     """
     height, width = cameras.hw
     image = cameras.K @ torch.linalg.inv(cameras.c2w)[..., :3, :]  # (batch, view, xyz, 4), pixels times depth
@@ -33,15 +33,15 @@ def frustum_coordinates(
 def sample_volumes(
     volumes: Float[Tensor, "batch view c d h w"], coordinates: Float[Tensor, "batch view n 3"]
 ) -> Float[Tensor, "batch view n c"]:
-    """Trilinear samples; outside the frustum the border voxel is returned. Differentiable in the volumes.
+    """Trilinear samples; points outside the frustum get the border voxel. Differentiable in the volumes.
 
-    Fast where the channels of a voxel lie together in memory, as the encoder makes them.
+    Fast if the channels of a voxel are contiguous in memory, as they are in the encoder's output.
     """
     batch, views, _, depth, height, width = volumes.shape
     sizes = (width, height, depth)  # along x, y and z
     strides = (1, width, width * height)  # of x, y and z, in rows of the table
     size = coordinates.new_tensor(sizes)[:, None]
-    last = torch.nextafter(size - 1, torch.zeros_like(size))  # just short of the last voxel: there is always one beyond
+    last = torch.nextafter(size - 1, torch.zeros_like(size))  # just short of the last voxel: there is always one more
     place = torch.addcmul((size - 1) / 2, coordinates.transpose(2, 3), size / 2).clamp_(min=0).minimum(last)
     first = place.floor()
     x, y, z = first.unbind(dim=2)

@@ -1,7 +1,7 @@
-"""A volume in the world, made of the known views' features by a 3-D U-Net: where surfaces are, hidden sides included.
+"""A volume in the world, computed from the known views' features by a 3-D U-Net: surfaces, hidden sides included.
 
-A frustum volume knows what one view sees, and repeats it along every ray. Here each voxel gathers what the known views
-and their mirror images show at its projections; a U-Net over the voxels decides what is really there.
+A frustum volume contains what one view sees, repeated along every ray. Here each voxel gathers what the known views and
+their mirror images show at its projections; a U-Net over the voxels decides what is really there.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from mvgenvs.nerf.volume import frustum_coordinates
 from mvgenvs.precision import without_autocast
 
 GROUPS = 16
-PIXEL_FEATURES, FINE_FEATURES = 32, 8  # of an image, where a voxel projects to
+PIXEL_FEATURES, FINE_FEATURES = 32, 8  # channels from an image where a voxel projects to
 
 
 class VoxelBlock(nn.Module):
@@ -36,7 +36,7 @@ class VoxelBlock(nn.Module):
 
 
 class VoxelUNet(nn.Module):
-    """Two levels of 3-D convolutions, transformer layers over the voxels of a third; twice as many voxels come out."""
+    """Two levels of 3-D convolutions, and transformer layers at a third; the output has twice as many voxels."""
 
     def __init__(
         self, in_channels: int, channels: int, widths: Sequence[int], grid: Sequence[int], layers: int
@@ -71,7 +71,7 @@ class VoxelUNet(nn.Module):
 
 
 class VoxelDetail(nn.Module):
-    """Adds to the fine voxels what they see for themselves; it does nothing yet when it is new."""
+    """Adds to the fine voxels what the views show there; zero until it is trained."""
 
     def __init__(self, seen_channels: int, channels: int, width: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class VoxelDetail(nn.Module):
 
 
 def centers_of(grid: Sequence[int]) -> Float[Tensor, "3 d h w"]:
-    """Of the voxels of a grid over [-1, 1] along x, y and z, whose numbers of voxels are given."""
+    """The centres of the voxels of a grid over [-1, 1]; `grid` has the numbers of voxels along x, y and z."""
     axes = [(torch.arange(n) + 0.5) / n * 2 - 1 for n in grid]
     z, y, x = torch.meshgrid(axes[2], axes[1], axes[0], indexing="ij")
     return torch.stack([x, y, z])
@@ -110,13 +110,13 @@ class WorldVolume(nn.Module):
         pixel_channels: int = 3,
     ) -> None:
         """`grid` is the number of voxels along x, y and z, multiples of 4; `extent` is half of the box's sides. With
-        `detail`, the fine voxels gather what views show at them as well, for convolutions of so many channels.
+        `detail`, the fine voxels also gather what views show there, for convolutions with `detail` channels.
         """
         super().__init__()
         self.extent = tuple(extent)
         for name, sides in (("centers", grid), ("fine_centers", [2 * n for n in grid])):
             self.register_buffer(name, centers_of(sides) * torch.tensor(self.extent).view(3, 1, 1, 1), persistent=False)
-        seen = pixel_channels + 1  # beside the features: the pixel, and the voxel's depth in the view
+        seen = pixel_channels + 1  # besides the features: the pixel, and the voxel's depth in the view
         self.project = nn.Conv2d(image_channels, PIXEL_FEATURES, 1)
         self.unet = VoxelUNet(2 * (PIXEL_FEATURES + seen) + 6, channels, widths, grid, layers)
         self.detail = None
@@ -133,7 +133,7 @@ class WorldVolume(nn.Module):
         near: float,
         far: float,
     ) -> Float[Tensor, "batch k gd gh gw"]:
-        """The last `num_mirrored` views are mirror images, which voxels keep apart from the true ones."""
+        """The last `num_mirrored` views are mirror images, which voxels keep apart from the true views."""
 
         def gathered(centers: Float[Tensor, "3 d h w"], project: nn.Module) -> Float[Tensor, "batch k d h w"]:
             narrow = project(features.flatten(0, 1)).unflatten(0, images.shape[:2])
@@ -148,7 +148,7 @@ class WorldVolume(nn.Module):
 
 
 def by_kind(seen: Float[Tensor, "batch view k n"], num_mirrored: int) -> Float[Tensor, "batch 2*k n"]:
-    """The mean over the true views, and beside it that over the mirror images, zero where there are none."""
+    """The mean over the true views, followed by the mean over the mirror images, zero if there are none."""
     known = seen.shape[1] - num_mirrored
     true = seen[:, :known].mean(dim=1)
     mirrored = seen[:, known:].mean(dim=1) if num_mirrored else torch.zeros_like(true)
@@ -163,7 +163,7 @@ def gather(
     near: float,
     far: float,
 ) -> Float[Tensor, "batch view k n"]:
-    """What each view shows at every point: its features and pixels there, and how deep in the view it lies."""
+    """What each view shows at every point: its features and pixels there, and the point's depth in the view."""
     coordinates = without_autocast(frustum_coordinates)(
         cameras, points.expand(len(images), -1, -1), near, far
     )  # (batch, view, n, 3)

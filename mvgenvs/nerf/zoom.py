@@ -1,4 +1,4 @@
-"""Known views cropped to their object: a crop is another camera, and its pixels all show what is to be lifted."""
+"""Crops known views to their object: a crop is another camera, and all of its pixels are useful for lifting."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -9,18 +9,18 @@ from mvgenvs.cameras import Cameras
 from mvgenvs.precision import without_autocast
 from mvgenvs.views import UNKNOWN
 
-BACKGROUND = 0.98  # what no channel of a pixel of the white background falls below
-MARGIN = 1.15  # the crop's side, in sides of the object's square
-LARGEST = 3.0  # times that a view is enlarged
+BACKGROUND = 0.98  # in the white background, every channel of a pixel is at least this
+MARGIN = 1.15  # side of the crop over side of the object's square
+LARGEST = 3.0  # largest magnification of a view
 
 
 @without_autocast
 def zoom(
     images: Float[Tensor, "batch view c h w"], cameras: Cameras
 ) -> tuple[Float[Tensor, "batch view c h w"], Cameras]:
-    """Crops each view, on white, to a square around what is not white, and enlarges that to the view's size.
+    """Crops each view, on white, to a square around its object, and enlarges the crop to the view's size.
 
-    With a fourth channel, a matte, what is in the object's matte is in the square as well, white or not.
+    The object is all that is not white and, if there is a fourth channel, the matte, all that is in the matte.
 
     Views without an object stay as they are. No gradients flow to the images.
     """
@@ -44,19 +44,19 @@ def zoom(
 
 
 def shows_object(images: Float[Tensor, "batch view c h w"]) -> Bool[Tensor, "batch view h w"]:
-    """Which pixels show the object: what is not white, and what is in its matte where there is a fourth channel."""
+    """The pixels that show the object: all that are not white, and those in the matte, if it is the fourth channel."""
     there = images[:, :, :3].amin(dim=2) < BACKGROUND
     return there | (images[:, :, 3] > UNKNOWN) if images.shape[2] == 4 else there
 
 
 def mean_colour(images: Float[Tensor, "batch view c h w"]) -> Float[Tensor, "batch 3"]:
-    """Of the object, over all views."""
+    """The mean colour of the object over all views."""
     there = shows_object(images)[:, :, None]
     return (images[:, :, :3] * there).sum(dim=(1, 3, 4)) / there.sum(dim=(1, 3, 4)).clamp(min=1)
 
 
 def _ends(there: Bool[Tensor, "batch view n"]) -> tuple[Float[Tensor, "batch view"], Float[Tensor, "batch view"]]:
-    """Where the first True begins and the last one ends, in pixels; 0 and n where there is none."""
+    """Where the first True begins and the last one ends, in pixels; 0 and n if there is none."""
     n = there.shape[-1]
     first = there.float().argmax(dim=-1).float()
     return first, n - there.flip(-1).float().argmax(dim=-1).float()
@@ -65,9 +65,9 @@ def _ends(there: Bool[Tensor, "batch view n"]) -> tuple[Float[Tensor, "batch vie
 def _cropped(
     images: Float[Tensor, "batch view c h w"], start: Float[Tensor, "batch view 2"], scale: Float[Tensor, "batch view"]
 ) -> Float[Tensor, "batch view c h w"]:
-    """Pixel (x, y) of the crop shows `start + (x, y) / scale` of the image; beyond its borders everything is white.
+    """Pixel (x, y) of the crop shows `start + (x, y) / scale` of the image; outside the image everything is white.
 
-    Nobody knows whether the object goes on there.
+    Whether the object continues there is unknown.
     """
     height, width = images.shape[-2:]
     theta = torch.zeros(*scale.shape, 2, 3, dtype=images.dtype, device=images.device)

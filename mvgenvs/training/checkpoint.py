@@ -1,7 +1,7 @@
 """Checkpoints: atomic folders that hold both the exact training state and a pipeline that inference can load.
 
 RUN/checkpoint-000200/state/       accelerate's: weights, optimizer, schedule, EMA, RNG
-RUN/checkpoint-000200/pipeline/    the averaged weights as a pipeline folder, LoRA updates added in
+RUN/checkpoint-000200/pipeline/    the averaged weights as a pipeline folder, with LoRA updates merged
 RUN/checkpoint-000200/config.yaml  the resolved configuration
 RUN/checkpoint-000200/step.json
 """
@@ -31,19 +31,19 @@ from mvgenvs.parts import CHECKPOINT_PREFIX, PARTS, Parts, checkpoints
 from mvgenvs.pipeline import MultiViewPipeline
 from mvgenvs.training.trainable import lora_merged
 
-# Settings that change no weight, and may be others when a run is resumed.
+# Settings that do not change the weights, and may differ when a run is resumed.
 HOUSEKEEPING = {
     "data.workers", "data.on_device", "run.output", "run.checkpoint_every", "run.keep", "run.validate_every",
     "run.validate_objects", "run.log_every", "run.tracker", "run.threads", "run.max_nonfinite", "run.compile",
 }  # fmt: skip
-STAGED = ".export"  # where a pipeline is written before it takes its place
-# What reading a damaged checkpoint raises.
+STAGED = ".export"  # where a pipeline is written before it is moved into place
+# Exceptions from reading a damaged checkpoint.
 DAMAGE = (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError)
 
 
 @contextmanager
 def ema_weights(ema: EMAModel, parts: Parts) -> Iterator[None]:
-    """The trained parts with their averaged weights, for the length of the block."""
+    """Within the block, the trained parts have their averaged weights."""
     trained = [p for part in parts.modules().values() for p in part.parameters() if p.requires_grad]
     ema.store(trained)
     ema.copy_to(trained)
@@ -56,7 +56,7 @@ def ema_weights(ema: EMAModel, parts: Parts) -> Iterator[None]:
 def save_checkpoint(
     accelerator: Accelerator, config: TrainConfig, parts: Parts, ema: EMAModel, step: int, skipped: int
 ) -> Path:
-    """Writes everything under a temporary name, renames it, then drops the checkpoints beyond `run.keep`."""
+    """Writes everything under a temporary name, renames it, then deletes the checkpoints beyond `run.keep`."""
     run = Path(config.run.output)
     final = run / f"{CHECKPOINT_PREFIX}{step:06d}"
     temporary = run / f".{final.name}.tmp"
@@ -66,12 +66,12 @@ def save_checkpoint(
     accelerator.wait_for_everyone()
     try:
         write_state(accelerator, config, parts, ema, temporary, {"step": step, "skipped": skipped})
-    except (OSError, SafetensorError, RuntimeError) as error:  # how each library says that the disk is full
+    except (OSError, SafetensorError, RuntimeError) as error:  # each library reports a full disk in its own way
         shutil.rmtree(temporary, ignore_errors=True)
         reason = str(error).strip().partition("\n")[0]
         if isinstance(error, RuntimeError) and "writ" not in reason:
             raise
-        raise UserError(f"cannot write {final} ({reason}): free some space, and go on with --resume auto") from error
+        raise UserError(f"cannot write {final} ({reason}): free some space, and continue with --resume auto") from error
     if accelerator.is_main_process:
         before = run / f".{final.name}.old"
         if final.exists():  # the same step, trained again
@@ -88,7 +88,7 @@ def save_checkpoint(
 def write_state(
     accelerator: Accelerator, config: TrainConfig, parts: Parts, ema: EMAModel, folder: Path, progress: dict[str, int]
 ) -> None:
-    """All that a checkpoint holds."""
+    """Writes the content of a checkpoint."""
     accelerator.save_state(str(folder / "state"))
     if accelerator.is_main_process:
         with ema_weights(ema, parts), lora_merged(parts.denoiser):
@@ -98,9 +98,9 @@ def write_state(
 
 
 def resume(accelerator: Accelerator, config: TrainConfig, ema: EMAModel) -> tuple[int, int]:
-    """Restores the newest checkpoint of the run that is whole, if there is one. (next step, steps skipped so far).
+    """Restores the newest undamaged checkpoint of the run, if there is one. (next step, steps skipped so far).
 
-    Raises `UserError` where it was trained under another configuration, or no checkpoint of the run can be read.
+    Raises `UserError` if it was trained with another configuration, or no checkpoint of the run can be read.
     """
     found = checkpoints(Path(config.run.output))
     for folder in reversed(found):
@@ -120,7 +120,7 @@ def resume(accelerator: Accelerator, config: TrainConfig, ema: EMAModel) -> tupl
         except DAMAGE as error:
             print(f"{folder} is damaged ({type(error).__name__}): taking the one before", file=sys.stderr)
             continue
-        ema.to(accelerator.device)  # diffusers brings the averages back on the CPU
+        ema.to(accelerator.device)  # diffusers loads the averages on the CPU
         return progress["step"], progress["skipped"]
     if found:
         raise UserError(f"no checkpoint in {config.run.output} can be read: choose another --run.output")
@@ -128,7 +128,7 @@ def resume(accelerator: Accelerator, config: TrainConfig, ema: EMAModel) -> tupl
 
 
 def differing_settings(theirs: Any, config: TrainConfig) -> list[str]:
-    """Those by which the configuration of a checkpoint makes other weights than `config` would."""
+    """The settings of a checkpoint that lead to other weights than those of `config`."""
     return [
         f"{section}.{name}"
         for section, fields in to_dict(config).items()
@@ -138,10 +138,10 @@ def differing_settings(theirs: Any, config: TrainConfig) -> list[str]:
 
 
 def save_fp16(pipeline: MultiViewPipeline, folder: Path) -> None:
-    """Writes a pipeline folder for users: fp16 safetensors, and nothing of where its parts came from.
+    """Writes a pipeline folder for users: fp16 safetensors, without the paths that its parts came from.
 
-    The pipeline itself stays as it is. A pipeline that is there is replaced, file by file. Raises `UserError` where the
-    folder holds what is none of ours, or cannot be written.
+    The pipeline itself stays as it is. An existing pipeline is replaced, file by file. Raises `UserError` if the folder
+    holds other files than ours, or cannot be written.
     """
     parts = {name: copy.deepcopy(part) for name, part in pipeline.components.items()}
     halved = type(pipeline)(**parts, **pipeline.defaults).to(dtype=torch.float16)
@@ -152,7 +152,7 @@ def save_fp16(pipeline: MultiViewPipeline, folder: Path) -> None:
         shutil.rmtree(staged, ignore_errors=True)
         try:
             halved.save_pretrained(staged, safe_serialization=True)
-            for path in staged.glob("*/config.json"):  # diffusers writes down from which folder of ours a part came
+            for path in staged.glob("*/config.json"):  # diffusers records the folder that a part came from
                 config = {key: value for key, value in json.loads(path.read_text()).items() if key != "_name_or_path"}
                 path.write_text(json.dumps(config, indent=2) + "\n")
             for path in staged.glob("*/*.safetensors"):
@@ -166,7 +166,7 @@ def save_fp16(pipeline: MultiViewPipeline, folder: Path) -> None:
 
 
 def pipeline_files(folder: Path) -> list[str]:
-    """The files of the pipeline of ours that lies in a folder, if one does: its model_index.json says so."""
+    """The files of our pipeline in a folder, if there is one: its model_index.json lists them."""
     try:
         if json.loads((folder / "model_index.json").read_text())["_class_name"] != MultiViewPipeline.__name__:
             return []

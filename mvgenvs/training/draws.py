@@ -1,6 +1,7 @@
-"""Random numbers of a batch: from one generator per set, seeded by the set.
+"""Random numbers for a batch: from one generator per set, seeded by the set.
 
-So losses do not depend on how sets are spread over processes and accumulation steps, and a resumed run goes on exactly.
+So losses do not depend on how sets are spread over processes and accumulation steps, and a resumed run equals an
+uninterrupted one.
 """
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 
 class Draws:
-    """Random tensors with a leading batch axis, entry b from generator b; drawn on the CPU, the same on any device."""
+    """Random tensors with a leading batch axis, entry b from generator b; drawn on the CPU, the same for any device."""
 
     def __init__(self, seeds: list[int], device: torch.device) -> None:
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -37,5 +38,5 @@ class DeviceDraws(Draws):
 
 
 def draws_of(seeds: list[int], device: torch.device) -> Draws:
-    """On a CPU each set has its own generator; on a GPU drawing there is worth more than that."""
+    """On a CPU each set has its own generator; on a GPU it matters more to draw there."""
     return (Draws if device.type == "cpu" else DeviceDraws)(seeds, device)

@@ -1,8 +1,8 @@
-"""What frozen parts make of training sets: made once, before a stage's first step, and kept in the run's folder.
+"""Outputs of frozen parts for training sets: made once, before a stage's first step, and kept in the run's folder.
 
-FOLDER/made_by.json   all that decides what is made
-FOLDER/plan.json      how many things are made, fixed once from the time that the first ones take
-FOLDER/<file>         each thing, whole or absent: whoever was stopped goes on
+FOLDER/made_by.json   everything that determines the items
+FOLDER/plan.json      the number of items, fixed once from the time that the first ones take
+FOLDER/<file>         one item each, whole or absent: a stopped run continues
 """
 
 import hashlib
@@ -25,21 +25,21 @@ from mvgenvs.errors import UserError
 from mvgenvs.files import write_text
 from mvgenvs.processes import on_main
 
-TIMED = 3  # things of each process are enough to know how long one takes; the first is slow for other reasons
+TIMED = 3  # items per process that suffice to know how long one takes; the first is slow for other reasons
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What there is when all is made: `count` things, numbered from 0."""
+    """All items when they are made: `count` of them, numbered from 0."""
 
     count: int
-    earlier_seconds: float  # that those took which an earlier, stopped process has made
+    earlier_seconds: float  # taken by the items that an earlier, stopped process made
 
 
 def claim(folder: Path, made_by: dict[str, Any]) -> None:
-    """Says in the folder what makes its things. Raises `UserError` where something else has made those there."""
+    """Records in the folder what makes its items. Raises `UserError` if those there were made by something else."""
     path = folder / "made_by.json"
-    if folder.exists() and any(not found.name.startswith(".") for found in folder.iterdir()):  # what was killed
+    if folder.exists() and any(not found.name.startswith(".") for found in folder.iterdir()):  # left by a killed run
         try:
             theirs = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -58,15 +58,16 @@ def make_all(
     most: int,
     seconds: float | None,
 ) -> Kept:
-    """Has `make` write thing after thing to its `path`, `most` of them or as many as fit into the seconds.
+    """Calls `make` with the path of each item in turn: `most` items, or as many as fit into the seconds.
 
-    Several processes share them. Raises `UserError` where the folder holds things made otherwise, or can't be written.
+    Several processes share the items. Raises `UserError` if the folder's items were made differently, or cannot be
+    written.
     """
     on_main(accelerator.state, lambda: claim(folder, made_by))
     rank, world = accelerator.process_index, accelerator.num_processes
     plan = read_plan(folder / "plan.json")
     there = [index for index in range(most if plan is None else plan[0]) if path(index).exists()]
-    accelerator.wait_for_everyone()  # so that all have seen the same
+    accelerator.wait_for_everyone()  # so that all have seen the same files
     with tqdm(desc=folder.name, initial=len(there), unit="set", disable=not accelerator.is_main_process) as bar:
 
         def timed(index: int) -> float:
@@ -94,7 +95,7 @@ def make_all(
 
 
 def read_plan(path: Path) -> tuple[int, float] | None:
-    """How many things, and the seconds of one. Raises `UserError` where it is damaged."""
+    """The number of items, and the seconds for one. Raises `UserError` if the plan is damaged."""
     if not path.exists():
         return None
     try:
@@ -105,7 +106,7 @@ def read_plan(path: Path) -> tuple[int, float] | None:
 
 
 def data_key(config: TrainConfig, scenes: CachedScenes) -> dict[str, Any]:
-    """All that decides which training sets there are, besides their views. Fit for JSON."""
+    """Everything that determines the training sets, except their views. Fit for JSON."""
     data = config.data
     objects = "\n".join(f"{item.name} {len(item.view_ids)}" for item in scenes.objects)
     return {
@@ -120,7 +121,7 @@ def data_key(config: TrainConfig, scenes: CachedScenes) -> dict[str, Any]:
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """One hash of all weights of a model, their names and their shapes."""
+    """A hash of all weights of a model, their names and their shapes."""
     digest = hashlib.sha256()
     for name, x in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(x.shape)} {x.dtype}\n".encode())

@@ -1,4 +1,4 @@
-"""What a run shows of its steps: a line in a file and in the tracker, and figures behind the progress bar."""
+"""What a run reports of its steps: a line in a file and in the tracker, and numbers behind the progress bar."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ LOG = "log.jsonl"  # in the run's folder
 
 
 def note(bar: tqdm, accelerator: Accelerator, report: StepReport, config: TrainConfig, last: bool) -> None:
-    """Shows a step, and logs it when its turn has come."""
+    """Shows a step, and logs it if it is due."""
     losses = {name: round(value, 4) for name, value in report.losses.items()}
     bar.set_postfix(**losses, skipped=report.skipped, wait=f"{report.wait:.0%}", refresh=False)
     if report.step % config.run.log_every and not last:
@@ -31,19 +31,19 @@ def note(bar: tqdm, accelerator: Accelerator, report: StepReport, config: TrainC
 
 
 def append_line(path: Path, entry: Mapping[str, float | int]) -> None:
-    """Raises `UserError` where it cannot be written."""
+    """Raises `UserError` if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
     except OSError as error:
         raise UserError(
-            f"cannot write {path} ({error.strerror}): free some space, and go on with --resume auto"
+            f"cannot write {path} ({error.strerror}): free some space, and continue with --resume auto"
         ) from error
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log; one that a killed run has left half written is none."""
+    """The lines of a run's log, without one that a killed run has left incomplete."""
     lines = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Movable(Protocol):
-    """What a data set's items are collated to: a batch that can go to a device."""
+    """What a data set's items are collated to: a batch that can be moved to a device."""
 
     def to(self, device: torch.device) -> Any: ...
 
@@ -44,14 +44,14 @@ class Items(Protocol):
 class StepReport:
     """What one optimisation step did."""
 
-    step: int  # steps done, this one included
+    step: int  # number of steps done, including this one
     losses: dict[str, float]  # unweighted, averaged over the step's sets on this process
     grad_norm: float  # before clipping
     lr: float
-    skipped: int  # steps skipped for a non-finite loss since the run began
+    skipped: int  # steps skipped so far for a non-finite loss
     seconds: float  # from the request for data to the updated weights, on this process
-    waited: float  # seconds of these until the data were there
-    rendering: float = 0.0  # seconds of these in the NeRF's forward pass
+    waited: float  # part of `seconds` spent waiting for data
+    rendering: float = 0.0  # part of `seconds` spent in the NeRF's forward pass
 
     @property
     def wait(self) -> float:
@@ -89,13 +89,13 @@ def batches(sets: Items, config: TrainConfig, accelerator: Accelerator, start: i
         batch_sampler=indices,
         num_workers=config.data.workers,
         collate_fn=sets.collate,
-        generator=torch.Generator(),  # of the workers' seeds, which nothing here uses; not the global one
+        generator=torch.Generator(),  # for the workers' seeds, which are not used; spares the global generator
     )
     return prefetched(iter(loader))
 
 
 def prefetched(items: Iterator[T]) -> Iterator[T]:
-    """The same items; a thread prepares each of them while the one before is in use."""
+    """The same items; a thread prepares the next one while the current one is in use."""
     end = object()
     with ThreadPoolExecutor(max_workers=1) as thread:
         coming = thread.submit(next, items, end)
@@ -118,16 +118,16 @@ def train(
 ) -> Iterator[StepReport]:
     """Trains from step `start` to the stage's end. A step with a non-finite loss or gradient is skipped and counted.
 
-    `objective` is prepared, and has `total` and `rendering_seconds` as `Objective` has them. Raises `UserError` after
-    `run.max_nonfinite` skipped steps in a row.
+    `objective` is prepared by accelerate, and has `total` and `rendering_seconds` as in `Objective`. Raises `UserError`
+    after `run.max_nonfinite` skipped steps in a row.
     """
     core: Any = accelerator.unwrap_model(objective)
     trained = [p for p in core.parameters() if p.requires_grad]
     in_a_row = 0
     step = start
-    core.rendering_seconds()  # of what was made before the first step
+    core.rendering_seconds()  # discards time before the first step
     while step < length.end:
-        objective.train()  # whoever had the last report may have saved or sampled
+        objective.train()  # the receiver of the last report may have saved or sampled
         sums: dict[str, Tensor] = {}
         norm = math.nan
         begin, waited = time.perf_counter(), 0.0
@@ -140,8 +140,8 @@ def train(
                 accelerator.backward(core.total(losses))  # divides by the accumulation steps
                 if accelerator.sync_gradients:
                     norm = accelerator.clip_grad_norm_(trained, config.optim.clip).item()
-                    # Gradients are already averaged, so every process decides alike. A scaler of fp16 skips the step
-                    # by itself, and must be told of it, to scale less from then on.
+                    # Gradients are already averaged, so every process decides alike. The fp16 scaler skips the step by
+                    # itself, and must be told of it in order to scale less from then on.
                     if math.isfinite(norm) or accelerator.scaler is not None:
                         optimizer.step()
                     optimizer.zero_grad()

@@ -1,7 +1,7 @@
-"""How much memory a training step needs, found without spending it: the step is run on tensors that have no data.
+"""Estimates the memory of a training step without using it: the step runs on tensors that have no data.
 
-torch's fake tensors carry shapes through every operation of the forward and backward pass. Counting the storages alive
-between them gives the peak, with all that the backward pass keeps, and with what gradient checkpointing does not keep.
+torch's fake tensors carry shapes through every operation of the forward and backward pass. Counting the storages that
+are alive gives the peak, including what the backward pass keeps, and excluding what gradient checkpointing does not.
 """
 
 import weakref
@@ -30,9 +30,9 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes that training needs on each device. Activations are the rest of the peak, temporary tensors included."""
+    """Bytes that training needs on each device. Activations are the rest of the peak, including temporary tensors."""
 
-    weights: int  # of all parts, frozen ones too
+    weights: int  # of all parts, including frozen ones
     gradients: int
     optimizer: int
     averages: int  # EMA
@@ -44,9 +44,9 @@ class StepMemory:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Within its block, counts the bytes of the tensors made there that are alive, and their peak.
+    """Within its block, counts the bytes of tensors made there that are alive, and their peak.
 
-    What a kernel needs for itself and what an allocator holds in reserve cannot be seen from here.
+    It cannot see what a kernel needs internally, nor what an allocator holds in reserve.
     """
 
     def __init__(self) -> None:
@@ -77,14 +77,14 @@ class LiveBytes(TorchDispatchMode):
 def step_memory(parts: Parts, config: TrainConfig) -> tuple[StepMemory, StepMemory]:
     """What a step of the configured stage needs in one process, without and with gradient checkpointing.
 
-    It is a step with the most known views that a set may have. The parts lose their weights; they may lie on torch's
-    meta device, and then never had any.
+    The step has the largest number of known views that a set may have. The parts lose their weights; they may be on
+    torch's meta device, without any weights.
     """
     check_optimizer(config.optim)
     if config.loss.refine:
         raise UserError("estimate is for stages of the field and the denoiser: the refiner's needs less than these")
     objective = Objective(parts, replace(config, run=replace(config.run, gradient_checkpointing=False))).train()
-    objective.skips_air = False  # what is air depends on weights
+    objective.skips_air = False  # where air is depends on the weights
     without_data(objective)
     sets = max(1, config.optim.batch // config.optim.accumulation)
     batch = blank_batch(sets, config.data.num_views, config.data.max_known, config.data.size)
@@ -99,10 +99,10 @@ def step_memory(parts: Parts, config: TrainConfig) -> tuple[StepMemory, StepMemo
 
 
 def without_data(model: nn.Module) -> None:
-    """Replaces all parameters and buffers by tensors of the same shape that hold nothing.
+    """Replaces all parameters and buffers by tensors of the same shape without data.
 
-    What is computed from them holds nothing either. The rest stays real, so that the rays of the cameras are counted
-    of which the NeRF renders only those that hit the object.
+    What is computed from them has no data either. Everything else stays real, such as the cameras' rays, of which the
+    NeRF renders only those that hit the object: these are counted.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
 
@@ -118,18 +118,18 @@ def without_data(model: nn.Module) -> None:
 
 
 def memory_of(model: nn.Module, backward: Callable[[], None], config: TrainConfig) -> StepMemory:
-    """That of training `model`; `backward` runs the forward and backward pass once."""
+    """The memory of training `model`; `backward` runs the forward and backward pass once."""
     trained = [p for p in model.parameters() if p.requires_grad]
     dtype = AUTOCAST.get(config.run.mixed_precision)
     with LiveBytes() as memory, torch.autocast("cpu", dtype) if dtype else nullcontext():
-        for _ in range(min(config.optim.accumulation, 2)):  # from the second pass on, gradients are there all the time
+        for _ in range(min(config.optim.accumulation, 2)):  # from the second pass on, gradients exist all the time
             backward()
     gradients = size_of(trained)
     return StepMemory(
         weights=size_of([*model.parameters(), *model.buffers()]),
         gradients=gradients,
         optimizer=sum(p.numel() for p in trained) * STATE_BYTES[config.optim.kind],
-        averages=gradients,  # in the weights' own type, as the gradients are
+        averages=gradients,  # in the weights' own type, like the gradients
         activations=max(0, memory.peak - gradients),
     )
 

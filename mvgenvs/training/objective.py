@@ -30,7 +30,7 @@ from mvgenvs.views import UNKNOWN, ViewSet, with_matte
 
 @dataclass(frozen=True)
 class RenderedBatch(Batch):
-    """Training sets that have been rendered before."""
+    """Training sets with their kept renderings."""
 
     rendering: Rendering
 
@@ -41,7 +41,7 @@ class RenderedBatch(Batch):
 
 
 class Objective(nn.Module):
-    """Holds the parts, so that one forward pass through it yields every loss that the stage asks for."""
+    """Holds the parts, so that one forward pass yields every loss of the stage."""
 
     def __init__(self, parts: Parts, config: TrainConfig) -> None:
         super().__init__()
@@ -49,8 +49,8 @@ class Objective(nn.Module):
         self.weights: LossConfig = config.loss
         self.render_size = config.denoiser.render_size
         self.trained = config.run.train
-        self.skips_air = "nerf" not in self.trained  # in rendering: a field that learns must look everywhere
-        self.stopwatch = Stopwatch()  # of the NeRF's forward pass
+        self.skips_air = "nerf" not in self.trained  # in rendering: a field in training must look everywhere
+        self.stopwatch = Stopwatch()  # for the NeRF's forward pass
         if self.weights.noise_law not in NOISE_LAWS:
             raise UserError(f"setting 'loss.noise_law' must be one of {', '.join(NOISE_LAWS)}")
         distance = PerceptualDistance("vgg", vgg_trunk(config)) if self.weights.perceptual else None
@@ -59,7 +59,7 @@ class Objective(nn.Module):
         if self.weights.clean_views and config.denoiser.attention == "block-causal":
             raise UserError("loss.clean_views makes any view an anchor, which block-causal attention cannot: use joint")
         if "denoiser" in self.trained:
-            self.denoiser.set_attention(config.denoiser.attention)  # which the weights it started from may not have had
+            self.denoiser.set_attention(config.denoiser.attention)  # the weights may come from another attention
         for name, part in parts.modules().items():
             part.requires_grad_(name in self.trained)
         if "denoiser" in self.trained:
@@ -79,7 +79,7 @@ class Objective(nn.Module):
         return self
 
     def forward(self, batch: Batch, progress: float) -> dict[str, Float[Tensor, ""]]:
-        """Unweighted losses by name; `progress` in [0, 1] is how far the training has come."""
+        """Unweighted losses by name; `progress` in [0, 1] is the fraction of training that is done."""
         draws = draws_of(batch.seeds, batch.views.images.device)
         losses: dict[str, Float[Tensor, ""]] = {}
         if self.weights.reconstruction:
@@ -97,7 +97,7 @@ class Objective(nn.Module):
         return losses
 
     def residual(self, batch: Batch) -> tuple[Float[Tensor, "set view c h w"], Float[Tensor, "set view 1 h w"]]:
-        """What the encoded renderings of sets lack of the true latents, and the largest opacity within each latent."""
+        """True latents minus encoded renderings of the sets, and the largest opacity within each latent."""
         rendering = self.rendered(batch)
         x0 = self.codec.encode(batch.views.images.flatten(0, 1)).unflatten(0, (-1, batch.views.num_views))
         latents = encode_rendering(self.codec, rendering.rgb, self.denoiser.config.latent_size)
@@ -105,29 +105,29 @@ class Objective(nn.Module):
         return x0 - latents, opacity.unflatten(0, x0.shape[:2])
 
     def rendered(self, batch: Batch) -> Rendering:
-        """Whole renderings of sets at the size that the denoiser wants."""
+        """Whole renderings of the sets at the size that the denoiser needs."""
         if isinstance(batch, RenderedBatch):
             return batch.rendering
         return self._render(batch, draws_of(batch.seeds, batch.views.images.device))[1]
 
     def rendering_seconds(self) -> float:
-        """How long the NeRF's forward passes took since this was asked last; its backward passes are not counted."""
+        """Seconds of the NeRF's forward passes since the last call; its backward passes are not counted."""
         return self.stopwatch.take()
 
     def total(self, losses: dict[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
-        """The weighted sum that is minimised. Raises `UserError` where the data allow none of the losses asked for."""
+        """The weighted sum that is minimised. Raises `UserError` if the data allow none of the requested losses."""
         if not losses:
             raise UserError("the data lack the masks or depths that the losses need: give loss.rgb or another a weight")
         return weighted_sum(self.weights, losses)
 
     @contextlib.contextmanager
     def _frozen(self, name: str) -> Iterator[None]:
-        """No gradients where the part does not learn."""
+        """No gradients if the part is not trained."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and name in self.trained):
             yield
 
     def _render(self, batch: Batch, draws: Draws) -> tuple[Scene, Rendering, ViewSet]:
-        """The lifted sets, their renderings, whole or of random rays, and what these should show."""
+        """The lifted sets, their renderings, whole or of random rays, and the targets of these."""
         with self.stopwatch(batch.views.images.device), self._frozen("nerf"):
             scene = self._lifted(batch, draws)
             if self.weights.denoise or not self.weights.rays:
@@ -163,7 +163,7 @@ def weighted_sum(weights: LossConfig, losses: dict[str, Float[Tensor, ""]]) -> F
 
 
 def check_perceptual(config: TrainConfig) -> None:
-    """Raises `UserError` where LPIPS has a weight, and its package or VGG's weights are not there."""
+    """Raises `UserError` if LPIPS has a weight, but its package or VGG's weights are missing."""
     if config.loss.perceptual:
         PerceptualDistance("vgg", vgg_trunk(config))
 
@@ -174,6 +174,6 @@ def vgg_trunk(config: TrainConfig) -> Trunk:
 
 
 def fit_codec(codec: nn.Module, images: Float[Tensor, "n 3 h w"]) -> None:
-    """Fits the closed-form part of a codec that has one."""
+    """Fits the closed-form part of a codec, if it has one."""
     if isinstance(codec, PatchCodec):
         codec.fit(images)

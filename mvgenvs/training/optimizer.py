@@ -1,4 +1,4 @@
-"""The optimiser: AdamW, in the form that suits the device and the memory."""
+"""The optimiser: AdamW, in a form that suits the device and the memory."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ from torch.optim import Optimizer
 from mvgenvs.config import OptimConfig
 from mvgenvs.errors import UserError
 
-STATE_BYTES = {"adamw": 8, "adamw8bit": 2}  # per trained number: its gradient's mean and square
+STATE_BYTES = {"adamw": 8, "adamw8bit": 2}  # per trained number, for its gradient's mean and square
 
 
 def check_optimizer(config: OptimConfig) -> None:
-    """Raises `UserError` for a kind that there is not, or for betas that are none."""
+    """Raises `UserError` for an unknown kind, or for impossible betas."""
     if config.kind not in STATE_BYTES:
         raise UserError(f"setting 'optim.kind' must be {' or '.join(STATE_BYTES)}, not '{config.kind}'")
     if len(config.betas) != 2 or not all(0 <= beta < 1 for beta in config.betas):
@@ -23,8 +23,8 @@ def check_optimizer(config: OptimConfig) -> None:
 def make_optimizer(parameters: Sequence[nn.Parameter], config: OptimConfig, device: torch.device) -> Optimizer:
     """AdamW over the parameters, which will be on `device` when they are trained.
 
-    torch's fused kernel does the step on a GPU; on a CPU it rounds otherwise than the plain one, and is not used.
-    Raises `UserError` for settings that `check_optimizer` refuses, or where bitsandbytes is missing.
+    On a GPU, torch's fused kernel does the step; on a CPU it rounds differently from the plain one, and is not used.
+    Raises `UserError` for settings that `check_optimizer` refuses, or if bitsandbytes is missing.
     """
     check_optimizer(config)
     betas = (config.betas[0], config.betas[1])

@@ -1,4 +1,4 @@
-"""Measures by how much latents differ from those of the rendering: the constants of the denoiser's preconditioning."""
+"""Measures how much latents differ from those of the rendering: the constants of the denoiser's preconditioning."""
 
 import itertools
 import json
@@ -17,19 +17,19 @@ from mvgenvs.training.loop import Items
 from mvgenvs.training.objective import Objective
 
 SETS = 64
-SOLID = 0.9  # opacity of an object's inside
-LEAST = 0.01  # deviation of anything, of a latent that is never wrong too: it keeps the network's inputs finite
+SOLID = 0.9  # opacity inside an object
+LEAST = 0.01  # smallest deviation, even of a latent that is never wrong: it keeps the network's inputs finite
 CONSTANTS = ("std_floor", "std_slope", "std_ceiling", "std_air", "std_channels")
 
 
 def first_sets(sets: Items, size: int, device: torch.device) -> Iterator[Batch]:
-    """The first training sets in batches: the same for all processes, and none is taken from training."""
+    """The first training sets in batches: the same for all processes. Training still sees all of them."""
     for begin in itertools.count(0, size):
         yield sets.collate([sets[index] for index in range(begin, begin + size)]).to(device)
 
 
 def recall_prior(denoiser: JointModel, pipeline: Path) -> None:
-    """Gives a denoiser the constants of a checkpoint's, which are no weights. Raises `UserError` if it is damaged."""
+    """Gives a denoiser the constants of a checkpoint, which are not weights. Raises `UserError` if it is damaged."""
     try:
         config = json.loads((pipeline / "denoiser" / "config.json").read_text())
         denoiser.register_to_config(**{name: config[name] for name in CONSTANTS})
@@ -53,7 +53,7 @@ def fit_prior(objective: Objective, data: Iterator[Batch]) -> None:
 
 
 def deviations(residual: Float[Tensor, "n c h w"], opacity: Float[Tensor, "n 1 h w"]) -> dict[str, float | list[float]]:
-    """The constants of latents minus encoded renderings, whose opacity per latent is the largest of its pixels."""
+    """The constants from latents minus encoded renderings, with the largest opacity of each latent's pixels."""
     inside, empty = opacity[:, 0] > SOLID, opacity[:, 0] < AIR_OPACITY
 
     def rms(x: Tensor) -> float:

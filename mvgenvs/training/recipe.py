@@ -1,14 +1,14 @@
-"""A recipe: all stages of a model, one after the other, in the minutes that it is given.
+"""A recipe: all stages of a model, one after the other, within a given number of minutes.
 
 A recipe is a YAML file with these keys; OUTPUT/<stage>/ is the run of each stage, OUTPUT/pipeline/ the model.
 
     minutes: 8                     # of all stages together; --minutes overrides it
     base: {data: …, nerf: …, …}    # a training configuration, common to all stages
     stages:                        # in order; each starts from the weights of the one before
-      field:    {share: 0.4, loss: …, optim: …, run: {train: [nerf]}}     # share of the minutes, and what differs
+      field:    {share: 0.4, loss: …, optim: …, run: {train: [nerf]}}     # share of the minutes, and changes to base
       denoiser: {share: 0.4, …}
       refiner:  {share: 0.2, …}
-    export: {steps: 8, guidance: 1.0}    # sampling settings that suit the model; render_sigma starts from the rendering
+    export: {steps: 8, guidance: 1.0}    # the model's sampling defaults; render_sigma starts from the rendering
     eval: {objects: 4}             # of the val split, for the table at the end; 0 makes none
 """
 
@@ -41,11 +41,11 @@ KEYS = {"minutes", "base", "stages", "export", "eval"}
 
 @dataclass(frozen=True)
 class Export:
-    """Sampling settings that suit the model."""
+    """The model's sampling defaults."""
 
     steps: int = 20
     guidance: float = 1.0
-    render_sigma: float = 0.0  # 0 starts from noise alone
+    render_sigma: float = 0.0  # 0: start from noise alone
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe with its file read, its minutes fixed, and its data in place."""
+    """A recipe that has been read, with its minutes fixed and its data filled in."""
 
     content: dict[str, Any]
     output: Path
@@ -76,7 +76,7 @@ class Recipe:
 
     @property
     def val_objects(self) -> int:
-        """How many objects the table at the end is of."""
+        """How many objects are evaluated for the table at the end."""
         return build(Val, self.content["eval"], "eval").objects
 
     @property
@@ -86,11 +86,11 @@ class Recipe:
 
     @property
     def stages(self) -> list[Stage]:
-        """Raises `UserError` where a stage's configuration is mistaken."""
+        """Raises `UserError` if a stage's configuration is wrong."""
         return list(self._stages())
 
     def check(self) -> None:
-        """Raises `UserError` for a mistaken stage, or one that lacks what it needs, before anything is written."""
+        """Raises `UserError` for a wrong stage, or one that lacks what it needs, before anything is written."""
         for stage in self.stages:
             check(stage.config)
             if not self.finished:
@@ -116,7 +116,7 @@ class Recipe:
 def read_recipe(path: Path, output: Path, data: list[str], minutes: float | None) -> Recipe:
     """The recipe at `path` for these data sets (FOLDER or FOLDER=WEIGHT) and minutes, to be made in `output`.
 
-    Raises `UserError` for a mistaken recipe, or minutes that are not above 0. Nothing is written.
+    Raises `UserError` for a wrong recipe, or minutes that are not above 0. Nothing is written.
     """
     try:
         found: Any = yaml.load(path.read_text(encoding="utf-8"), ConfigLoader)
@@ -149,22 +149,22 @@ def read_recipe(path: Path, output: Path, data: list[str], minutes: float | None
 
 
 def claim(recipe: Recipe) -> None:
-    """Makes the folder the recipe's. Raises `UserError` where it holds another one, or anything else."""
+    """Makes the folder the recipe's. Raises `UserError` if it holds another recipe's run, or anything else."""
     text, place = yaml.safe_dump(recipe.content, sort_keys=False), recipe.output / RESOLVED
     if recipe.output.exists() and not recipe.output.is_dir():
         raise UserError(f"{recipe.output} is a file: choose another --output")
     if place.exists() and place.read_text(encoding="utf-8", errors="replace") != text:
         raise UserError(f"{recipe.output} belongs to another recipe, other data or minutes: choose another --output")
     names = [path.name for path in recipe.output.iterdir()] if recipe.output.exists() else []
-    if RESOLVED not in names and any(not name.startswith(f".{RESOLVED}.") for name in names):  # which a killed run left
+    if RESOLVED not in names and any(not name.startswith(f".{RESOLVED}.") for name in names):  # left by a killed run
         raise UserError(f"{recipe.output} holds files that are no recipe's: choose another --output")
     write_text(place, text)
 
 
 def cook(recipe: Recipe) -> int:
-    """Trains every stage that is not finished, and exports the model. 0, or 1 where a signal stopped it.
+    """Trains every stage that is not finished, and exports the model. Returns 0, or 1 if a signal stopped it.
 
-    Raises `UserError` where the folder belongs to another recipe.
+    Raises `UserError` if the folder belongs to another recipe.
     """
     on_main(PartialState(), lambda: claim(recipe))
     main = PartialState().is_main_process
@@ -192,16 +192,16 @@ def cook(recipe: Recipe) -> int:
 
 
 def write_reports(recipe: Recipe, val: dict[str, Any] | None) -> None:
-    """Writes what all stages did into OUTPUT/recipe.json, and the table of `val`, where there is one."""
+    """Writes the reports of all stages, and the table of `val` if there is one, to OUTPUT/recipe.json."""
     reports = [json.loads((recipe.output / name / REPORT).read_text()) for name in recipe.content["stages"]]
     write_text(recipe.output / REPORT, json.dumps({"stages": reports, "val": val}, indent=1) + "\n")
 
 
 def report(stage: Stage) -> dict[str, Any]:
-    """What a finished stage did, from its log: steps, seconds, training sets and noise draws in a second.
+    """A finished stage's report, from its log: steps, seconds, training sets and noise draws per second.
 
-    Of the time of a step `waiting` is the share spent on data, `rendering` on the NeRF's forward pass, and `learning`
-    on all the rest: denoising, both backward passes, and the optimiser.
+    `waiting` is the share of a step's time spent on data, `rendering` on the NeRF's forward pass, and `learning` on all
+    the rest: denoising, both backward passes, and the optimiser.
     """
     lines = read_log(Path(stage.config.run.output) / LOG)
     seconds = sorted(line["seconds"] for line in lines)
@@ -214,7 +214,7 @@ def report(stage: Stage) -> dict[str, Any]:
     return {
         "stage": stage.name,
         "steps": last["step"],
-        "seconds": last["step"] * mean,  # of all steps; what was made before the first is not counted
+        "seconds": last["step"] * mean,  # of all steps, without preparations before the first
         "seconds_per_step": each,
         "sets_per_second": sets,
         "set_draws_per_second": draws,
@@ -226,7 +226,7 @@ def report(stage: Stage) -> dict[str, Any]:
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries, those of `changes` over those of `base`."""
+    """Nested dictionaries, with those of `changes` taking precedence over those of `base`."""
     out = dict(base)
     for key, value in changes.items():
         nested = isinstance(value, dict) and isinstance(out.get(key), dict)

@@ -1,7 +1,7 @@
-"""The refiner's stage: the codec's refiner learns to bring what the finished model makes nearer to the truth.
+"""The refiner's stage: the codec's refiner learns to correct the views that the finished model generates.
 
-The model's views of training objects are made once, by the very sampling that users run, and kept as pictures; the
-refiner, which sees neighbourhoods only, then learns from many crops of them, in the loop of all stages.
+The model's views of training objects are generated once, exactly as users sample them, and kept as pictures. The
+refiner, which sees only neighbourhoods, then learns from many crops of them, in the loop of all stages.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ Pictures = UInt8[Tensor, "view 3 h w"]
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Crops of views that the model has made, and of the true ones, in [0, 1]."""
+    """Crops of generated views, and of the true ones, in [0, 1]."""
 
     made: Float[Tensor, "n 3 s s"]
     true: Float[Tensor, "n 3 s s"]
@@ -49,7 +49,7 @@ class Pairs:
 class Crops(Dataset[Float[Tensor, "2 3 s s"]]):
     """An endless sequence of random crops, half of them mirrored: item `i` is a function of (seed, i) alone.
 
-    An item holds the crop of a view that was made, and that of the same place of the true one.
+    An item holds a crop of a generated view, and the same crop of the true one.
     """
 
     def __init__(self, made: Pictures, true: Pictures, side: int, seed: int) -> None:
@@ -70,10 +70,10 @@ class Crops(Dataset[Float[Tensor, "2 3 s s"]]):
 
 
 class Refinement(nn.Module):
-    """The objective of this stage: L1, and LPIPS-VGG if it has a weight, between refined crops and true ones."""
+    """The objective of this stage: L1, and LPIPS-VGG if it has a weight, between refined and true crops."""
 
     def __init__(self, parts: Parts, config: TrainConfig) -> None:
-        """Raises `UserError` where the codec has no refiner, crops do not fit it, or VGG's weights are not there."""
+        """Raises `UserError` if the codec has no refiner, crops do not fit it, or VGG's weights are missing."""
         super().__init__()
         self.refiner, self.weights = refiner_of(parts), config.loss
         if min(config.loss.perceptual_crop, config.data.size) % self.refiner.cell:
@@ -101,22 +101,22 @@ class Refinement(nn.Module):
 
 
 def refiner_of(parts: Parts) -> Refiner:
-    """Raises `UserError` where the codec has none."""
+    """The codec's refiner. Raises `UserError` if it has none."""
     if not isinstance(parts.codec, PatchCodec):
         raise UserError("the codec has no refiner: only those of kind 'patch' have one")
     return parts.codec.refiner
 
 
 def forget_refiner(codec: PatchCodec) -> None:
-    """Puts a new refiner, which does nothing yet, in the place of the codec's."""
+    """Replaces the codec's refiner by a new one, which does nothing yet."""
     old = codec.refiner
     codec.refiner = Refiner(old.cell, codec.config.refiner_width, codec.config.refiner_blocks).to(old.enter.weight)
 
 
 def made_views(accelerator: Accelerator, scenes: CachedScenes, config: TrainConfig) -> tuple[Crops, Kept]:
-    """Crops of views that the model in `run.init_from`, without its refiner, makes of training sets.
+    """Crops of views of training sets that the model in `run.init_from` generates without its refiner.
 
-    RUN/views/000000.png, ... hold what was made of a set and, below it, the truth. Raises `UserError`.
+    RUN/views/000000.png, ... hold the generated views of a set and, below them, the true ones. Raises `UserError`.
     """
     settings, folder, start = config.refine, Path(config.run.output) / VIEWS, find_checkpoint(config.run.init_from)
     pipeline = MultiViewPipeline.from_pretrained(start).to(accelerator.device)
@@ -155,7 +155,7 @@ def made_views(accelerator: Accelerator, scenes: CachedScenes, config: TrainConf
 def refining_stage(
     pipeline: str, size: int, data: Sequence[str], output: Path, sets: int, steps: int, seed: int
 ) -> TrainConfig:
-    """The stage that refines the model in a folder, of images of this size; `data` are FOLDER or FOLDER=WEIGHT."""
+    """The stage that refines the model in a folder, for images of this size; `data` are FOLDER or FOLDER=WEIGHT."""
     return TrainConfig(
         data=DataConfig(sources=tuple(data), size=size),
         loss=LossConfig(refine=1.0, perceptual=1.0),
@@ -169,7 +169,7 @@ def refining_stage(
 
 
 def sampling_options(settings: RefineConfig) -> dict[str, Any]:
-    """Those of the pipeline by which the views are made; None is the checkpoint's choice."""
+    """The pipeline's sampling options for these views; None is the checkpoint's default."""
     return {
         "num_inference_steps": settings.steps or None,
         "guidance_scale": settings.guidance or None,
@@ -179,7 +179,7 @@ def sampling_options(settings: RefineConfig) -> dict[str, Any]:
 
 
 def read_views(paths: list[Path], size: int) -> tuple[Pictures, Pictures]:
-    """The views that were made, and the true ones."""
+    """The generated views, and the true ones."""
     pairs = [torch.from_numpy(np.ascontiguousarray(read_png(path))).movedim(-1, 0).split(size, dim=1) for path in paths]
     made, true = ([view for pair in pairs for view in pair[row].split(size, dim=2)] for row in (0, 1))
     return torch.stack(made), torch.stack(true)

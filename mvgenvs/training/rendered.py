@@ -1,8 +1,8 @@
-"""Renderings of training sets, kept on disk: a frozen NeRF renders each set once, and noise is drawn for it again and
-again. On a CPU rendering a set costs more than denoising it.
+"""Renderings of training sets, kept on disk: a frozen NeRF renders each set once, and training reuses the renderings
+with new noise. On a CPU, rendering a set costs more than denoising it.
 
-What is drawn at random for a set, its views, colours and the noise on its known views, is part of its rendering. What
-the denoiser's stage draws, noise levels, noise and dropped conditions, is new each time.
+The random choices of a set, its views, colours and the noise on its known views, are part of its rendering. The random
+choices of the denoiser's stage, noise levels, noise and dropped conditions, are new each time.
 """
 
 import functools
@@ -42,7 +42,7 @@ class RenderedSample:
 class RenderedSets(Dataset[RenderedSample]):
     """An endless sequence of the same `count` training sets; item `i` belongs to step `i // global_batch`.
 
-    The sets of a step are drawn anew for each, as a function of (seed, step), among those with as many known views.
+    The sets of each step are drawn anew, as a function of (seed, step), from those with the same number of known views.
     """
 
     def __init__(self, sets: TrainingSets, folder: Path, count: int) -> None:
@@ -84,7 +84,7 @@ def rendered_sets(
 ) -> tuple[RenderedSets, Kept]:
     """The renderings of the first `data.renderings` sets, or of as many as their share of the minutes allows.
 
-    RUN/renderings/000000.safetensors, ... hold them in 16 bits. Raises `UserError` where the folder holds others.
+    RUN/renderings/000000.safetensors, ... hold them in 16 bits. Raises `UserError` if the folder holds others.
     """
     folder = Path(config.run.output) / RENDERINGS
 
@@ -110,7 +110,7 @@ def rendered_sets(
 
 
 def check_rendered(config: TrainConfig) -> None:
-    """Raises `UserError` where renderings that are kept do not go together with the rest of a stage."""
+    """Raises `UserError` if kept renderings do not go together with other settings of a stage."""
     loss = config.loss
     if tuple(config.run.train) != ("denoiser",) or not loss.denoise or any(loss.of_field) or loss.reconstruction:
         raise UserError("data.renderings are for stages that train the denoiser alone, by loss.denoise: set it to 0")

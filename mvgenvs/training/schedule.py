@@ -12,28 +12,28 @@ from mvgenvs.config import TrainConfig
 from mvgenvs.errors import UserError
 from mvgenvs.files import write_text
 
-PLAN = "plan.json"  # in the run's folder: the steps that its minutes allow
-UNTIMED = 2  # first steps, slow for other reasons (compilation, allocation), that no throughput is taken from
-MOST_TIMED = 40  # steps are enough to know the throughput
+PLAN = "plan.json"  # in the run's folder: the number of steps that its minutes allow
+UNTIMED = 2  # first steps, slow for other reasons (compilation, allocation), which are not timed
+MOST_TIMED = 40  # steps that suffice to know the throughput
 ENDLESS = 10**9
 
 
 class StageLength:
-    """The steps of a stage, and its learning rate: linear warm-up, then a cosine to zero over the steps that are left.
+    """The steps of a stage, and its learning rate: linear warm-up, then a cosine to zero over the remaining steps.
 
-    Under `run.minutes` the steps are unknown until some of the warm-up's have been timed. What is then left of the
-    minutes, counted from before the first step, over the time of a step gives the others. They are written into the
-    run, so that a resumed run keeps them.
+    With `run.minutes`, the number of steps is unknown until some steps of the warm-up have been timed. Then the rest of
+    the minutes, counted from before the first step, is divided by the time of a step. The result is written to the run,
+    so that a resumed run keeps it.
     """
 
     def __init__(self, config: TrainConfig, agree: Callable[[int], int]) -> None:
-        """`agree` makes one number of those of all processes. Raises `UserError` where the run's plan is damaged."""
+        """`agree` makes one number out of all processes'. Raises `UserError` if the run's plan is damaged."""
         self.path = Path(config.run.output) / PLAN
         self.warmup, self.seconds, self.agree = config.optim.warmup, 60 * config.run.minutes, agree
         self.timed = max(1, min(config.optim.warmup, MOST_TIMED) - UNTIMED)
         self.steps: int | None = None if self.seconds else config.optim.steps
         self.started = time.perf_counter()
-        self.ends: list[float] = []  # of the timed steps, and of the one before them
+        self.ends: list[float] = []  # of the timed steps, and of the step before them
         if self.seconds and self.path.exists():
             try:
                 self.steps = int(json.loads(self.path.read_text())["steps"])
@@ -41,30 +41,30 @@ class StageLength:
                 raise UserError(f"{self.path} is damaged: choose another --run.output") from error
 
     def spent(self, seconds: float) -> None:
-        """To be told of what an earlier process, which was stopped before the first step, has spent of the minutes."""
+        """Subtracts from the minutes what an earlier process, stopped before the first step, has used of them."""
         if self.steps is None:
             self.started -= seconds
 
     @property
     def end(self) -> int:
-        """The step to stop after; as good as never until it is known."""
+        """The last step; practically infinite until it is known."""
         return ENDLESS if self.steps is None else self.steps
 
     def progress(self, step: int) -> float:
-        """How far the stage has come, in [0, 1]."""
+        """The fraction of the stage that is done, in [0, 1]."""
         return step / self.end
 
     def rate(self, step: int) -> float:
-        """The learning rate at a step, over its peak."""
+        """The learning rate at a step, divided by its peak."""
         if step < self.warmup:
             return step / self.warmup
         left = (step - self.warmup) / max(1, self.end - self.warmup)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, left)))
 
     def after(self, step: int) -> None:
-        """To be told after each step. Fixes the number of steps when enough of them were timed.
+        """To be called after each step. Fixes the number of steps when enough of them were timed.
 
-        The median counts: among the first steps are some that compile a kernel or try several.
+        The median is used, since some of the first steps compile a kernel or try several.
         """
         if self.steps is not None or step < UNTIMED:
             return

@@ -1,4 +1,4 @@
-"""How much of its time a device spends on some part of a step, without making anybody wait for it."""
+"""Measures how much time a device spends on part of a step, without waiting for it."""
 
 import time
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import torch
 
 
 class Stopwatch:
-    """Sums up the seconds of blocks: by the clock on a CPU, by events in the stream of work on a GPU."""
+    """Sums up the seconds of blocks: by the clock on a CPU, by events in the work stream on a GPU."""
 
     def __init__(self) -> None:
         self._seconds = 0.0
@@ -16,7 +16,7 @@ class Stopwatch:
 
     @contextmanager
     def __call__(self, device: torch.device) -> Iterator[None]:
-        """Counts the time of what is done within."""
+        """Counts the time of the block."""
         if device.type != "cuda":
             begin = time.perf_counter()
             yield
@@ -29,7 +29,7 @@ class Stopwatch:
         self._events.append((first, last))
 
     def take(self) -> float:
-        """The seconds since the last call. To be called when the device has done its work anyway."""
+        """The seconds since the last call. To be called when the device has finished its work anyway."""
         for first, last in self._events:
             last.synchronize()
             self._seconds += first.elapsed_time(last) / 1000

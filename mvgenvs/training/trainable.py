@@ -1,8 +1,8 @@
-"""Which weights of the denoiser learn, and low-rank updates of its joint attention through peft.
+"""Chooses which weights of the denoiser are trained, including low-rank updates of its joint attention through peft.
 
-LoRA [Hu et al. 2021, arXiv 2106.09685] adds B A to a frozen projection W. While it trains, peft's layers stand in the
-place of the projections; a pipeline is saved with W + B A in plain layers, so that it loads without peft, and a later
-stage may start from it like from any other.
+LoRA [Hu et al. 2021, arXiv 2106.09685] adds B A to a frozen projection W. During training, peft's layers replace the
+projections. A pipeline is saved with W + B A in plain layers, so that it loads without peft, and a later stage can
+start from it like from any other.
 """
 
 from collections.abc import Iterator
@@ -21,11 +21,11 @@ PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 def choose_trainable(denoiser: nn.Module, choice: str, lora_rank: int) -> None:
-    """Lets the chosen weights of a denoiser learn, and no others; adds the LoRA layers where they are chosen.
+    """Makes the chosen weights of a denoiser trainable, and freezes all others; adds LoRA layers if they are chosen.
 
-    all: everything but what was frozen before. attention: the joint self-attention's layers. lora: low-rank updates of
-    its projections. conditioner: none of them. A denoiser with a module `conditioner` (ControlNet, adapter), which no
-    checkpoint brings along, trains it under every choice. Raises `UserError` where the choice is none, or fits ill.
+    all: everything except what was frozen before. attention: the layers of the joint self-attention. lora: low-rank
+    updates of its projections. conditioner: none of these. A `conditioner` (ControlNet, adapter), which no checkpoint
+    provides, is trained with every choice. Raises `UserError` if the choice is unknown or does not suit the denoiser.
     """
     if choice not in CHOICES:
         raise UserError(f"setting 'denoiser.trainable' must be one of {', '.join(CHOICES)}, not '{choice}'")
@@ -52,7 +52,7 @@ def self_attention(model: nn.Module) -> dict[str, Attention]:
 
 
 def add_lora(model: nn.Module, names: list[str], rank: int) -> None:
-    """Puts a trainable update of this rank, zero at first, beside each of the named linear layers."""
+    """Adds a trainable update of this rank, zero at first, to each of the named linear layers."""
     if rank < 1:
         raise UserError(f"setting 'denoiser.lora_rank' must be 1 or more, not {rank}")
     try:
@@ -64,9 +64,9 @@ def add_lora(model: nn.Module, names: list[str], rank: int) -> None:
 
 @contextmanager
 def lora_merged(model: nn.Module) -> Iterator[None]:
-    """For the length of the block, plain linear layers with W + B A in the place of LoRA's.
+    """Within the block, plain linear layers with W + B A replace LoRA's.
 
-    W itself is not touched: adding the update to it and taking it off again would round it.
+    W itself is not changed: adding the update to it and subtracting it again would round it.
     """
     wrapped = {name: layer for name, layer in model.named_modules() if hasattr(layer, "get_delta_weight")}
     for name, layer in wrapped.items():
@@ -80,7 +80,7 @@ def lora_merged(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def merged(layer: Any) -> nn.Linear:
-    """The linear layer that a LoRA layer of peft's amounts to."""
+    """The linear layer that is equivalent to a LoRA layer of peft's."""
     base = layer.get_base_layer()
     weight = base.weight + sum(layer.get_delta_weight(adapter) for adapter in layer.active_adapters)
     plain = nn.Linear(base.in_features, base.out_features, bias=False, device="meta")

@@ -1,4 +1,4 @@
-"""One stage of training, from its configuration to its last checkpoint: data, model, engine, and the loop's caller."""
+"""One stage of training, from its configuration to its last checkpoint: data, model, accelerate, and training loop."""
 
 import signal
 from collections.abc import Callable, Sequence
@@ -45,7 +45,7 @@ def train(config: TrainConfig, resume: bool) -> int:
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     accelerator = make_accelerator(config)
-    lock = ExitStack()  # until this process ends: nobody else trains into the folder
+    lock = ExitStack()  # until this process ends, no other may train into the folder
     on_main(accelerator.state, lambda: lock.enter_context(OwnFolder(run, "--run.output")))
     length = StageLength(config, lambda steps: agreed(accelerator, steps, "min"))
     scenes, sets = open_data(config, accelerator.num_processes)
@@ -59,7 +59,7 @@ def train(config: TrainConfig, resume: bool) -> int:
     ema = EMAModel(trained, decay=config.optim.ema, foreach=True)
     prepared, optimizer = accelerator.prepare(objective, optimizer)
     ema.to(accelerator.device)
-    for part in parts.modules().values():  # those too that the objective does without
+    for part in parts.modules().values():  # including those that the objective does not use
         part.to(accelerator.device)
     accelerator.register_for_checkpointing(schedule, ema)
     with explained_failures(run, resumes=True):
@@ -77,7 +77,7 @@ def train(config: TrainConfig, resume: bool) -> int:
         accelerator.init_trackers("logs")
 
     stopped = catch_signals()
-    stop, last = False, True  # where a finished run is resumed
+    stop, last = False, True  # for a finished run that is resumed
     steps = loop.train(accelerator, prepared, optimizer, schedule, ema, data, config, length, start, skipped)
     with tqdm(steps, initial=start, unit="step", disable=not accelerator.is_main_process) as bar:
         for report in bar:
@@ -93,7 +93,7 @@ def train(config: TrainConfig, resume: bool) -> int:
             if stop:
                 bar.write(f"stopped by {', '.join(stopped)} after step {report.step}; continue with --resume auto")
                 break
-    for tracker in accelerator.trackers:  # `end_training` would also part the processes, who may have more to do
+    for tracker in accelerator.trackers:  # `end_training` would also separate the processes, which may have more to do
         tracker.finish()
     lock.close()
     return 1 if stop and not last else 0
@@ -102,7 +102,7 @@ def train(config: TrainConfig, resume: bool) -> int:
 def note_validation(
     bar: tqdm, accelerator: Accelerator, parts: Parts, ema: EMAModel, config: TrainConfig, step: int
 ) -> None:
-    """Validates the averaged weights, in the main process, and tells what came of it."""
+    """Validates the averaged weights, in the main process, and reports the result."""
     if not accelerator.is_main_process:
         return
     with checkpoint.ema_weights(ema, parts):
@@ -150,7 +150,7 @@ def kept_items(
     config: TrainConfig,
     length: StageLength,
 ) -> loop.Items:
-    """What the stage learns from: training sets, or what is made of them before the first step."""
+    """What the stage learns from: training sets, or what was made of them before the first step."""
     items: loop.Items
     if isinstance(objective, Refinement):
         items, kept = made_views(accelerator, scenes, config)
@@ -203,7 +203,7 @@ def make_parts(config: TrainConfig, scenes: CachedScenes) -> tuple[Parts, tuple[
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Accelerate's engine; says on how many processes it runs."""
+    """accelerate's engine; says how many processes it runs in."""
     state = join_processes()
     precision = [best_mixed_precision() if config.run.mixed_precision == "auto" else config.run.mixed_precision]
     if state.num_processes > 1:
@@ -221,7 +221,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 
 def agreed(accelerator: Accelerator, value: int, how: str) -> int:
-    """One number of those that the processes have: their sum, or the smallest."""
+    """One number out of all processes': their sum, or the smallest."""
     if accelerator.num_processes == 1:
         return value
     values = accelerator.gather(torch.tensor([value], device=accelerator.device))
@@ -229,7 +229,7 @@ def agreed(accelerator: Accelerator, value: int, how: str) -> int:
 
 
 def catch_signals() -> list[str]:
-    """An empty list that receives the name of a SIGTERM or SIGINT; the step at hand is finished and saved first."""
+    """An empty list that receives the name of a SIGTERM or SIGINT; the current step is finished and saved first."""
     received: list[str] = []
 
     def take(number: int, _: object) -> None:

@@ -1,4 +1,4 @@
-"""What a run shows of itself: images for the codec's closed-form fit, and validation sheets with their figures."""
+"""Validation sheets of a run, with their metrics; and the images for the codec's closed-form fit."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ NUM_TARGETS = 7
 
 
 def training_images(scenes: Scenes, views_per_object: int = 10, most: int = 1000) -> Float[Tensor, "n 3 h w"]:
-    """Some views of every object, or of every n-th where they are many, evenly spread over its list."""
+    """Some views of every object, or of every n-th if there are many, evenly spread over its views."""
     images = []
     for index in range(0, len(scenes), max(1, len(scenes) * views_per_object // most)):
         count = len(scenes.objects[index].view_ids)
@@ -28,11 +28,11 @@ def training_images(scenes: Scenes, views_per_object: int = 10, most: int = 1000
 
 
 def validate(parts: Parts, config: TrainConfig, step: int) -> dict[str, float]:
-    """Samples views of validation objects, writes a sheet, and returns mean figures.
+    """Samples views of validation objects, writes a sheet, and returns mean metrics.
 
-    PSNRs in dB: `codec` compares the codec's reconstructions with the true views, `nerf` the NeRF's RGB, `samples` the
-    samples; and the NeRF's geometry as in `geometry_figures`, where the data have mattes and depth. Only what the stage
-    can say something about is computed.
+    PSNRs in dB: `codec` of the codec's reconstructions, `nerf` of the NeRF's RGB, `samples` of the samples, against the
+    true views; and the NeRF's geometry as in `geometry_figures`, if the data have mattes and depth. Only what the stage
+    can tell is computed.
     """
     scenes = open_scenes(
         Path(config.data.root), "val", config.data.size, config.data.category, config.data.fit_captures
@@ -71,7 +71,7 @@ def validate(parts: Parts, config: TrainConfig, step: int) -> dict[str, float]:
 
 
 def geometry_figures(depth: Float[Tensor, "view 1 h w"], truth: ViewSet) -> dict[str, float]:
-    """Of rendered z-depth, 0 where nothing is hit: IoU of silhouettes, and the mean error where both hit something."""
+    """Of rendered z-depth, 0 where nothing is hit: silhouette IoU, and mean error where both hit something."""
     if truth.mask is None or truth.depth is None:
         return {}
     solid, there = depth > 0, truth.mask > 0.5

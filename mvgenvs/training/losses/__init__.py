@@ -1,1 +1,1 @@
-"""Losses, each a function of what is rendered or denoised and of what it should be; the objective asks for them."""
+"""Losses, as functions of renderings or denoised views and their targets; called by the objective."""

@@ -1,6 +1,6 @@
-"""Space carving: what the depth maps of a few views say about points in the world (Kutulakos & Seitz 2000).
+"""Space carving: what the depth maps of a few views tell about points in the world (Kutulakos & Seitz 2000).
 
-A view sees through the points before its surface, and finds matter right behind it; what lies deeper it cannot tell.
+A view sees through the points in front of its surface, and finds matter just behind it; deeper points are unknown.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from mvgenvs.views import ViewSet
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Carved:
-    """Points that are known to be empty or solid; of the others nothing is known."""
+    """Points that are known to be empty or solid; all others are unknown."""
 
     empty: Bool[Tensor, "batch n"]
     solid: Bool[Tensor, "batch n"]
@@ -23,9 +23,9 @@ class Carved:
 
 @without_autocast
 def carve(points: Float[Tensor, "n 3"], views: ViewSet, thickness: float) -> Carved:
-    """Empty is what any view sees through, solid what lies at most `thickness` behind a surface and is not empty.
+    """Empty is what any view sees through; solid is what lies at most `thickness` behind a surface and is not empty.
 
-    Pixels with a mask but no depth, such as an edge, say nothing. Raises `ValueError` for views without depth.
+    Pixels with a mask but no depth, such as edges, tell nothing. Raises `ValueError` for views without depth.
     """
     if views.depth is None or views.mask is None:
         raise ValueError("carving needs views with depth and masks")
@@ -43,6 +43,6 @@ def carve(points: Float[Tensor, "n 3"], views: ViewSet, thickness: float) -> Car
 
 
 def carving_loss(logits: Float[Tensor, "batch n"], carved: Carved) -> Float[Tensor, ""]:
-    """Cross-entropy of matter at the points of which something is known, per solid point."""
+    """Cross-entropy of matter over the known points, divided by the number of solid points."""
     error = F.softplus(logits) * carved.empty + F.softplus(-logits) * carved.solid
     return error.sum() / carved.solid.sum().clamp(min=1)

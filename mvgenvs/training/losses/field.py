@@ -1,4 +1,4 @@
-"""Losses of the NeRF: its renderings, whole or of random rays, against what the views show; its density, carved."""
+"""Losses of the NeRF: its renderings, whole or of random rays, against the true views; its density, by carving."""
 
 import math
 
@@ -15,12 +15,12 @@ from mvgenvs.training.draws import Draws
 from mvgenvs.training.losses.carving import carve, carving_loss
 from mvgenvs.views import ViewSet
 
-SHELL = 1.5  # voxels behind a surface that carving calls solid
+SHELL = 1.5  # voxels behind a surface that carving labels solid
 SURROUNDINGS = 4  # pixels around the object that count as near it
 
 
 def render_images(nerf: ViewNeRF, scene: Scene, views: ViewSet, draws: Draws, size: int) -> tuple[Rendering, ViewSet]:
-    """Whole renderings of this size, and the views shrunk to it."""
+    """Whole renderings of this size, and the views scaled down to it."""
     hw = (size, size)
     jitter = draws.uniform(views.num_views * hw[0] * hw[1]) if nerf.training else None
 
@@ -28,7 +28,7 @@ def render_images(nerf: ViewNeRF, scene: Scene, views: ViewSet, draws: Draws, si
         return F.interpolate(x.flatten(0, 1), hw, mode="area").unflatten(0, x.shape[:2])
 
     def shrink_depth(depth: Tensor) -> Tensor:
-        """The mean over the object's part of each pixel: the background's 0 is no depth."""
+        """The mean depth over the object's part of each pixel: the background's 0 is no depth."""
         return shrink(depth) / shrink((depth > 0).to(depth.dtype)).clamp(min=1e-6)
 
     cameras = views.cameras.resized(hw)
@@ -44,7 +44,7 @@ def render_images(nerf: ViewNeRF, scene: Scene, views: ViewSet, draws: Draws, si
 def render_rays(
     nerf: ViewNeRF, scene: Scene, views: ViewSet, draws: Draws, weights: LossConfig
 ) -> tuple[Rendering, ViewSet]:
-    """Random rays of full-size views, as images of one row, with the pixels that they should see."""
+    """Random rays of full-size views, as images of one row, with the true pixels to compare them with."""
     rays = weights.rays
     chosen = chosen_pixels(views, draws.uniform(views.num_views, rays), weights.object_rays)  # (b, v, r)
 
@@ -83,7 +83,7 @@ def render_rays(
 def chosen_pixels(
     views: ViewSet, uniform: Float[Tensor, "batch view ray"], share: float
 ) -> Int64[Tensor, "batch view ray"]:
-    """Pixels of each view at random: a `share` of them from the object and some pixels around it."""
+    """Random pixels of each view: a `share` of them on the object and a few pixels around it."""
     height, width = views.cameras.hw
     if views.mask is None or not share:
         return (uniform * (height * width)).long().clamp(max=height * width - 1)
@@ -99,7 +99,7 @@ def chosen_pixels(
 def rendering_losses(
     weights: LossConfig, rendering: Rendering, targets: ViewSet, draws: Draws
 ) -> dict[str, Float[Tensor, ""]]:
-    """Those that have a weight, by name, of renderings that should show the targets."""
+    """Losses by name, of those that have a weight, of renderings against their targets."""
     losses = {}
     if weights.rgb:
         error = rendering.rgb - targets.images
