@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def chosen_stages(setup: Setup, only: Sequence[str] | None) -> Iterator[Stage]:
-    """The stages, each made when its turn comes. Raises `UserError` where `only` names none of them."""
+    """The stages, each made when its turn comes. Raises `UserError` if `only` names none of them."""
     found = False
     for family in FAMILIES:
         if only and not any(name.split("/")[0] in family for name in only):

@@ -85,7 +85,7 @@ def evaluate(
 
 
 def check_views(scenes: CachedScenes, num_objects: int, protocol: str) -> None:
-    """Raises `UserError` where an object lacks views that others have: the srn protocol asks for all of each object."""
+    """Raises `UserError` if an object lacks views that others have: the srn protocol asks for all of each object."""
     if protocol != "srn":
         return
     items = scenes.objects[:num_objects]

@@ -30,7 +30,7 @@ def evaluate_object(
 ) -> None:
     """Leaves the record, the features and the sheet of one object in `folder`; calls `on_row` after each row.
 
-    Raises `UserError` where it lacks the views that the protocol needs.
+    Raises `UserError` if it lacks the views that the protocol needs.
     """
     chosen = choose_views(item, views.cameras, settings.protocol, settings.num_inputs)
     known, targets = views.select(chosen.inputs), views.select(chosen.targets)

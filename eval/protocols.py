@@ -34,7 +34,7 @@ def orbit_views(view_ids: Sequence[int], cameras: Cameras, num_inputs: int = 1) 
     spacing in azimuth and to that elevation (a linear assignment, in which a degree counts the same in both).
 
     Further inputs leave the targets as they are: the second is the remaining view nearest to azimuth 225, the other end
-    of the car's diagonal, the third the one nearest to azimuth 135. Raises `UserError` where there are too few views,
+    of the car's diagonal, the third the one nearest to azimuth 135. Raises `UserError` if there are too few views,
     or `num_inputs` is not 1, 2 or 3.
     """
     if num_inputs not in (1, 2, 3):
@@ -70,7 +70,7 @@ def orbit_views(view_ids: Sequence[int], cameras: Cameras, num_inputs: int = 1) 
 def srn_views(view_ids: Sequence[int], cameras: Cameras, num_inputs: int = 1) -> ViewChoice:
     """The protocol of pixelNeRF: view 64, or views 64 and 104, in, and every other view out, in order of their ids.
 
-    Raises `UserError` where an input view is missing, or `num_inputs` is neither 1 nor 2.
+    Raises `UserError` if an input view is missing, or `num_inputs` is neither 1 nor 2.
     """
     if num_inputs not in (1, 2):
         raise UserError(f"the srn protocol takes 1 or 2 input views, not {num_inputs}")

@@ -17,7 +17,7 @@ ROWS = ("nerf", "joint")
 def val_data(sources: Sequence[str]) -> Path | None:
     """The first of a recipe's data sets that has a val split; None, and a word on stderr, where none has.
 
-    Raises `UserError` where an evaluation lacks packages, which had better be known before training.
+    Raises `UserError` if an evaluation lacks packages, which had better be known before training.
     """
     try:
         import eval.evaluation  # noqa: F401

@@ -24,7 +24,7 @@ class ConsistencyFigures(TypedDict):
     flicker: FlickerFigures | None  # None without a perceptual distance
     loop_lpips: LoopFigures | None  # None without a perceptual distance, or for an open sequence
     loop_warp: LoopFigures | None  # of the warp's root mean square error; None without depth, or for an open sequence
-    radiance: RadianceFigures | None  # None where it was left out, or for fewer than three views
+    radiance: RadianceFigures | None  # None if it was left out, or for fewer than three views
 
 
 def consistency(

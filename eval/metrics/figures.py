@@ -8,6 +8,6 @@ Figures = dict[str, list[float | None]]  # metric -> one figure for each view, p
 
 
 def mean_of_present(figures: Sequence[float | None]) -> float | None:
-    """The mean of those figures that are there; None where none is."""
+    """The mean of those figures that are there; None if none is."""
     present = [figure for figure in figures if figure is not None]
     return float(np.mean(present)) if present else None

@@ -104,7 +104,7 @@ def kernel_distance(
     Unbiased at any size for independent sets: 0 on average if from one distribution, so that it can be negative. Sets
     in which each image has its partner, such as samples and truth from the same cameras, come out lower by the order
     of 1 / n; a set and itself are below 0. `subset_size` is 2 or more; unless given it is `SUBSET_SIZE`, and at most
-    half of the smaller set, so that subsets differ. Raises `UserError` where a set has fewer images than a subset, or
+    half of the smaller set, so that subsets differ. Raises `UserError` if a set has fewer images than a subset, or
     fewer than four.
     """
     smaller = min(len(a), len(b))

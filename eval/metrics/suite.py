@@ -89,7 +89,7 @@ def load_suite(
     """The metrics, of `METRICS`, and LPIPS by the given networks; a note on stderr says how to get what is missing.
 
     `lpips_trunks` is a folder with their ImageNet weights, which are looked for where there is none. With
-    `inception_weights` FID and KID are measured too; raises `UserError` where that is not the right file.
+    `inception_weights` FID and KID are measured too; raises `UserError` if that is not the right file.
     """
     distances = [_if_there(f"LPIPS-{net}", partial(_perceptual, net, lpips_trunks, device)) for net in lpips_nets]
     extractors = [_if_there("FD-effnet", partial(effnet_lite0, device))] if FD in metrics else []

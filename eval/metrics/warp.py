@@ -46,7 +46,7 @@ def warp_error(
 ) -> WarpFigures | None:
     """Warp errors between neighbours of a sequence with images in [0, 1] that show the views of `truth`.
 
-    Of `truth` only cameras, depth and mask count; None where it has no depth. `distance` compares images that are white
+    Of `truth` only cameras, depth and mask count; None if it has no depth. `distance` compares images that are white
     outside the pixels visible in both.
     """
     if truth.depth is None or len(images) < 2:

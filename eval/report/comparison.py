@@ -20,7 +20,7 @@ class Difference:
     first: float
     second: float
     difference: float  # second - first, as a mean over `num_objects`
-    interval: tuple[float, float] | None  # of the difference; None where there is one figure per run, or one object
+    interval: tuple[float, float] | None  # of the difference; None if there is one figure per run, or one object
     num_objects: int
 
     @property

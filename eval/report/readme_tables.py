@@ -36,7 +36,7 @@ def runs_table(runs: Sequence[FinishedRun], among: Sequence[Column]) -> str:
 
 
 def first_table(path: Path) -> str:
-    """The first table of a Markdown file. Raises `UserError` where there is none."""
+    """The first table of a Markdown file. Raises `UserError` if there is none."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

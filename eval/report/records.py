@@ -73,7 +73,7 @@ class Record:
     joint_independent_difference: float | None = None  # mean absolute difference of their samples, of 1
 
     def mean(self, row: str, metric: str) -> float | None:
-        """The mean of the figures that there are; None where there is none."""
+        """The mean of the figures that there are; None if there is none."""
         figures = [figure for figure in self.figures.get(row, {}).get(metric, []) if figure is not None]
         return float(np.mean(figures)) if figures else None
 
@@ -90,7 +90,7 @@ class RunFolder:
         return ["settings.json", *(f"objects/{name}.{kind}" for name in objects for kind in KINDS)]
 
     def settings(self) -> dict[str, Any] | None:
-        """The settings of the run in this folder; None where there is none. Raises `UserError` for a damaged file."""
+        """The settings of the run in this folder; None if there is none. Raises `UserError` for a damaged file."""
         path = self.path / "settings.json"
         if not path.exists():
             return None
@@ -100,7 +100,7 @@ class RunFolder:
         return content
 
     def check(self, settings: Settings) -> None:
-        """Raises `UserError` where the folder holds a run with other settings."""
+        """Raises `UserError` if the folder holds a run with other settings."""
         mine, theirs = _plain(settings), self.settings()
         differing = [] if theirs is None else [key for key in mine if mine[key] != theirs.get(key)]
         if differing:
@@ -128,7 +128,7 @@ class RunFolder:
         write_json(self.objects / f"{record.object}.json", asdict(record))
 
     def read(self, name: str) -> Record:
-        """The record of an object. Raises `UserError` where it is damaged."""
+        """The record of an object. Raises `UserError` if it is damaged."""
         path = self.objects / f"{name}.json"
         try:
             return Record(**read_json(path))
@@ -136,7 +136,7 @@ class RunFolder:
             raise UserError(f"{path} is damaged: delete it and run again") from None
 
     def features(self, name: str, network: str, row: str) -> Float[Tensor, "view feature"]:
-        """The features of one row's images of an object. Raises `UserError` where they are missing or damaged."""
+        """The features of one row's images of an object. Raises `UserError` if they are missing or damaged."""
         path = self.objects / f"{name}.safetensors"
         try:
             with safe_open(path, framework="pt") as file:
@@ -148,7 +148,7 @@ class RunFolder:
 def claim_run(folder: OwnFolder, run: RunFolder, names: Sequence[str]) -> None:
     """Lists as ours the files `names` that a run will write. `folder` is the run's own, or one around it.
 
-    Raises `UserError` where one would replace a file that is not ours. In a folder with settings.json they all are,
+    Raises `UserError` if one would replace a file that is not ours. In a folder with settings.json they all are,
     whether or not they are listed: earlier versions kept no list.
     """
     place, theirs = run.path.relative_to(folder.path), run.settings()
@@ -169,7 +169,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Raises `UserError` where there is no such file, or it is no JSON."""
+    """Raises `UserError` if there is no such file, or it is no JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

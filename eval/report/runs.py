@@ -19,7 +19,7 @@ class FinishedRun:
 
 
 def read_run(path: Path) -> FinishedRun:
-    """Reads the folder of a run, or its `metrics.json`. Raises `UserError` where that is missing or damaged."""
+    """Reads the folder of a run, or its `metrics.json`. Raises `UserError` if that is missing or damaged."""
     file = path / "metrics.json" if path.is_dir() else path
     if not file.exists():
         raise UserError(f"there is no {file}: give the --output folder of a finished run of eval.run")

@@ -21,7 +21,7 @@ METRICS = ("psnr", "lpips-alex", "warp-psnr", "warp-lpips", "flicker")
 
 
 def train_and_evaluate(group: Group, model: Ablation, data: Path, output: Path, threads: int) -> None:
-    """Leaves one model's run, evaluation and losses, unless they are there. Raises `UserError` where a step fails."""
+    """Leaves one model's run, evaluation and losses, unless they are there. Raises `UserError` if a step fails."""
     folder = output / model.folder
     run, evaluation, losses = folder / "run", folder / "eval", folder / "losses.json"
     folder.mkdir(exist_ok=True)
@@ -57,7 +57,7 @@ def _call(arguments: Sequence[str], log: Path, threads: int) -> None:
 def validation_losses(run: Path, config: TrainConfig, names: Sequence[str], threads: int) -> dict[str, list[float]]:
     """Losses of the newest checkpoint of a run on `NUM_SETS` sets of the val split, one figure of each set.
 
-    Raises `UserError` where the data have no such losses.
+    Raises `UserError` if the data have no such losses.
     """
     import torch
 

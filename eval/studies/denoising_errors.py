@@ -87,7 +87,7 @@ def measure(
 ) -> list[SetErrors]:
     """The errors of all targets of the orbit of the first objects, with a progress bar.
 
-    Raises `UserError` where an object lacks the views of the orbit.
+    Raises `UserError` if an object lacks the views of the orbit.
     """
     found = []
     with progress_bar(num_objects * len(SETS) * len(modes), "denoising") as progress:

@@ -74,7 +74,7 @@ def study(
 ) -> str:
     """Writes geometry.json, .md and .png, and returns the text. Known views come with their `mattes`, or without.
 
-    Raises `UserError` where the data have no depth or masks.
+    Raises `UserError` if the data have no depth or masks.
     """
     indices = [index * len(scenes.objects) // num_objects for index in range(num_objects)]
     found: list[ObjectFigures] = []

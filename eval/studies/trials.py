@@ -102,7 +102,7 @@ class Study:
 
 
 def run_trials(study: Study, trials: Sequence[Trial]) -> None:
-    """Makes and measures what is missing, with a progress bar. Raises `UserError` where a folder is another trial's."""
+    """Makes and measures what is missing, with a progress bar. Raises `UserError` if a folder is another trial's."""
     for trial in trials:
         claim_run(study.own, study.folder(trial), RunFolder.names(study.names))
         study.folder(trial).check(study.settings_of(trial))

@@ -1,1 +1,1 @@
-"""Readers of posed view sets, sampling of training sets, and augmentations that act alike on all views of a set."""
+"""Readers of posed view sets, sampling of training sets, and augmentations that treat all views of a set alike."""

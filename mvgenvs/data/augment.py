@@ -1,4 +1,4 @@
-"""Augmentations that act alike on all views of a set, so that the set stays one consistent object."""
+"""Augmentations that treat all views of a set alike, so that the set still shows one consistent object."""
 
 import math
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ LONGEST = 2.0  # stops of exposure
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Augmentation:
-    """What is done to one set: a mirror image, a turn of the object or of the colours, a longer exposure, or none."""
+    """The changes to one set: a mirror image, a rotation of the object or of the colours, overexposure, or none."""
 
     mirrored: bool = False
     colours: Float[Tensor, "3 3"] | None = None  # a rotation or permutation of RGB space, see `turned`
-    exposure: float = 1.0  # what colours are multiplied by
-    azimuth: float = 0.0  # radians about the vertical axis, by which object and cameras turn after mirroring
+    exposure: float = 1.0  # factor of the colours
+    azimuth: float = 0.0  # radians about the vertical axis by which object and cameras turn, after mirroring
 
     def __call__(self, views: ViewSet) -> ViewSet:
         views = views.mirrored() if self.mirrored else views
@@ -33,10 +33,10 @@ class Augmentation:
 def draw_augmentation(
     rng: np.random.Generator, recolour: float = 0.8, mirror: bool = True, expose: float = 0.0, front: bool = True
 ) -> Augmentation:
-    """Mirrors half of the sets in x and, with probability `recolour`, turns their hue or permutes their channels.
+    """Mirrors half of the sets in x and, with probability `recolour`, rotates their hue or permutes their channels.
 
-    With probability `expose` the set is exposed for too long: bright paint turns as white as the background. An object
-    without a known `front` is turned to face anywhere: the way in which its file happens to lie says nothing.
+    With probability `expose` the set is overexposed: bright paint turns as white as the background. An object without
+    a known `front` is turned to a random heading, since the heading in its file means nothing.
     """
     mirrored = mirror and bool(rng.random() < 0.5)
     colours = None
@@ -52,7 +52,7 @@ def draw_augmentation(
 def turned(
     images: Float[Tensor, "*batch view 3 h w"], rotation: Float[Tensor, "3 3"]
 ) -> Float[Tensor, "*batch view 3 h w"]:
-    """The images with their colours turned. Distances from white are what is turned, so that white stays exactly 1."""
+    """The images with rotated colours. The difference from white is rotated, so that white stays exactly 1."""
     darkness = rotation @ (1 - images.flatten(-2))
     return darkness.neg_().add_(1).clamp_(0, 1).unflatten(-1, images.shape[-2:])
 

@@ -1,14 +1,15 @@
-"""Reader of posed captures in nerfstudio's `transforms.json` form: photographs or renderings with any cameras.
+"""Reader of posed captures in nerfstudio's `transforms.json` format: photographs or renderings with any cameras.
 
     ROOT/transforms.json                              one object
     ROOT/<object>/transforms.json                     several
     ROOT/{train,val,test}/<object>/transforms.json    several, in splits
 
-Without folders of splits every object belongs to every split, with all its views: enough to fit a few objects and look
-at them, but figures on "test" are then figures on training data. Each frame names its image (`file_path`, relative to
-the folder) and, if there is one, a 16-bit depth map (`depth_file_path`, z-depth in steps of `depth_unit_scale_factor`
-world units, which the file may set and is 0.001 otherwise; 0 where unknown). An image's alpha becomes the mask, and
-the image is composited on white. What is not square is cropped to its middle, and `K` follows.
+Without folders for splits, every object belongs to every split, with all its views: enough to fit a few objects and
+look at them, but numbers on "test" are then numbers on training data. Each frame names its image (`file_path`, relative
+to the folder) and, if there is one, a 16-bit depth map (`depth_file_path`: z-depth in steps of
+`depth_unit_scale_factor` world units, which the file may set and is otherwise 0.001; 0 where unknown). An image's alpha
+becomes the mask, and the image is composited on white. An image that is not square is cropped to its middle square, and
+`K` adjusted.
 """
 
 import json
@@ -26,9 +27,9 @@ from mvgenvs.errors import UserError
 from mvgenvs.transforms import read_transforms
 
 CAMERA_FILE = "transforms.json"
-DEPTH_UNIT = 0.001  # nerfstudio's default: millimetres of a world in metres
-RADIUS = 1.3  # where cameras stand in the model's world
-MIN_SPREAD = 1e-4  # least eigenvalue of the viewing directions' spread; two cameras 1.1 degrees apart have it
+DEPTH_UNIT = 0.001  # nerfstudio's default: millimetres in a world in metres
+RADIUS = 1.3  # distance of the cameras in the model's world
+MIN_SPREAD = 1e-4  # least eigenvalue of the viewing directions' spread: that of two cameras 1.1 degrees apart
 
 
 class CaptureScenes(CachedScenes):
@@ -37,8 +38,8 @@ class CaptureScenes(CachedScenes):
     def __init__(self, root: Path, split: str, size: int = 128, fit: bool = True) -> None:
         """Lists the captures under `root`; images come back as `size` x `size` pixels.
 
-        `fit` moves each capture into the model's world, see `fitted`; otherwise the world stays that of the file.
-        Raises `UserError` where there is no capture, or its camera file is malformed.
+        `fit` moves each capture into the model's world, see `fitted`; otherwise the world is that of the file. Raises
+        `UserError` if there is no capture, or its camera file is malformed.
         """
         super().__init__()
         self.size, self.fit = size, fit
@@ -78,20 +79,20 @@ class CaptureScenes(CachedScenes):
 
 
 def splits_in(root: Path) -> list[str]:
-    """The splits of the captures in a folder; none where there are no captures."""
+    """The splits of the captures in a folder; none if there are no captures."""
     if _has_splits(root):
         return [split for split in SPLITS if _captures(root / split)]
     return ["train", "val", "test"] if _captures(root) else []
 
 
 def fitted(cameras: Cameras, where: Path | str = "this capture") -> tuple[Cameras, float]:
-    """Moves a capture into the model's world; returns the cameras and the scale, which depths take too.
+    """Moves a capture into the model's world; returns the cameras and the scale, which also applies to depths.
 
-    The point nearest to all optical axes becomes the origin, for that is what the cameras look at; the direction
-    that is upright in the images becomes +y; the median distance of the cameras becomes `RADIUS`. The heading stays
-    as it was: a car's front need not point to -z. Cameras that are so already, stay as they are.
+    The point nearest to all optical axes, at which the cameras look, becomes the origin; the direction that is upright
+    in the images becomes +y; the median distance of the cameras becomes `RADIUS`. The heading stays as it was: a car's
+    front need not point to -z. Cameras that already fit stay as they are.
 
-    Raises `UserError` where the cameras look past each other, or all along one line.
+    Raises `UserError` if the cameras do not look at a common point, or all look along one line.
     """
     c2w = cameras.c2w.double()
     centers, forward = c2w[:, :3, 3], c2w[:, :3, 2]
@@ -111,9 +112,9 @@ def fitted(cameras: Cameras, where: Path | str = "this capture") -> tuple[Camera
 
 
 def _upright(c2w: Float[Tensor, "view 4 4"]) -> Float[Tensor, "3"]:
-    """The direction that level cameras have in common: at right angles to all their rows of pixels.
+    """The common upright direction of level cameras: at right angles to the pixel rows of all of them.
 
-    Where all look the same way, many directions are; the little weight of the mean image-up direction decides.
+    If all look the same way, many directions are; then the mean image-up direction, with a small weight, decides.
     """
     right, up = c2w[:, :3, 0], -c2w[:, :3, 1].mean(dim=0)
     direction = torch.linalg.eigh(right.T @ right / len(right) - 1e-3 * torch.outer(up, up)).eigenvectors[:, 0]
@@ -147,7 +148,7 @@ def _middle(pixels: np.ndarray) -> np.ndarray:
 
 
 def _depth_maps(path: Path, count: int) -> tuple[list[str], float]:
-    """Each frame's depth map, empty where there is none, and their unit; the file is known to be well-formed."""
+    """Each frame's depth map, empty if there is none, and their unit; the file is known to be well-formed."""
     content = json.loads(path.read_text(encoding="utf-8"))
     unit = content.get("depth_unit_scale_factor", DEPTH_UNIT)
     if not isinstance(unit, int | float) or not 0 < unit < 1e9:

@@ -3,8 +3,8 @@
 python -m mvgenvs.data.compact pack data/opencars data/vehicles --output carry --views 24
 python -m mvgenvs.data.compact expand carry/opencars.safetensors --output data/opencars128
 
-One file holds a split of one data set: a WebP of colours and matte and one of depths for each view, and the cameras.
-`expand` makes the packed form of `mvgenvs.data.packed` of it.
+One file holds a split of one data set: for each view a WebP of colours and matte and one of depths, and the cameras.
+`expand` turns it into the packed form of `mvgenvs.data.packed`.
 """
 
 import argparse
@@ -38,7 +38,7 @@ LOSSLESS = 101  # OpenCV's quality for WebP without loss
 
 
 def compact(scenes: CachedScenes, views: int, quality: int, size: int, path: Path) -> None:
-    """Writes the first `views` views of every object. Raises `UserError` where masks or depths lack, or it can't."""
+    """Writes the first `views` views of every object. Raises `UserError` if masks or depths are missing."""
     blobs: list[bytes] = []
     ranges, c2w, K, objects = [], [], [], []
     for index, item in enumerate(tqdm(scenes.objects, unit="object")):
@@ -73,7 +73,7 @@ class CompactScenes(CachedScenes):
     """The objects of a compact file."""
 
     def __init__(self, path: Path) -> None:
-        """Raises `UserError` where it is damaged or of another form."""
+        """Raises `UserError` if the file is damaged or of another format."""
         super().__init__()
         self.path = path
         try:
@@ -99,7 +99,7 @@ class CompactScenes(CachedScenes):
 
     def read(self, index: int) -> StoredViews:
         views = range(self._starts[index], self._starts[index + 1])
-        with ThreadPoolExecutor() as pool:  # decoding lets go of the interpreter
+        with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
             images, masks, depths = zip(*pool.map(self._view, views), strict=True)
         return StoredViews(
             torch.from_numpy(np.stack(images)),
@@ -111,9 +111,9 @@ class CompactScenes(CachedScenes):
 
     def _view(self, number: int) -> tuple[UInt8[np.ndarray, "3 h w"], UInt8[np.ndarray, "h w"], Any]:
         pixels = self._decoded(2 * number)
-        opaque = pixels.shape[2] == 3  # WebP forgets a matte that is 255 all over
+        opaque = pixels.shape[2] == 3  # WebP drops a matte that is 255 everywhere
         mask = np.full(pixels.shape[:2], 255, np.uint8) if opaque else pixels[..., 3]
-        rgb = np.where(mask[..., None] == 0, np.uint8(255), pixels[..., 2::-1])  # WebP forgets colours nobody sees
+        rgb = np.where(mask[..., None] == 0, np.uint8(255), pixels[..., 2::-1])  # WebP drops colours that are invisible
         low, step = self._ranges[number]
         eight = self._decoded(2 * number + 1)
         eight = (eight if eight.ndim == 2 else eight[..., 0]).astype(np.int32)
@@ -130,7 +130,7 @@ class CompactScenes(CachedScenes):
 
 
 def _in_8_bits(depth: UInt16[np.ndarray, "h w"]) -> tuple[UInt8[np.ndarray, "h w"], int, int]:
-    """Depth as low + (value - 1) step, 0 where there is none; with low and step."""
+    """Depth as low + (value - 1) step, 0 where there is none; together with low and step."""
     seen = depth[depth > 0].astype(np.int64)
     if not len(seen):
         return np.zeros(depth.shape, np.uint8), 0, 1

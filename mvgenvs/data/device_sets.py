@@ -1,6 +1,6 @@
-"""All training data on the device: the same sets as the loader's, gathered and augmented where they are used.
+"""All training data on the device: the same sets as the loader's, gathered and augmented on the device.
 
-A GPU trains faster than processes can decode, stack and send pictures: 8,000 views of 128 px are .8 GB in 8 and 16
+A GPU trains faster than processes can decode, stack and transfer pictures; 8,000 views of 128 px are .8 GB in 8 and 16
 bits, and fit.
 """
 
@@ -16,10 +16,10 @@ from mvgenvs.views import ViewSet
 
 
 class DeviceSets:
-    """The views of all scenes in a few large tensors, and batches out of them."""
+    """The views of all scenes in a few large tensors, and batches gathered from them."""
 
     def __init__(self, sets: TrainingSets, device: torch.device) -> None:
-        """Decodes every scene; masks and depths are kept where all scenes have them."""
+        """Decodes every scene; masks and depths are kept if all scenes have them."""
         self.sets, self.device = sets, device
         scenes = sets.scenes
         assert isinstance(scenes, CachedScenes)
@@ -36,13 +36,13 @@ class DeviceSets:
         self.images = joined([views.images for views in stored])
         self.masks = joined([views.mask for views in stored])
         depths = [None if views.depth is None else views.depth.view(torch.int16) for views in stored]
-        self.depths = joined(depths)  # 16 bits without a sign, which a GPU can only hold as 16 bits with one
+        self.depths = joined(depths)  # unsigned 16 bits, which a GPU can only hold as signed ones
         self.units = torch.tensor([views.depth_unit for views in stored], device=device)
         self.c2w = joined([views.cameras.c2w for views in stored])
         self.K = joined([views.cameras.K for views in stored])
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """The sets with these indices, as `collate` makes them of the loader's."""
+        """The sets with these indices, as `collate` makes them from the loader's samples."""
         draws = [self.sets.draw(index) for index in indices]
         views = self._gathered(draws)
         mirrored = torch.tensor([draw.augmentation.mirrored for draw in draws], device=self.device)
@@ -77,7 +77,7 @@ class DeviceSets:
 
 
 def _chosen(condition: Tensor, yes: ViewSet, no: ViewSet) -> ViewSet:
-    """Entry by entry of the batch, one or the other."""
+    """For each entry of the batch, one or the other."""
 
     def choose(a: Tensor | None, b: Tensor | None) -> Tensor | None:
         if a is None or b is None:

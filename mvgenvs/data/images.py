@@ -13,9 +13,9 @@ _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
 def read_colour(path: Path) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"] | None]:
-    """An image composited on white, and its alpha where it has any. Orientation tags are ignored, as cameras do.
+    """An image composited on white, and its alpha if it has any. Orientation tags are ignored, as cameras do.
 
-    Raises `UserError` where the file is missing, damaged, truncated, or not of 8 bits.
+    Raises `UserError` if the file is missing, damaged, truncated, or not of 8 bits.
     """
     image = _open(path)
     if image.mode not in _EIGHT_BIT_MODES:
@@ -28,7 +28,7 @@ def read_colour(path: Path) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarra
 
 
 def read_mask(path: Path, hw: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
-    """The object's share of each pixel, 0 to 255; errors as `read_colour`, and where its size is not `hw`."""
+    """The object's share of each pixel, 0 to 255; errors as in `read_colour`, and if its size is not `hw`."""
     image = _open(path)
     if image.mode not in ("1", "L"):
         raise UserError(f"{path} is not an 8-bit grey image, as a mask must be (its mode is {image.mode})")
@@ -36,7 +36,7 @@ def read_mask(path: Path, hw: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
 
 
 def read_depth(path: Path, hw: tuple[int, int]) -> UInt16[np.ndarray, "h w"]:
-    """A 16-bit depth map; errors as `read_mask`."""
+    """A 16-bit depth map; errors as in `read_mask`."""
     image = _open(path)
     if not image.mode.startswith("I;16"):
         raise UserError(f"{path} is not a 16-bit grey image, as a depth map must be (its mode is {image.mode})")
@@ -53,7 +53,7 @@ def resized(pixels: np.ndarray, size: int) -> np.ndarray:
 def resized_depth(depth: UInt16[np.ndarray, "h w"], size: int) -> UInt16[np.ndarray, "size size"]:
     """A square depth map at another size: the value nearest to each new pixel's centre.
 
-    Means would put surfaces where there are none: half-way between the object and what lies behind its edge.
+    Means would put surfaces where there are none: half-way between the object and the background at its edge.
     """
     if depth.shape[0] == size:
         return depth

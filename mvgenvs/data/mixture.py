@@ -14,7 +14,7 @@ class Mixture(CachedScenes):
     """The objects of one split of several data sets, one set after the other."""
 
     def __init__(self, sources: Sequence[CachedScenes], weights: Sequence[float]) -> None:
-        """`weights` are the shares of training sets that each source gives, up to a factor."""
+        """`weights` are the shares of training sets that come from each source, up to a factor."""
         super().__init__()
         self.sources, self.weights = list(sources), list(weights)
         self.places = [(number, index) for number, scenes in enumerate(sources) for index in range(len(scenes))]
@@ -30,7 +30,7 @@ def open_mixture(
 ) -> CachedScenes:
     """The split of the data sets at the keys of `roots`, weighted by its values; see `open_scenes`.
 
-    Raises `UserError` where one of them can't be opened or its weight is not above 0.
+    Raises `UserError` if one of them cannot be opened or its weight is not above 0.
     """
     if bad := [root for root, weight in roots.items() if not 0 < weight < float("inf")]:
         raise UserError(f"the weight of the data set {bad[0]} must be above 0")
@@ -43,8 +43,8 @@ def open_mixture(
 def parse_sources(root: str, sources: Sequence[str]) -> dict[str, float]:
     """{folder: weight} of `data.root` and of `data.sources`, whose entries read FOLDER or FOLDER=WEIGHT.
 
-    A folder that is there as it is written has the weight 1, and only what follows the last = may be a weight.
-    Raises `UserError` for a weight that is no number.
+    A folder that exists under the whole entry has weight 1; otherwise the text after the last = is the weight. Raises
+    `UserError` for a weight that is not a number.
     """
     roots = {}
     for entry in sources or (root,):

@@ -23,10 +23,10 @@ DTYPES = {"c2w": "F32", "K": "F32", "depth": "U16", "images": "U8", "mask": "U8"
 
 
 def pack(scenes: CachedScenes, size: int, path: Path) -> None:
-    """Writes all objects into one file, which appears only when it is whole; the same data give the same bytes.
+    """Writes all objects into one file, which appears only when it is complete; the same data give the same bytes.
 
-    Objects are decoded one at a time, so that memory need not hold them all. Raises `UserError` where the disk is
-    full or may not be written to.
+    Objects are decoded one at a time, so that memory need not hold them all. Raises `UserError` if the disk is full or
+    cannot be written.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -50,7 +50,7 @@ def pack(scenes: CachedScenes, size: int, path: Path) -> None:
 def _write_bodies(
     scenes: CachedScenes, bodies: Mapping[str, IO[bytes]]
 ) -> tuple[dict[str, list[int]], list[dict[str, Any]]]:
-    """Appends every object's arrays; returns their shapes, in the order of `ARRAYS`, and what to say of the objects."""
+    """Appends every object's arrays; returns their shapes, in the order of `ARRAYS`, and the records of the objects."""
     shapes: dict[str, list[int]] = {}
     entries = []
     for index, item in enumerate(tqdm(scenes.objects, unit="object")):

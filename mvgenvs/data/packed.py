@@ -2,7 +2,7 @@
 
     ROOT/<split>.safetensors    images, masks, depths and cameras of all views; the objects in the header
 
-`python -m mvgenvs.data.pack` writes it. Views come out of it bit for bit as out of the data set it was made from.
+`python -m mvgenvs.data.pack` writes it. Its views equal those of the original data set bit for bit.
 """
 
 import json
@@ -16,9 +16,9 @@ from mvgenvs.data.stored import SPLITS, CachedScenes, SceneObject, StoredViews
 from mvgenvs.errors import UserError
 
 FORMAT = "mvgenvs views 1"
-HEADER = "mvgenvs"  # the one key of the file's metadata: with several, their order would differ from run to run
+HEADER = "mvgenvs"  # the only key of the file's metadata: with several, their order would differ from run to run
 FIELDS = {"name", "family", "category", "view_ids", "arrays", "depth_unit", "about"}  # of each object in the header
-ARRAYS = ("c2w", "K", "depth", "images", "mask")  # as they lie in the file, widest numbers first, for alignment
+ARRAYS = ("c2w", "K", "depth", "images", "mask")  # in the file's order, widest numbers first, for alignment
 
 
 def packed_file(root: Path, split: str) -> Path:
@@ -26,7 +26,7 @@ def packed_file(root: Path, split: str) -> Path:
 
 
 def is_packed(path: Path) -> bool:
-    """Whether there is such a file, and it is one of these."""
+    """Whether there is such a file, and it is a packed data set."""
     try:
         return path.exists() and bool(_read_header(path))
     except UserError:
@@ -37,7 +37,7 @@ class PackedScenes(CachedScenes):
     """The objects of one packed split."""
 
     def __init__(self, root: Path, split: str, size: int = 128, category: str = "") -> None:
-        """Raises `UserError` where the file is damaged, was packed at another size, or lacks the category."""
+        """Raises `UserError` if the file is damaged, was packed at another size, or lacks the category."""
         super().__init__()
         path = packed_file(Path(root), split)
         header = _read_header(path)
@@ -91,7 +91,7 @@ def _read_header(path: Path) -> dict[str, Any]:
 
 
 def _with_offsets(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Adds to each object where its views start in each array; None in those that have nothing of it."""
+    """Adds to each object where its views start in each array; None for arrays that have nothing of it."""
     starts = dict.fromkeys(ARRAYS, 0)
     placed = []
     for entry in entries:

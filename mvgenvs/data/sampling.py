@@ -1,7 +1,7 @@
 """Training sets drawn at random, by family: every draw is a function of (seed, index) and of nothing else.
 
-There is no sampler state and no global generator: resuming at step n, or splitting a batch over processes, gives the
-very same sets.
+There is no sampler state and no global generator: resuming at step n, or splitting a batch over processes, gives
+exactly the same sets.
 """
 
 import math
@@ -42,7 +42,7 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class SetDraw:
-    """What chance says of one training set, before any picture is touched."""
+    """The random choices for one training set, before any picture is read."""
 
     scene: int
     views: list[int]  # positions in the scene's views; the known ones first
@@ -56,7 +56,7 @@ class Families:
     """Scenes by family, from which sets are drawn."""
 
     members: list[list[int]]
-    odds: Float[np.ndarray, " family"] | None  # of the families, where they are not all the same
+    odds: Float[np.ndarray, " family"] | None  # of the families, if they are not uniform
 
 
 class TrainingSets(Dataset[Sample]):
@@ -76,8 +76,8 @@ class TrainingSets(Dataset[Sample]):
         expose: float = 0.0,
     ) -> None:
         """`num_known` is the inclusive range from which each step draws its number of known views; `known_odds`, if
-        given, are the odds of 1, 2, ... of them instead. Scenes of several sources are drawn by their weights, within
-        a source by family. Raises `UserError` for odds that leave no view to be made.
+        given, are the odds of 1, 2, ... of them instead. Scenes of several sources are drawn by weight, and within a
+        source by family. Raises `UserError` for odds that leave no view to generate.
         """
         sound = all(0 <= odds < math.inf for odds in known_odds) and sum(known_odds) > 0  # NaN is not
         if known_odds and (len(known_odds) >= num_views or not sound):
@@ -106,11 +106,11 @@ class TrainingSets(Dataset[Sample]):
         return Families([members[key] for key in sorted(members)], odds)
 
     def candidates(self, index: int) -> Families:
-        """What the set with this index is drawn from: here, everything."""
+        """The scenes that the set with this index is drawn from: here, all of them."""
         return self.families
 
     def draw(self, index: int) -> SetDraw:
-        """The set with this index, as far as chance goes."""
+        """The random choices for the set with this index."""
         rng = np.random.default_rng((self.seed, index))
         members, odds = self.candidates(index).members, self.candidates(index).odds
         family = members[rng.integers(len(members)) if odds is None else rng.choice(len(odds), p=odds)]

@@ -1,4 +1,4 @@
-"""The data sets of the project, whatever their form on disk."""
+"""The data sets of the project, whatever their format on disk."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from mvgenvs.views import ViewSet
 
 @runtime_checkable
 class Scenes(Protocol):
-    """The objects of one split, and their views at one size: what training and evaluation ask of a data set."""
+    """The objects of one split, and their views at one size: what training and evaluation need of a data set."""
 
     objects: Sequence[SceneObject]
 
@@ -24,10 +24,10 @@ class Scenes(Protocol):
 
 
 def open_scenes(root: Path, split: str, size: int = 128, category: str = "", fit_captures: bool = True) -> CachedScenes:
-    """Opens whatever lies in a folder: packed files, shards, the SRN layout (OpenCars too), or posed captures.
+    """Opens the data set in a folder: packed files, shards, the SRN layout (including OpenCars), or posed captures.
 
-    `category` keeps one of several (cars, chairs); `fit_captures` is that of `CaptureScenes`. Raises `UserError`
-    where there is no data set in the folder, or not this split of it.
+    `category` selects one of several (cars, chairs); `fit_captures` is that of `CaptureScenes`. Raises `UserError` if
+    there is no data set in the folder, or it lacks this split.
     """
     root = Path(root)
     if split not in SPLITS:
@@ -47,7 +47,7 @@ def open_scenes(root: Path, split: str, size: int = 128, category: str = "", fit
 
 
 def splits_in(root: Path) -> list[str]:
-    """The splits of the data set in a folder; raises `UserError` where there is none."""
+    """The splits of the data set in a folder; raises `UserError` if there is none."""
     if not root.is_dir():
         raise UserError(f"there is no folder {root}")
     found = packed.splits_in(root) or streamed.splits_in(root) or srn.splits_in(root) or captures.splits_in(root)

@@ -1,11 +1,11 @@
-"""Writes a data set as WebDataset shards, to be streamed in training: for data that outgrow a disk, or lie elsewhere.
+"""Writes a data set as WebDataset shards, to be streamed in training: for data larger than the disk, or elsewhere.
 
 python -m mvgenvs.data.shards data/objects --size 64 --shards 32 --output data/objects64
 
-`mvgenvs.data.streamed` reads them. Objects are shuffled over the shards, so that each of these is a small data set:
+`mvgenvs.data.streamed` reads them. Objects are shuffled over the shards, so that each shard is a small data set:
 
-    ROOT/<split>.shards.json        the objects, and which shard holds each; where the shards are, if not beside it
-    ROOT/<split>-000000.tar         a sample an object: <number>.images.npy, .mask.npy, .depth.npy, .c2w.npy, .k.npy
+    ROOT/<split>.shards.json        the objects, and which shard holds each; the URL of the shards, if not beside it
+    ROOT/<split>-000000.tar         one sample per object: <number>.images.npy, .mask.npy, .depth.npy, .c2w.npy, .k.npy
 """
 
 import io
@@ -27,7 +27,7 @@ from mvgenvs.errors import UserError
 from mvgenvs.files import atomically, write_text
 from mvgenvs.folders import OwnFolder
 
-OBJECTS = 64  # in a shard, unless told otherwise
+OBJECTS = 64  # in a shard by default
 
 
 def shard_names(split: str, count: int) -> list[str]:
@@ -35,9 +35,9 @@ def shard_names(split: str, count: int) -> list[str]:
 
 
 def write_shards(scenes: CachedScenes, size: int, split: str, folder: Path, count: int, url: str = "") -> None:
-    """Writes all objects; the index comes last and goes first, so that it never tells of shards that are not whole.
+    """Writes all objects; the index is deleted first and written last, so it never lists incomplete shards.
 
-    The same data give the same bytes. Raises `UserError` where the disk is full or may not be written to.
+    The same data give the same bytes. Raises `UserError` if the disk is full or cannot be written.
     """
     index_file(folder, split).unlink(missing_ok=True)
     order = np.random.default_rng(0).permutation(len(scenes)).tolist()
@@ -80,7 +80,7 @@ def _add(tar: tarfile.TarFile, key: str, stored: StoredViews) -> None:
         if tensor is not None:
             buffer = io.BytesIO()
             np.save(buffer, tensor.contiguous().numpy())
-            info = tarfile.TarInfo(f"{key}.{name}.npy")  # without a time: the same bytes twice
+            info = tarfile.TarInfo(f"{key}.{name}.npy")  # without a time, so that the bytes are reproducible
             info.size = buffer.tell()
             buffer.seek(0)
             tar.addfile(info, buffer)

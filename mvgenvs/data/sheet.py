@@ -1,4 +1,4 @@
-"""What a data set holds: a picture of every object, three quarters from the front, and who made it on which terms."""
+"""Overviews of a data set: a picture of every object, three quarters from the front, and a table of their licences."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from mvgenvs.files import atomically, write_text
 from mvgenvs.trajectories import canonical_camera
 
 COLUMNS, SIDE = 12, 96  # pictures in a row, and their pixels
-MOST = 600  # pictures of a split: a sheet of thousands serves nobody
+MOST = 600  # pictures of a split: a sheet of thousands is of no use
 
 
 def write_sheet(root: Path, category: str, path: Path) -> None:

@@ -4,10 +4,10 @@
     ROOT/meta.json        optional: [{"id": …, "family": …}, …], see `SceneObject.family`
 
 `pose` holds an OpenCV camera-to-world matrix, 16 numbers; `intrinsics.txt` holds "f cx cy 0.", two lines that are not
-used here (grid centre, scale), and the height and width of the images. The objects may lie one folder deeper, as those
-of SRN's chairs_train/chairs_2.0_train do. OpenCars adds to each object, and any other data set may,
+used here (grid centre, scale), and the height and width of the images. The objects may be one folder deeper, as in
+SRN's chairs_train/chairs_2.0_train. OpenCars adds to each object, and any other data set may add,
 
-    metadata.json         {"id": …, "family": …, "licence": …, …}; goes before what meta.json says of the object
+    metadata.json         {"id": …, "family": …, "licence": …, …}; takes precedence over meta.json
     mask/NNNNNN.png       8 bits: the object's share of each pixel
     depth/NNNNNN.png      16 bits: z-depth at the pixel's centre times 20000, 0 on the background
 """
@@ -38,10 +38,10 @@ class SRNScenes(CachedScenes):
     ) -> None:
         """Lists the objects under `root`; images come back as `size` x `size` pixels.
 
-        `white_background` takes pure white for background and all else for the mask of an object that has no mask/,
-        which holds for renderings. `category` reads <category>_<split> only; all categories by default.
+        For an object without mask/, `white_background` takes pure white for background and everything else for the
+        mask, which is right for renderings. `category` reads only <category>_<split>; all categories by default.
 
-        Raises `UserError` where there is no such folder, split, category, or object.
+        Raises `UserError` if there is no such folder, split, category, or object.
         """
         super().__init__()
         if split not in SPLITS:
@@ -87,7 +87,7 @@ class SRNScenes(CachedScenes):
 
 
 def splits_in(root: Path) -> list[str]:
-    """The splits that lie in a folder of this layout; none where it is of another."""
+    """The splits in a folder of this layout; none if it has another layout."""
     return [split for split in SPLITS if _split_folders(root, split)]
 
 
@@ -116,7 +116,7 @@ def _describe(folder: Path, category: str, index: dict[str, dict[str, Any]]) -> 
 
 
 def _read_index(root: Path) -> dict[str, dict[str, Any]]:
-    """What meta.json says of each object."""
+    """The entries of meta.json by object."""
     path = root / "meta.json"
     if not path.exists():
         return {}

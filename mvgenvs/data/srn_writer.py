@@ -1,4 +1,4 @@
-"""Writes rendered objects in the SRN layout that `mvgenvs.data.srn` reads, with mattes, depth and metadata beside."""
+"""Writes rendered objects in the SRN layout that `mvgenvs.data.srn` reads, with mattes, depth and metadata."""
 
 import json
 import re
@@ -23,14 +23,14 @@ PARTIAL = ".partial"  # the usual folder for objects that are being written, bes
 def write_object(
     folder: Path, partial_root: Path, views: RenderedViews, cameras: Cameras, form: str, metadata: dict[str, Any]
 ) -> None:
-    """Writes `folder`, which appears only when it is whole and replaces what is there; `partial_root` is for the parts.
+    """Writes `folder`, which appears only when it is complete; `partial_root` is for unfinished files.
 
         intrinsics.txt, metadata.json, rgb/NNNNNN.<form>, pose/NNNNNN.txt,
         depth/NNNNNN.png    uint16, z-depth times `DEPTH_SCALE`, 0 on the background
         mask/NNNNNN.png     uint8, the object's share of the pixel
 
-    All cameras must share one K. Raises `UserError` where the disk is full or may not be written to, or `folder` is
-    not one that this function has written.
+    An existing folder is replaced. All cameras must share one K. Raises `UserError` if the disk is full or cannot be
+    written, or `folder` was not written by this function.
     """
     check_object(folder)
     partial = partial_root / folder.name
@@ -54,7 +54,7 @@ def write_object(
 
 
 def check_object(folder: Path) -> None:
-    """Raises `UserError` where there is such a folder, and `write_object` did not write all of it."""
+    """Raises `UserError` if the folder exists and holds anything that `write_object` did not write."""
     if not folder.exists():
         return
     try:
@@ -67,7 +67,7 @@ def check_object(folder: Path) -> None:
 
 
 def clear_partial(folder: Path) -> None:
-    """Deletes what killed runs have left of objects in `folder`. Raises `UserError` where others keep files there."""
+    """Deletes what killed runs have left of objects in `folder`. Raises `UserError` if it holds other files."""
     sweep(folder, lambda name: bool(re.fullmatch(rf"([^/]+/)?({FILES.pattern})", name)))
     if folder.exists():
         raise UserError(f"{folder} holds what this program did not write: move it away, or choose another --output")

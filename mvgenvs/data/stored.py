@@ -1,4 +1,4 @@
-"""What all readers share: a description of each object, and its views as they are kept in memory, in 8 and 16 bits."""
+"""What all readers share: a description of each object, and its views as kept in memory, in 8 and 16 bits."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,24 +14,24 @@ from torch import Tensor
 from mvgenvs.cameras import Cameras
 from mvgenvs.views import ViewSet
 
-SPLITS = ("train", "val", "test", "val2", "test2")  # the second pair: families of a source that came later
+SPLITS = ("train", "val", "test", "val2", "test2")  # the second pair: families of a source that was added later
 
 
 @dataclass(frozen=True, eq=False)
 class SceneObject:
-    """One object of a split: its name, its views, and where it lies."""
+    """One object of a split: its name, its views, and its folder."""
 
     name: str
-    family: str  # objects of one shape in other paint share a family; where none is given, an object is its own
+    family: str  # objects of one shape in different paint share a family; by default, an object is its own family
     folder: Path  # for messages; of a packed object, its file
     view_ids: tuple[int, ...]  # the numbers of its views in the data set, ascending
     category: str = ""  # "cars", "chairs"; empty for captures
     about: Mapping[str, Any] = field(default_factory=dict)  # the data set's own record: licence, attribution, source…
-    source: int = 0  # which of several data sets it is from
+    source: int = 0  # index of its data set in a mixture
 
     @property
     def has_front(self) -> bool:
-        """Whether its front is known and looks to -z; so it is unless the data set's record says `"front": false`."""
+        """Whether its front is known and faces -z: true unless the data set's record says `"front": false`."""
         return self.about.get("front", True) is not False
 
 
@@ -51,11 +51,11 @@ class StoredViews:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
 
     def view_set(self, positions: Sequence[int] | None = None) -> ViewSet:
-        """The views at some positions, all by default, as floats."""
+        """The views at some positions, by default all, as floats."""
         index = torch.arange(len(self.images))
         if positions is not None:
             index = index[list(positions)]
-        # index_select and division in place: several times quicker than images[index] / 255, and equal to the bit
+        # index_select and division in place: several times faster than images[index] / 255, and equal to the bit
         images = self.images.index_select(0, index).float().div_(255)
         mask = None if self.mask is None else self.mask.index_select(0, index).float().div_(255)
         depth = None if self.depth is None else self.depth.index_select(0, index).float().mul_(self.depth_unit)
@@ -70,9 +70,9 @@ def store(
     depths: Sequence[UInt16[np.ndarray, "h w"]] | None,
     depth_unit: float = 1.0,
 ) -> StoredViews:
-    """Stacks decoded views. Where a mask says "background", depth is made to say so too.
+    """Stacks decoded views. Where a mask says "background", depth is set to 0, too.
 
-    (A mask may miss a sliver that the ray through the pixel's centre hits, and shrinking rounds it away.)
+    (A mask may miss a sliver that the ray through the pixel's centre hits, and downscaling rounds it away.)
     """
     mask = None if masks is None else torch.from_numpy(np.stack(masks))[:, None]
     depth = None if depths is None else np.stack(depths)[:, None]
@@ -87,11 +87,11 @@ def store(
     )
 
 
-CACHE = 4 * 10**9  # bytes of decoded views that are kept: some 800 objects of 50 views of 128 pixels
+CACHE = 4 * 10**9  # bytes of decoded views to keep: some 800 objects of 50 views of 128 pixels
 
 
 class CachedScenes(ABC):
-    """The objects of one split. Each is decoded when first asked for, and kept while there is room for it."""
+    """The objects of one split. Each is decoded when it is first needed, and kept while there is room for it."""
 
     objects: Sequence[SceneObject]
 
@@ -101,7 +101,7 @@ class CachedScenes(ABC):
 
     @abstractmethod
     def read(self, index: int) -> StoredViews:
-        """Decodes one object; raises `UserError` where a file of it is missing or damaged."""
+        """Decodes one object; raises `UserError` if one of its files is missing or damaged."""
 
     def load(self, index: int, view_positions: Sequence[int] | None = None) -> ViewSet:
         """Views of one object by their positions in `view_ids`; all of them by default."""

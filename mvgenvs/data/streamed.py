@@ -1,4 +1,4 @@
-"""The reader of the shards that `mvgenvs.data.shards` writes: it holds a few of them, wherever they come from."""
+"""The reader of the shards that `mvgenvs.data.shards` writes: it holds a few of them in memory."""
 
 import json
 import tarfile
@@ -27,12 +27,12 @@ def index_file(root: Path, split: str) -> Path:
 
 
 def splits_in(root: Path) -> list[str]:
-    """The splits in a folder whose shards are whole."""
+    """The splits in a folder whose shards are complete."""
     return [split for split in SPLITS if index_file(root, split).exists()]
 
 
 def read_index(path: Path) -> dict[str, Any]:
-    """What `mvgenvs.data.shards` says of its shards. Raises `UserError` where it is damaged or lacks anything."""
+    """The index of the shards. Raises `UserError` if it is damaged or incomplete."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
@@ -55,7 +55,7 @@ class ShardScenes(CachedScenes):
     """The objects of one split, shard by shard. Reading one reads its shard; the last `KEPT` stay in memory."""
 
     def __init__(self, root: Path, split: str, size: int = 128, category: str = "") -> None:
-        """Raises `UserError` where the index is damaged, or of another size, or lacks the category."""
+        """Raises `UserError` if the index is damaged, or of another size, or lacks the category."""
         super().__init__()
         path = index_file(Path(root), split)
         content = read_index(path)
@@ -83,7 +83,7 @@ class ShardScenes(CachedScenes):
         return self._kept[shard][self._entries[index]["number"]]
 
     def hold(self, shards: Collection[int]) -> None:
-        """Lets go of all shards but these."""
+        """Drops all shards except these."""
         self._kept = {shard: views for shard, views in self._kept.items() if shard in shards}
 
     def load(self, index: int, view_positions: Sequence[int] | None = None) -> ViewSet:
@@ -97,7 +97,7 @@ class ShardScenes(CachedScenes):
             raise UserError("streaming shards needs webdataset: run `pip install 'mvgenvs[stream]'`") from error
         units = {e["number"]: float(e["depth_unit"]) for e in self._entries if e["shard"] == shard}
         url = self.shards[shard]
-        # Which process reads which shard is settled already: no splitting among nodes and workers.
+        # Which process reads which shard is already decided: no splitting among nodes and workers.
         samples = webdataset.WebDataset(
             [url], shardshuffle=False, nodesplitter=None, workersplitter=None, empty_check=False
         )

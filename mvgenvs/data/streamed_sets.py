@@ -1,7 +1,7 @@
-"""Training sets drawn from shards, of which each process has its own and uses a few at a time.
+"""Training sets drawn from shards. Each process has shards of its own and uses a few at a time.
 
-Which shards a set is drawn from is, like all else of it, a function of its index. So no set and no shard is seen by two
-processes, and a resumed run draws what it would have drawn.
+Which shards a set is drawn from is, like everything else about it, a function of its index. So no two processes see the
+same set or shard, and a resumed run draws what it would have drawn.
 """
 
 from typing import Any
@@ -12,14 +12,14 @@ from mvgenvs.data.sampling import Families, TrainingSets
 from mvgenvs.data.streamed import KEPT, ShardScenes
 from mvgenvs.errors import UserError
 
-DRAWS = 4  # training sets for each object of a shard before another shard takes its place
+DRAWS = 4  # training sets per object of a shard before another shard replaces it
 
 
 class StreamedSets(TrainingSets):
     """`TrainingSets` whose window of `KEPT` shards moves on as sets are drawn."""
 
     def __init__(self, scenes: ShardScenes, *arguments: Any, world: int, share: int, **options: Any) -> None:
-        """`world` processes draw `share` sets each in turn. Raises `UserError` where there are fewer shards."""
+        """`world` processes draw `share` sets each in turn. Raises `UserError` if there are fewer shards."""
         super().__init__(scenes, *arguments, **options)
         by_shard: dict[int, list[int]] = {}
         for index, shard in enumerate(scenes.shard_of):
@@ -33,9 +33,9 @@ class StreamedSets(TrainingSets):
         self._last: tuple[tuple[int, ...], Families] = ((), self.families)  # a window, and what is in it
 
     def window(self, index: int) -> tuple[int, ...]:
-        """The shards from which the set with this index is drawn, all of the process whose set it is."""
+        """The shards from which the set with this index is drawn; all belong to the process that draws the set."""
         own = self.own[index // self.share % self.world]
-        drawn = index // (self.share * self.world) * self.share  # by this process, before the batch at hand
+        drawn = index // (self.share * self.world) * self.share  # by this process, before the current batch
         first = drawn // self.pace
         return tuple(sorted({own[(first + place) % len(own)] for place in range(KEPT)}))
 

@@ -22,13 +22,13 @@ Corner = tuple[int, float, float]  # vertex, u, v
 
 
 def read_ac3d(path: str | Path, texture: Callable[[str], Texture] | None = None) -> Mesh:
-    """Reads a model, its nested objects placed; one part per object and material, in the file's axes (y up).
+    """Reads a model, with its nested objects in place; one part per object and material, in the file's axes (y up).
 
-    `texture` finds a texture by the name that the file gives; by default an image beside the file. Each is asked for
-    once and shared by all parts. A textured part's material bears the texture's name, else AC3D's material name.
+    `texture` finds a texture by its name in the file; by default an image beside the file. Each is requested once and
+    shared by all parts. A textured part's material has the texture's name, others AC3D's material name.
 
-    Warns where the file ends between two objects and counts more of them, as some exporters write it.
-    Raises `UserError` where it is missing or damaged or holds no surface, and what `texture` raises.
+    Warns if the file ends between two objects although it counts more of them, as some exporters write it. Raises
+    `UserError` if the file is missing or damaged or holds no surface, and what `texture` raises.
     """
     path = Path(path)
     try:
@@ -53,7 +53,7 @@ def read_ac3d(path: str | Path, texture: Callable[[str], Texture] | None = None)
 
 @dataclass
 class _Faces:
-    """The triangles of one material; they refer to corners by number, equal corners sharing one."""
+    """The triangles of one material; they refer to corners by number, and equal corners share one."""
 
     corners: dict[Corner, int] = field(default_factory=dict)
     triangles: list[tuple[int, int, int]] = field(default_factory=list)
@@ -61,7 +61,7 @@ class _Faces:
 
 @dataclass
 class _Object:
-    """What stands before an object's children."""
+    """The data of an object before its children."""
 
     name: str = ""
     texture: str | None = None
@@ -74,13 +74,13 @@ class _Object:
 
 
 class _Reader:
-    """Walks once through the lines; `line` is the one last read, for messages."""
+    """Reads through the lines once; `line` is the number of the last one read, for messages."""
 
     def __init__(self, lines: Sequence[str], texture: Callable[[str], Texture]) -> None:
         self._lines, self._find_texture = lines, texture
         self._textures: dict[str, Texture] = {}
         self._materials: list[Material] = []
-        self.missing = 0  # children that objects are said to have, and that the file ends without
+        self.missing = 0  # children that objects claim to have but that are missing at the end of the file
         self.line = 1
 
     def parts(self) -> Iterator[Part]:
@@ -176,7 +176,7 @@ class _Reader:
         return _words(self._lines[self.line - 1])
 
     def _table(self, rows: int, columns: int) -> Float[np.ndarray, "row column"]:
-        """The first `columns` numbers of the next `rows` lines, blank ones not counted."""
+        """The first `columns` numbers of the next `rows` lines, not counting blank ones."""
         lines: list[str] = []
         while len(lines) < rows:
             more = self._lines[self.line : self.line + rows - len(lines)]
@@ -190,7 +190,7 @@ class _Reader:
         """Skips the lines that hold the `count` characters of an object's free text."""
         while count > 0:
             self._next()
-            count -= len(self._lines[self.line - 1]) + 1  # the line's end counts but for the last
+            count -= len(self._lines[self.line - 1]) + 1  # a line's end counts, except for the last line
 
 
 def _words(line: str) -> list[str]:
@@ -211,7 +211,7 @@ def _material(words: list[str]) -> Material:
 
 
 def _triangles(kind: int, vertices: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Places in `vertices` of a surface's triangles, all turning the same way. Polygons are taken to be convex."""
+    """Indices in `vertices` of a surface's triangles, all with the same winding. Polygons are assumed to be convex."""
     for i in range(len(vertices) - 2):
         if kind == POLYGON:
             yield 0, i + 1, i + 2
@@ -220,5 +220,5 @@ def _triangles(kind: int, vertices: Sequence[int]) -> Iterator[tuple[int, int, i
 
 
 def _beside(path: Path) -> Callable[[str], Texture]:
-    """Textures in the model's folder; of a path from another machine only the name is used."""
+    """Textures in the model's folder; of a path from another machine, only the file name is used."""
     return lambda name: read_texture(path.parent / re.split(r"[/\\]", name)[-1])

@@ -6,26 +6,26 @@ from typing import Any
 
 from mvgenvs.errors import UserError
 
-SOFTWARE = ("llvmpipe", "softpipe", "swrast", "software")  # in the names of renderers that are no GPUs
+SOFTWARE = ("llvmpipe", "softpipe", "swrast", "software")  # in the names of software renderers
 CHOICE = "GLCONTEXT_DEVICE_INDEX"  # the variable by which users choose a device themselves, read by glcontext
-MOST = 16  # devices that are tried; a machine has one for each GPU, some have others for display or software
+MOST = 16  # devices to try; a machine has one for each GPU, and some have others for display or software
 MISSING_LIBRARY = (
     "cannot open an OpenGL context on EGL ({}): on Debian or Ubuntu install libegl1, libgl1 and libgl1-mesa-dri"
 )
 
 
 def open_context() -> Any:
-    """A moderngl context. Raises `UserError` where moderngl or OpenGL can't be had."""
-    # One core for each process: the builder runs several. Must be set before Mesa starts.
+    """A moderngl context. Raises `UserError` if moderngl or OpenGL is not available."""
+    # One core for each process, since the builder runs several. Must be set before Mesa starts.
     os.environ.setdefault("LP_NUM_THREADS", "0")
     return _create(None if CHOICE in os.environ else best_device())
 
 
 @functools.cache
 def best_device() -> int:
-    """The number of the first device that is a GPU, of the first that works at all where none is; 0 where none does.
+    """The number of the first device that is a GPU, else of the first that works at all, else 0.
 
-    Devices that fail are passed over: a GPU may be seen and not be ours to use.
+    Devices that fail are skipped: a GPU may be visible although we may not use it.
     """
     working = []
     for index in range(MOST):

@@ -1,4 +1,4 @@
-"""Loads a mesh from any file format that is known here, by the end of its name."""
+"""Loads a mesh from any supported file format, by the file's suffix."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ SUFFIXES = (*OWN, *BY_TRIMESH)
 
 
 def load_mesh(path: Path) -> Mesh:
-    """The mesh in `path`, in the file's own axes. Raises `UserError` where it can't be read or holds no triangles."""
+    """The mesh in `path`, in the file's own axes. Raises `UserError` if it can't be read or holds no triangles."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise UserError(f"{path} is no mesh that can be read here: use one of {', '.join(SUFFIXES)}")
@@ -38,7 +38,7 @@ def _read_by_trimesh(path: Path) -> Mesh:
     try:
         scene = trimesh.load_scene(path)
         parts = [_part(name, geometry) for name, geometry in _placed(scene)]
-    except Exception as error:  # what a damaged file raises depends on the byte that is wrong
+    except Exception as error:  # the exception depends on which byte of a damaged file is wrong
         raise UserError(f"{path} is damaged or not what its name says ({error})") from error
     return Mesh(tuple(parts))
 
@@ -71,7 +71,7 @@ def _part(name: str, geometry: Any) -> Part:
 
 
 def _material(name: str, source: Any) -> Material:
-    """GlTF's metal and roughness are left aside: the renderer's surfaces are matt."""
+    """GlTF's metal and roughness are ignored: the renderer's surfaces are matt."""
     image = getattr(source, "baseColorTexture", None) or getattr(source, "image", None)
     factor = getattr(source, "baseColorFactor", None)
     if factor is None:

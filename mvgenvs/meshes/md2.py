@@ -1,7 +1,7 @@
-"""Reader of Quake 2 models (`.md2`): one animated surface of triangles under one skin; here its first frame.
+"""Reader of Quake 2 models (`.md2`): one animated surface of triangles with one skin; only its first frame is read.
 
-The file's axes are kept: z is up, and by custom the front looks along +x. An MD2 only names its skins, as paths inside
-some game's folders, so the caller finds the image and hands it in.
+The file's axes are kept: z is up, and by convention the front faces +x. An MD2 only names its skins, as paths inside
+some game's folders, so the caller must supply the image.
 """
 
 import struct
@@ -35,7 +35,7 @@ class _Header(NamedTuple):
     num_triangles: int
     num_commands: int
     num_frames: int
-    skins_at: int  # this and the following count bytes from the start of the file
+    skins_at: int  # this and the following offsets are in bytes from the start of the file
     texcoords_at: int
     triangles_at: int
     frames_at: int
@@ -47,9 +47,9 @@ def read_md2(source: str | Path | bytes, name: str | None = None, material: Mate
     """Reads the first frame of a model from a path, or from the bytes of a member of an archive.
 
     `name` is what errors and the part call the model; a path names itself. `material` is the skin; by default a plain
-    one by the name of the file's first skin.
+    one with the name of the file's first skin.
 
-    Raises `UserError` where the file is missing, is no MD2, or breaks off or contradicts itself.
+    Raises `UserError` if the file is missing, is not an MD2, or is truncated or inconsistent.
     """
     label = name or ("an MD2 model" if isinstance(source, bytes) else str(source))
     if not isinstance(source, bytes):
@@ -68,7 +68,7 @@ def read_md2(source: str | Path | bytes, name: str | None = None, material: Mate
     if not np.isfinite(points).all():
         raise UserError(f"{label} is damaged: its vertices are not finite numbers")
 
-    # Along a seam a point lies in several places of the skin: make a vertex of each pair (point, place) in use.
+    # Along a seam, a point has several places in the skin: make a vertex of each pair (point, place) in use.
     corners = np.stack([triangles["vertices"].ravel(), triangles["texcoords"].ravel()], axis=-1).astype(np.int64)
     pairs, numbers = np.unique(corners, axis=0, return_inverse=True)
     places = texcoords[pairs[:, 1]]
@@ -76,7 +76,7 @@ def read_md2(source: str | Path | bytes, name: str | None = None, material: Mate
         name=Path(label).stem,
         positions=points[pairs[:, 0]],
         triangles=numbers.reshape(-1, 3)[:, ::-1],  # Quake's outsides turn clockwise
-        uvs=np.stack(  # + 0.5: they count texels and mean their centres, as the games draw them
+        uvs=np.stack(  # + 0.5: they count texels and mean their centres, which is how the games draw them
             [(places["s"] + 0.5) / header.skin_width, 1 - (places["t"] + 0.5) / header.skin_height], axis=-1
         ),
         material=material or Material(name=skins[0].decode("latin-1") if len(skins) else ""),
@@ -98,7 +98,7 @@ def _read_header(data: bytes, label: str) -> _Header:
 
 
 def _block(data: bytes, kind: np.dtype, start: int, count: int, label: str) -> Shaped[np.ndarray, " count"]:
-    """`count` records from byte `start` on, which must lie in the file."""
+    """`count` records from byte `start` on; they must be within the file."""
     if start < 0 or count < 0 or start + count * kind.itemsize > len(data):
         raise UserError(f"{label} is damaged: {count} records at byte {start} do not lie in its {len(data)} bytes")
     return np.frombuffer(data, kind, count, start)

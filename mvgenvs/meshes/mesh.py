@@ -12,11 +12,11 @@ from jaxtyping import Float, Int, UInt8
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """How a surface looks: colour times texture, seen through `opacity`."""
+    """How a surface looks: colour times texture, with an `opacity`."""
 
     name: str = ""
     color: tuple[float, float, float] = (0.8, 0.8, 0.8)  # diffuse RGB in [0, 1], as displayed (sRGB)
-    opacity: float = 1.0  # 1 opaque, 0 invisible; glass lies between
+    opacity: float = 1.0  # 1 opaque, 0 invisible; glass is in between
     texture: UInt8[np.ndarray, "h w 4"] | None = None  # RGBA, top row first; one array may serve many parts
 
 
@@ -34,7 +34,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Mesh:
-    """An object: its parts, and the terms under which it may be passed on."""
+    """An object: its parts, and the terms under which it may be redistributed."""
 
     parts: tuple[Part, ...]
     licence: str = ""
@@ -51,7 +51,7 @@ class Mesh:
         return points.min(axis=0), points.max(axis=0)
 
     def transformed(self, matrix: Float[np.ndarray, "4 4"]) -> "Mesh":
-        """The mesh under an affine map of its points; a reflection keeps outsides outside by turning the triangles."""
+        """The mesh under an affine map of its points; a reflection also flips the triangles, to keep their outsides."""
         linear, offset = matrix[:3, :3], matrix[:3, 3]
         mirrors = np.linalg.det(linear) < 0
         parts = [
@@ -67,7 +67,7 @@ class Mesh:
     def oriented(self, front: str, up: str) -> "Mesh":
         """Turns the mesh so that its `front` points to -z and its `up` to +y.
 
-        Both are axes of the file: "+x", "-x", "+y", "-y", "+z" or "-z". A rotation, so that writing stays legible.
+        Both are axes of the file: "+x", "-x", "+y", "-y", "+z" or "-z". It is a rotation, so that text stays legible.
         """
         ahead, upwards = _axis(front), _axis(up)
         rotation = np.eye(4)

@@ -1,4 +1,4 @@
-"""Reader of MTL files, the materials of OBJ meshes. `Kd`, `d`, `Tr` and `map_Kd` are followed."""
+"""Reader of MTL files, the materials of OBJ meshes. Only `Kd`, `d`, `Tr` and `map_Kd` are used."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -12,21 +12,21 @@ from mvgenvs.meshes.mesh import Material
 from mvgenvs.meshes.textures import read_texture
 
 OpenSibling = Callable[[str], bytes | None]
-"""The bytes of a file that the OBJ or its MTL names, relative to the OBJ's folder; None where there is no such file."""
+"""The bytes of a file that the OBJ or its MTL names, relative to the OBJ's folder; None if there is no such file."""
 
-# Options that may stand before the file name of a map, which itself may hold blanks. None of them is followed.
+# Options that may precede the file name of a map, which itself may contain blanks. They are ignored.
 _MAP_OPTIONS = re.compile(r"(?:-[ost](?:\s+[-+.\deE]+){1,3}\s+|-mm\s+\S+\s+\S+\s+|-[a-zA-Z]+\s+\S+\s+)*")
 
 
 def read_materials(
     names: Iterable[str], libraries: list[str], open_sibling: OpenSibling, label: str, need_textures: bool
 ) -> dict[str, Material]:
-    """The materials of those names, out of the MTL files that an OBJ's `mtllib` lines name.
+    """The materials of those names, from the MTL files that an OBJ's `mtllib` lines name.
 
-    A name that the files lack gets their only entry, or grey where they have several or none. `label` is what errors
-    call the OBJ file. Without `need_textures` a texture that is missing leaves the material's colour.
+    A name that the files lack gets their only entry, or grey if they have several or none. `label` is what errors call
+    the OBJ file. Without `need_textures`, a missing texture leaves the material's colour.
 
-    Raises `UserError` where an entry or a texture is damaged, or a texture missing.
+    Raises `UserError` if an entry or a texture is damaged, or a texture missing.
     """
     entries: dict[str, dict[str, str]] = {}
     for line in libraries:
@@ -41,14 +41,14 @@ def read_materials(
         if image not in textures:
             textures[image] = _texture(image, open_sibling, owner, need_textures)
         texture = textures[image]
-        # The image takes the place of Kd: beside one, Blender writes a Kd that its own pictures do not use.
+        # The image replaces Kd: besides an image, Blender writes a Kd that its own pictures do not use.
         color = (1.0, 1.0, 1.0) if texture is not None else _color(entry, owner)
         materials[name] = Material(known, color, _opacity(entry, owner), texture)
     return materials
 
 
 def _entries(library: bytes) -> dict[str, dict[str, str]]:
-    """The statements of an MTL library that are followed, by material."""
+    """The statements of an MTL library that are used, by material."""
     entries: dict[str, dict[str, str]] = {}
     entry: dict[str, str] = {}
     for line in library.decode("latin-1").replace("\t", " ").splitlines():
@@ -62,7 +62,7 @@ def _entries(library: bytes) -> dict[str, dict[str, str]]:
 
 def _texture(name: str, open_sibling: OpenSibling, owner: str, needed: bool) -> UInt8[np.ndarray, "h w 4"] | None:
     path = name.replace("\\", "/")
-    for candidate in (path, PurePosixPath(path).name):  # exporters write paths of their own disk
+    for candidate in (path, PurePosixPath(path).name):  # exporters write paths on their own disk
         if (data := open_sibling(candidate)) is not None:
             return read_texture(data, f"{candidate} ({owner})")
     if needed:
@@ -71,7 +71,7 @@ def _texture(name: str, open_sibling: OpenSibling, owner: str, needed: bool) -> 
 
 
 def _color(entry: dict[str, str], owner: str) -> tuple[float, float, float]:
-    """`Kd` is red, green and blue, or one number for all three; spectra and CIE colours are not followed."""
+    """`Kd` is red, green and blue, or one number for all three; spectra and CIE colours are not supported."""
     if entry.get("Kd", "spectral").startswith(("spectral", "xyz")):
         return Material().color
     numbers = _floats(entry["Kd"], owner)
@@ -80,7 +80,7 @@ def _color(entry: dict[str, str], owner: str) -> tuple[float, float, float]:
 
 
 def _opacity(entry: dict[str, str], owner: str) -> float:
-    """`d` is opacity, `Tr` its complement; exporters that write both disagree on `Tr`, so that `d` wins."""
+    """`d` is opacity, `Tr` its complement; exporters that write both disagree on `Tr`, so `d` takes precedence."""
     if "d" in entry:
         opacity = _floats(entry["d"].removeprefix("-halo"), owner)[0]
     elif "Tr" in entry:

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-WELD = 1e-5  # vertices closer than this share of the box's diagonal are one point: files repeat them at texture seams
+WELD = 1e-5  # in diagonals of the box: vertices closer than this are one point, since files repeat them at seams
 
 
 def crease_normals(
@@ -11,8 +11,8 @@ def crease_normals(
 ) -> Float[np.ndarray, "face 3 3"]:
     """One unit normal for each corner of each triangle.
 
-    A corner's normal is the area-weighted mean of the normals of those faces around its point that lie within
-    `crease` degrees of its own face. Triangles without area get (0, 0, 1).
+    A corner's normal is the area-weighted mean of the normals of the faces around its point that are within `crease`
+    degrees of its own face. Triangles without area get (0, 0, 1).
     """
     corners = positions[triangles]  # (face, 3, 3)
     areas = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])  # twice the area, times the normal
@@ -41,7 +41,7 @@ def crease_normals(
 
 
 def _welded(positions: Float[np.ndarray, "vertex 3"]) -> Int[np.ndarray, " vertex"]:
-    """A number for each vertex, the same for those at one point."""
+    """A number for each vertex, the same for all vertices at one point."""
     low = positions.min(axis=0)
     step = max(float(np.linalg.norm(positions.max(axis=0) - low)), 1e-12) * WELD
     cells = np.round((positions - low) / step).astype(np.int64)  # below 2^17 in each axis

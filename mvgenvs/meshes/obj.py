@@ -1,8 +1,8 @@
 """Reader of Wavefront OBJ meshes with their MTL materials, from a folder or from inside a zip archive.
 
-Read are `v`, `vt`, `f`, `o`, `g`, `usemtl` and `mtllib`, and the colours that some programs write behind a vertex
-("v x y z r g b"). Normals are left to the renderer. Polygons become fans of triangles. A part holds the triangles of
-one group in one material and takes its name from the group.
+It reads `v`, `vt`, `f`, `o`, `g`, `usemtl` and `mtllib`, and the colours that some programs write after a vertex
+("v x y z r g b"). Normals are left to the renderer. Polygons become triangle fans. A part holds the triangles of one
+group in one material and takes its name from the group.
 """
 
 import zipfile
@@ -26,12 +26,12 @@ def read_obj(
 ) -> Mesh:
     """Reads an OBJ file, or its bytes; `open_sibling` finds its MTL and textures, by default beside a path.
 
-    `name` is what errors call the file; a path names itself. A library or a material that is missing leaves the
-    parts grey, save that the only entry of a library serves for any name. Without `need_textures` a texture that is
-    missing leaves the material's colour. Texture coordinates that do not exist are (0, 0). A file cut off between
-    two lines of faces cannot be told from a whole one.
+    `name` is what errors call the file; a path names itself. A missing library or material leaves the parts grey,
+    except that the only entry of a library serves for any name. Without `need_textures`, a missing texture leaves the
+    material's colour. Texture coordinates that do not exist are (0, 0). A file cut off between two lines of faces
+    cannot be told from a complete one.
 
-    Raises `UserError` where the file is missing, has no faces, or is damaged, and where a texture is missing.
+    Raises `UserError` if the file is missing, has no faces, or is damaged, or a texture is missing.
     """
     label = name or ("an OBJ file" if isinstance(source, bytes) else str(source))
     if not isinstance(source, bytes):
@@ -62,7 +62,7 @@ def read_obj(
 
 
 def read_obj_in_zip(archive: Path, member: str, need_textures: bool = True) -> Mesh:
-    """Reads an OBJ file out of a zip archive, where its MTL and textures lie beside it. Raises as `read_obj` does."""
+    """Reads an OBJ file from a zip archive that also holds its MTL and textures. Raises as `read_obj` does."""
     label = f"{archive}!{member}"
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -101,7 +101,7 @@ class _Statements:
     positions: list[str] = field(default_factory=list)
     texcoords: list[str] = field(default_factory=list)
     libraries: list[str] = field(default_factory=list)
-    # By group and material: a face's corners, and how many v and vt came before it, from where negative indices count.
+    # By group and material: a face's corners, and how many v and vt came before it, for negative indices.
     faces: dict[tuple[str, str], list[tuple[list[str], int, int]]] = field(default_factory=dict)
 
     @classmethod
@@ -132,7 +132,7 @@ def _are_coloured(positions: list[str]) -> bool:
 
 
 def _numbers(lines: list[str], columns: int) -> Float[np.ndarray, "line columns"]:
-    """The leading numbers of every line; what follows them (a weight, a third texture coordinate) is dropped."""
+    """The leading numbers of every line; the rest (a weight, a third texture coordinate) is dropped."""
     if not lines:
         return np.zeros((0, columns))
     if not all(lines):  # loadtxt would skip them, and shift the numbers of the others
@@ -167,13 +167,13 @@ def _part(
     uvs = np.concatenate([texcoords, np.zeros((1, 2))])[vt_of_pair] if has_uvs else None
     triangles = corner_to_pair.reshape(-1)[_fans(counts)]
     positions, colors = vertices[v_of_pair, :3], None
-    if vertices.shape[1] == 6:  # they stand for the material's colour; a texture they would tint
+    if vertices.shape[1] == 6:  # they replace the material's colour; they would tint a texture
         colors, material = np.clip(vertices[v_of_pair, 3:], 0, 1), replace(material, color=(1.0, 1.0, 1.0))
     return Part(name, positions, triangles, uvs, material, colors)
 
 
 def _fans(counts: Int[np.ndarray, " face"]) -> Int[np.ndarray, "triangle 3"]:
-    """Corner numbers of the triangle fans over polygons whose corners are numbered one polygon after the other."""
+    """Corner numbers of triangle fans over polygons whose corners are numbered consecutively."""
     starts = np.cumsum(counts) - counts
     triangles = np.maximum(counts - 2, 0)
     first = np.repeat(starts, triangles)

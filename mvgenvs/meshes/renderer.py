@@ -1,8 +1,8 @@
 """Renders meshes off-screen with OpenGL: anti-aliased images, mattes, and depth exact at pixel centres.
 
-moderngl opens a context on EGL, so neither a screen nor a GPU is needed: Mesa's software rasteriser draws some tens
-of views a second on one core. Where there is a GPU with a driver for OpenGL, it draws instead. Lights stand still in
-the world, surfaces are matt and two-sided, the background is white.
+moderngl opens a context on EGL, so neither a screen nor a GPU is needed: Mesa's software rasteriser draws some tens of
+views a second on one core. A GPU with an OpenGL driver is used if there is one. Lights are fixed in the world, surfaces
+are matt and two-sided, the background is white.
 """
 
 from collections.abc import Iterator
@@ -21,13 +21,13 @@ from mvgenvs.meshes.shaders import COLOUR_SHADER, DEPTH_SHADER, VERTEX_SHADER
 
 SUPERSAMPLE = 2  # pixels rendered per pixel and axis, each of `MULTISAMPLE` coverage samples
 MULTISAMPLE = 4
-SOLID = 0.95  # surfaces of at least this opacity are drawn first and hide what lies behind them
-SURFACE = 0.15  # the least opacity of what has a depth: windows have one, fading shadows have not
+SOLID = 0.95  # surfaces of at least this opacity are drawn first and hide what is behind them
+SURFACE = 0.15  # least opacity of surfaces in the depth map: windows are in it, fading shadows are not
 
 
 @dataclass(frozen=True, eq=False)
 class RenderedViews:
-    """What the cameras see of a mesh."""
+    """A mesh as the cameras see it."""
 
     images: UInt8[np.ndarray, "view h w 3"]  # RGB on white
     mask: UInt8[np.ndarray, "view h w"]  # the matte: how much of a pixel's light comes from the object, 0 to 255
@@ -38,7 +38,7 @@ class Renderer:
     """Draws meshes for cameras of square or oblong images. Use in a `with` block, by one thread."""
 
     def __init__(self, size: int | tuple[int, int] = 128) -> None:
-        """`size` is the side, or (height, width), of the images. Raises `UserError` where OpenGL can't be had."""
+        """`size` is the side, or (height, width), of the images. Raises `UserError` if OpenGL is not available."""
         self.hw = (size, size) if isinstance(size, int) else size
         height, width = self.hw
         self._gl = open_context()
@@ -57,7 +57,7 @@ class Renderer:
 
     @property
     def device(self) -> str:
-        """What draws, as OpenGL calls it: "llvmpipe (LLVM 15.0.6, 256 bits)", or a GPU's name."""
+        """The renderer by OpenGL's name: "llvmpipe (LLVM 15.0.6, 256 bits)", or a GPU's."""
         return str(self._gl.info["GL_RENDERER"])
 
     def __enter__(self) -> "Renderer":
@@ -90,7 +90,7 @@ class Renderer:
         program["clip_from_world"].write(_columns(clip))
         program["eye"].value = tuple(eye)
         program["solid"].value = SOLID
-        for draw_solid in (True, False):  # then the glass, which hides nothing, over what is there
+        for draw_solid in (True, False):  # then the glass, which hides nothing, on top
             program["draw_solid"].value = draw_solid
             self._sampled.depth_mask = draw_solid
             if not draw_solid:
@@ -127,7 +127,7 @@ class Renderer:
 
     @contextmanager
     def _uploaded(self, mesh: Mesh) -> Iterator[list["_Draw"]]:
-        """The mesh in OpenGL's memory: one draw for all parts of one texture."""
+        """The mesh in OpenGL's memory: one draw for all parts with the same texture."""
         by_texture: dict[int, list[Part]] = {}
         for part in mesh.parts:
             if len(part.triangles):

@@ -1,4 +1,4 @@
-"""Texture images, as every mesh loader hands them on: RGBA, 8 bits, top row first."""
+"""Texture images in the form that every mesh loader returns: RGBA, 8 bits, top row first."""
 
 from io import BytesIO
 from pathlib import Path
@@ -15,10 +15,10 @@ def read_texture(
 ) -> UInt8[np.ndarray, "h w 4"]:
     """Reads an image (PNG, JPEG, SGI .rgb, TGA, …) from a path, or from the bytes of a member of an archive.
 
-    `name` is what errors call the image; a path names itself. The longer side is reduced to `max_size` pixels where
-    that is given: a 2048-pixel texture adds nothing to a picture of 128 pixels.
+    `name` is what errors call the image; a path names itself. If `max_size` is given, the longer side is reduced to it:
+    a 2048-pixel texture adds nothing to a picture of 128 pixels.
 
-    Raises `UserError` where the image is missing, damaged, or of a kind that Pillow does not know.
+    Raises `UserError` if the image is missing, damaged, or of a kind that Pillow does not know.
     """
     label = name or ("a texture" if isinstance(source, bytes) else str(source))
     if not isinstance(source, bytes) and not Path(source).is_file():
@@ -26,7 +26,7 @@ def read_texture(
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
             texture = image.convert("RGBA")
-    # Pillow's decoders raise whatever a damaged file makes them stumble over: IndexError, struct.error, SyntaxError …
+    # For a damaged file, Pillow's decoders raise almost anything: IndexError, struct.error, SyntaxError …
     except Exception as error:
         raise UserError(f"cannot read texture {label} as an image: is the file whole?") from error
     if max_size is not None and max(texture.size) > max_size:

@@ -1,1 +1,1 @@
-"""OpenCars: freely licensed cars (and chairs) out of Debian packages, rendered in the SRN layout with depth."""
+"""OpenCars: freely licensed cars (and chairs) from Debian packages, rendered in the SRN layout with depth."""

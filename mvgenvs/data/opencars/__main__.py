@@ -20,7 +20,7 @@ WIDEST, TIGHTEST = 0.4, 1.2  # focal length by size; at 1.2 the sphere around an
 def parser() -> argparse.ArgumentParser:
     parse = OneSentenceParser(
         "python -m mvgenvs.data.opencars",
-        description="Renders freely licensed cars, vehicles, furniture or all objects out of Debian packages, "
+        description="Renders freely licensed cars, vehicles, furniture or all objects from Debian packages, "
         "or procedural ones, into the layout of SRN, with mattes and exact depth. Run it again to continue after an "
         "interruption.",
     )
@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     add("--size", "pixels along each side of an image", type=number(int, *SIZES), default=128, metavar="N")
     add(
         "--focal",
-        f"focal length in pixels, {WIDEST} to {TIGHTEST} times the size; unless given SRN's, 131.25 at a size of 128",
+        f"focal length in pixels, {WIDEST} to {TIGHTEST} times the size; by default SRN's, 131.25 at a size of 128",
         type=float,
         metavar="F",
     )

@@ -1,4 +1,4 @@
-"""Builds a data set: unpacks the sources, renders every object in worker processes, resumes what was begun."""
+"""Builds a data set: unpacks the sources, renders every object in worker processes, resumes an unfinished build."""
 
 import json
 import multiprocessing
@@ -27,7 +27,7 @@ from mvgenvs.trajectories import random_views, srn_spiral
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that the bytes of an object depend on, beside its source."""
+    """Everything that the bytes of an object depend on, besides its source."""
 
     category: str = "cars"
     size: int = 128  # pixels, each side
@@ -36,13 +36,13 @@ class Recipe:
     sphere: str = "upper"
     repaint: int = 0  # further variants of each train object
     seed: int = 0
-    count: int = 0  # of objects, where they are made and not found
+    count: int = 0  # number of procedural objects
     focal: float = 0.0  # pixels; 0 is SRN's, 131.25 for a size of 128
-    spiral: int = 251  # views of objects held out; 64 and 104 are the ones that the SRN protocol takes as input
+    spiral: int = 251  # views of held-out objects; the SRN protocol takes views 64 and 104 as input
     surface: float = SURFACE  # the least opacity of what has a depth
 
 
-OF_OLD_FOLDERS = {"surface": 0.5}  # what a recipe that does not say so was made with
+OF_OLD_FOLDERS = {"surface": 0.5}  # values for recipes that were written before the field existed
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Task:
         return self.entry.id + (f"_paint{self.variant}" if self.variant else "")
 
     def folder(self, recipe: Recipe) -> Path:
-        """Where it is written, relative to the data set."""
+        """Its folder, relative to the data set."""
         return Path(f"{recipe.category}_{self.split}", self.name)
 
     def num_views(self, recipe: Recipe) -> int:
@@ -69,8 +69,8 @@ class Task:
 def build(output: Path, packages: Path, recipe: Recipe, only: str = "*", jobs: int = 1) -> int:
     """Renders all objects whose id matches `only` into `output`, and returns how many; finished ones stay untouched.
 
-    Raises `UserError` where `output` belongs to another recipe, a package can't be had or is damaged, or the disk is
-    full; objects that can't be read are left out until the others are done, and then named in one `UserError`.
+    Raises `UserError` if `output` belongs to another recipe, a package is not available or damaged, or the disk is
+    full. Unreadable objects are skipped, and named in one `UserError` at the end.
     """
     index = output / f"{recipe.category}.json"
     listed = [Path(name) for name in _claim(index, recipe)]  # empty until the packages have been read once
@@ -121,7 +121,7 @@ def list_tasks(recipe: Recipe, roots: dict[str, Path], versions: dict[str, str])
 
 
 def cameras_of(task: Task, recipe: Recipe) -> Cameras:
-    """Random directions, the object's own, for training; the spiral of SRN's test sets otherwise."""
+    """For training, random directions, different for each object; otherwise the spiral of SRN's test sets."""
     hw = (recipe.size, recipe.size)
     if task.split == "train":
         rng = np.random.default_rng(seed_of(recipe.seed, task.name, "cameras"))
@@ -136,12 +136,12 @@ def unpacked_sources(folder: Path, category: str, jobs: int) -> tuple[dict[str, 
     sources = CATEGORIES[category].sources
     if not sources:
         return {}, {procedural.PACKAGE: procedural.VERSION}
-    members: dict[str, list[str]] = {}  # by package, of which several sources may take a part
+    members: dict[str, list[str]] = {}  # by package: several sources may each need a part of it
     for source in sources:
         members.setdefault(source.package, []).extend(source.members)
     debs = fetch(list(members), folder)
     versions = {name: version(deb) for name, deb in debs.items()}
-    with ThreadPoolExecutor(jobs) as pool:  # threads will do: decompression lets go of the interpreter
+    with ThreadPoolExecutor(jobs) as pool:  # threads suffice: decompression releases the interpreter lock
         unpacked = {
             name: pool.submit(unpack, debs[name], wanted, folder / "unpacked" / category / name)
             for name, wanted in members.items()
@@ -151,9 +151,9 @@ def unpacked_sources(folder: Path, category: str, jobs: int) -> tuple[dict[str, 
 
 
 def _claim(index: Path, recipe: Recipe) -> list[str]:
-    """The objects that `index` lists, as folders; none where the packages must be read (again) to know them.
+    """The folders of the objects that `index` lists; none if the packages must be read (again) to know them.
 
-    Raises `UserError` where it belongs to another recipe.
+    Raises `UserError` if the index belongs to another recipe.
     """
     mine = asdict(recipe)
     if not index.exists():
@@ -164,7 +164,7 @@ def _claim(index: Path, recipe: Recipe) -> list[str]:
         objects = [str(name) for name in content["objects"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{index} is damaged: delete it, or choose another --output folder") from error
-    for key in ("repaint", "count"):  # further variants and objects change nothing of what is there
+    for key in ("repaint", "count"):  # more variants and objects do not change existing ones
         if theirs[key] < mine[key]:
             theirs[key], objects = mine[key], []
     if differing := sorted(key for key in mine if theirs.get(key) != mine[key]):
@@ -190,7 +190,7 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _rendered(todo: Sequence[Task], recipe: Recipe, output: Path, jobs: int) -> Iterator[tuple[Task, str]]:
-    """Renders every task, in `jobs` processes, and yields each with what was wrong with its files, if anything."""
+    """Renders every task, in `jobs` processes, and yields each with an error message, empty if there was none."""
     if jobs == 1:
         with Renderer(recipe.size) as renderer:
             for task in todo:
@@ -209,12 +209,12 @@ def _rendered(todo: Sequence[Task], recipe: Recipe, output: Path, jobs: int) -> 
 
 
 def renderer_name() -> str:
-    """What OpenGL draws with here. Raises `UserError` where there is none."""
+    """OpenGL's name of the renderer here. Raises `UserError` if there is none."""
     with Renderer(8) as renderer:
         return renderer.device
 
 
-# What a worker process keeps from object to object: opening OpenGL takes as long as some views.
+# Kept by a worker process from object to object: opening OpenGL takes as long as some views.
 _context: tuple[Path, Recipe, Renderer]
 
 
@@ -229,9 +229,9 @@ def _render_in_worker(task: Task) -> str:
 
 
 def render_task(task: Task, recipe: Recipe, output: Path, renderer: Renderer) -> str:
-    """Renders one object and writes it, and returns "", or a sentence where the object's own files are at fault.
+    """Renders one object and writes it; returns "", or an error message if the object's own files are at fault.
 
-    Raises `UserError` where it can't be written, which no other object could be either.
+    Raises `UserError` if it cannot be written, since then no other object could be either.
     """
     entry = task.entry
     try:

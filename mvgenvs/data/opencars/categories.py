@@ -1,6 +1,6 @@
-"""The classes of objects that OpenCars holds: their sources, and which families are kept for validation and test.
+"""The categories of objects in OpenCars: their sources, and the families that are held out for validation and test.
 
-A split holds whole families, so that no shape of the test set was ever seen in training in another paint.
+A split holds whole families, so that no shape of the test set was seen in training in different paint.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,17 +23,17 @@ from mvgenvs.data.opencars.catalogue import Entry
 
 @dataclass(frozen=True)
 class Source:
-    """A Debian package, the members of it that are needed, and what lists its objects once they are unpacked."""
+    """A Debian package, the members that are needed from it, and the function that lists its objects."""
 
     package: str
     members: Sequence[str]
     entries: Callable[[Path], list[Entry]]
-    kind: str = ""  # of those of its objects that say none themselves
+    kind: str = ""  # of those of its objects that do not state their own
 
 
 @dataclass(frozen=True)
 class Category:
-    """A class of objects. Families that are in none of the sets are for training."""
+    """A category of objects. Families in neither held-out split are for training."""
 
     sources: tuple[Source, ...] = ()
     # By split: "val" and "test", or a second pair, "val2" and "test2".
@@ -45,7 +45,7 @@ class Category:
 
 
 def _all_of(categories: Sequence[tuple[str, Category]]) -> Category:
-    """What is in any of the categories, each with the kind of its objects; what one holds out is held out of all."""
+    """The union of the categories, each with the kind of its objects; what one holds out is held out of all."""
     splits = sorted({split for _, category in categories for split in category.held_out})
     return Category(
         tuple(replace(source, kind=kind) for kind, category in categories for source in category.sources),
@@ -98,7 +98,7 @@ SCENERY = Category(
     sources=(Source(flightgear.PACKAGE, scenery.MEMBERS, scenery.objects),),
     held_out={"val": scenery.VAL, "test": scenery.TEST},
 )
-# Everything that a package holds: aircraft are part of the scenery, chairs of the furniture.
+# Everything in a package: aircraft are part of the scenery, chairs of the furniture.
 CATEGORIES["objects"] = _all_of(
     [
         ("car", CATEGORIES["cars"]),

@@ -1,11 +1,11 @@
-"""Road vehicles of FlightGear's scenery: cars, vans, buses, lorries, and what drives about on airports and sites.
+"""Road vehicles of FlightGear's scenery: cars, vans, buses, lorries, and the vehicles of airports and building sites.
 
-Of the 281 models in the two folders are left out: light halos, signs, buildings and grounds; containers, skips and
-barrels; trains, ships, aircraft; what is towed (trailers, dollies, carts, power units); groups of several (luggage
+Left out of the 281 models in the two folders: light halos, signs, buildings and grounds; containers, skips and barrels;
+trains, ships, aircraft; towed objects (trailers, dollies, carts, power units); groups of several objects (luggage
 trains, GPU-ba, tractor5-aero); boxes with pictures on them (bus-muc-2, busgr-ba, fire-truck-ba); belt and container
-loaders, on which front and back can't be told; what has a shadow or beams of light baked in (hummerh2-ba,
-fedextruck-ba, YellowContainerTruck); supacat_winch, which is folded; hoskosh-ti-1500 and fire-truck-muc, its twin;
-and the second of two in a family that is held out (DPostTruck, VWJetta_S1).
+loaders, whose front cannot be told from their back; models with a baked shadow or light beams (hummerh2-ba,
+fedextruck-ba, YellowContainerTruck); supacat_winch, which is folded; hoskosh-ti-1500 and its twin fire-truck-muc; and
+the second of two models in a held-out family (DPostTruck, VWJetta_S1).
 """
 
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ MEMBERS = (f"{DATA}/{STREET}/*", f"{DATA}/{AIRPORT}/*")
 GROUND, LARGE = 0.01, 0.1  # metres, square metres
 
 LICENCE = "GPL-2+"
-AUTHORS = "Curtis L. Olson and the FlightGear team"  # the package says no more, nor do the files
+AUTHORS = "Curtis L. Olson and the FlightGear team"  # neither the package nor the files say more
 
 VAL2 = frozenset(
     f"fgfs_{family}"
@@ -42,13 +42,13 @@ TEST2 = frozenset(
 
 @dataclass(frozen=True)
 class _Shape:
-    """Models of one family: one shape in other paint, or with its body lifted to another height."""
+    """Models of one family: one shape in different paint, or with its body lifted to another height."""
 
     family: str
     folder: str
     front: str  # the axis of the files along which it drives; +y is up in all of them
     names: str
-    on_ground: bool = False  # has a shadow on the ground, and wheels painted on squares that reach into it
+    on_ground: bool = False  # has a shadow on the ground, and wheels painted on squares that reach into the ground
 
 
 _SHAPES = (
@@ -194,7 +194,7 @@ def _load(path: Path, shape: _Shape) -> Mesh:
 
 
 def _off_the_ground(mesh: Mesh) -> Mesh:
-    """Without the large triangles that touch the ground, which is at y = 0: shadows, and squares for wheels."""
+    """The mesh without large triangles that touch the ground (y = 0): shadows, and the squares of wheels."""
 
     def kept(part: Part) -> Part:
         corners = part.positions[part.triangles]

@@ -1,8 +1,8 @@
-"""All that stands in Sweet Home 3D's homes and gardens: its furniture libraries, cars aside, and the catalogue that
-comes with the program itself (Debian packages sweethome3d-furniture and sweethome3d).
+"""Everything in Sweet Home 3D's homes and gardens: its furniture libraries, without cars, and the program's own
+catalogue (Debian packages sweethome3d-furniture and sweethome3d).
 
-Left out, after a look at every one: what is in `LEFT_OUT`; doors and windows, which are panels in a wall; and plates
-of sockets and switches.
+Left out, after a look at every one: the models in `LEFT_OUT`; doors and windows, which are panels in a wall; and socket
+and switch plates.
 """
 
 import re
@@ -67,7 +67,7 @@ PAINTS = {
 
 
 def objects(root: Path) -> list[Entry]:
-    """What the libraries hold but the cars; chairs bear the names that they have in their own category."""
+    """The objects of the libraries except cars; chairs have the same names as in their own category."""
     cars = {(library, name) for library, names in sweethome3d.CARS.items() for name in names}
     entries = []
     for key, library in LIBRARIES.items():
@@ -77,19 +77,19 @@ def objects(root: Path) -> list[Entry]:
 
 
 def defaults(root: Path) -> list[Entry]:
-    """What the program's own catalogue holds. `root` is the unpacked program."""
+    """The objects of the program's own catalogue. `root` is the unpacked program."""
     models = [model for model in read_library(root, DEFAULTS) if not is_left_out(model.name, model.category)]
     return sorted((_entry("eteks", model) for model in models), key=lambda entry: entry.id)
 
 
 def is_left_out(name: str, category: str) -> bool:
-    """Whether a model is no object, by its name and its category in the catalogue."""
+    """Whether a model is not an object, judging by its name and its category in the catalogue."""
     listed = any(name in names.split() for names in LEFT_OUT.values())
     return listed or category == PANELS or PLATES.fullmatch(name) is not None
 
 
 def painted(mesh: Mesh) -> Mesh:
-    """The mesh in our colours for the materials that are known by their names alone ("flltgrey", "bone2")."""
+    """The mesh in our colours for materials that are known only by their names ("flltgrey", "bone2")."""
 
     def paint(name: str) -> tuple[float, float, float] | None:
         plain = re.sub(r"^(fl|arch)|brt$|[.\d]+$", "", name)

@@ -1,4 +1,4 @@
-"""Debian packages as a source of files: fetched without root, unpacked without dpkg, only as far as they are needed.
+"""Debian packages as a source of files: downloaded without root, unpacked without dpkg, and only the members needed.
 
 A .deb is an `ar` archive of three members: debian-binary, control.tar.* and data.tar.* [deb(5)].
 """
@@ -18,13 +18,13 @@ from mvgenvs.errors import UserError
 from mvgenvs.folders import replace_folder, sweep
 
 AR_MAGIC, AR_HEADER = b"!<arch>\n", 60  # bytes; each member follows its header, padded to an even length
-BEGUN, COMPLETE = ".begun", ".complete"  # written first, and renamed last: what was to be unpacked
+BEGUN, COMPLETE = ".begun", ".complete"  # record of what to unpack: written first, and renamed last
 
 
 def fetch(packages: Sequence[str], folder: Path) -> dict[str, Path]:
-    """The .deb file of each package: those in `folder`, the others from apt (which needs no root for it).
+    """The .deb file of each package: those in `folder`, the others from apt (which needs no root for this).
 
-    Raises `UserError` where a file is neither there nor to be had.
+    Raises `UserError` if a file is neither there nor available.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,12 +46,12 @@ def fetch(packages: Sequence[str], folder: Path) -> dict[str, Path]:
 
 
 def _find(package: str, folder: Path) -> Path | None:
-    """The newest by name of the package's files, where several versions lie."""
+    """The newest of the package's files by name, if there are several versions."""
     return max(folder.glob(f"{package}_*.deb"), default=None)
 
 
 def version(deb: Path) -> str:
-    """The package's version, from its control file. Raises `UserError` where the file is damaged."""
+    """The package's version, from its control file. Raises `UserError` if the file is damaged."""
     with _tar(deb, "control.tar") as tar:
         for member in tar:
             if member.name.lstrip("./") == "control":
@@ -65,8 +65,8 @@ def version(deb: Path) -> str:
 def unpack(deb: Path, patterns: Sequence[str], folder: Path) -> Path:
     """Unpacks the members that match one of `patterns` ("usr/share/*.obj", where * also matches /) into `folder`.
 
-    Does nothing where an earlier call has finished the same; of what one has left, unpacked files alone are deleted.
-    Returns `folder`. Raises `UserError` where the .deb is damaged, the disk is full, or others have made such a folder.
+    Does nothing if an earlier call has finished the same; of an unfinished call, only unpacked files are deleted.
+    Returns `folder`. Raises `UserError` if the .deb is damaged, the disk is full, or the folder is someone else's.
     """
     wanted = "\n".join([deb.name, *patterns])
     if (folder / COMPLETE).exists() and (folder / COMPLETE).read_text() == wanted:
@@ -101,7 +101,7 @@ def _unpack_members(deb: Path, patterns: Sequence[str], partial: Path, wanted: s
 
 
 def _members(folder: Path) -> Callable[[str], bool]:
-    """Whether a path within `folder` is that of a file that was unpacked; none is where no record says so."""
+    """Whether a path within `folder` is that of an unpacked file; never, if there is no record of the members."""
     records = [path for path in (folder / BEGUN, folder / COMPLETE) if path.exists()]
     patterns = [BEGUN, COMPLETE, *records[0].read_text().splitlines()[1:]] if records else []
     return lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
@@ -123,7 +123,7 @@ def _tar(deb: Path, name: str) -> Iterator[tarfile.TarFile]:
 
 
 def _seek_member(file: IO[bytes], name: str) -> tuple[int, str]:
-    """Moves to the content of an `ar` member; its length and its compression. Raises `ValueError`."""
+    """Moves to the content of an `ar` member; returns its length and its compression. Raises `ValueError`."""
     if file.read(len(AR_MAGIC)) != AR_MAGIC:
         raise ValueError("not a .deb archive")
     while len(header := file.read(AR_HEADER)) == AR_HEADER:

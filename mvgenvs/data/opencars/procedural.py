@@ -1,4 +1,4 @@
-"""Objects made by `mvgenvs.data.procedural`: as many as one asks for, each from the seed and its number alone."""
+"""Objects made by `mvgenvs.data.procedural`: any number, each from the seed and its index alone."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +10,7 @@ from mvgenvs.data.procedural.cars import random_car
 from mvgenvs.data.procedural.shapes import random_shape
 from mvgenvs.meshes.mesh import Mesh
 
-PACKAGE, VERSION = "mvgenvs", "1"  # raise the version where the same seed no longer makes the same objects
+PACKAGE, VERSION = "mvgenvs", "1"  # raise the version if the same seed no longer makes the same objects
 
 
 def cars(count: int, seed: int) -> list[Entry]:

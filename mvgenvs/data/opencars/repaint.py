@@ -1,4 +1,4 @@
-"""Variants of a car: another paint on the body and other proportions, the glass, tyres and lights left alone."""
+"""Variants of a car: different body paint and proportions; glass, tyres and lights stay as they are."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from mvgenvs.meshes.mesh import Mesh, Part
 
 STRETCH = 0.08  # proportions change by up to this share along each axis
-# Words of part and material names that are not painted with the body.
+# Words in the names of parts and materials that are not painted with the body.
 UNPAINTED = (
     "glass", "window", "windscreen", "windshield", "vitre", "tyre", "tire", "wheel", "rim", "rubber", "pneu", "light",
     "lamp", "chrome", "mirror", "plate", "interior", "seat", "black", "driver",
@@ -21,7 +21,7 @@ def repainted(mesh: Mesh, rng: np.random.Generator) -> Mesh:
     turn, strength, brightness = rng.uniform(0.08, 0.92), rng.uniform(0.35, 0.9), rng.uniform(0.6, 1.25)
     tint = rng.uniform()
     stretch = rng.uniform(1 - STRETCH, 1 + STRETCH, 3)
-    textures: dict[int, UInt8[np.ndarray, "h w 4"]] = {}  # one array serves many parts, before and after
+    textures: dict[int, UInt8[np.ndarray, "h w 4"]] = {}  # one array may serve many parts, before and after
 
     def paint(rgb: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
         return _paint(rgb, turn, tint, strength, brightness)
@@ -46,7 +46,7 @@ def repainted(mesh: Mesh, rng: np.random.Generator) -> Mesh:
 def _paint(
     rgb: Float[np.ndarray, "*n 3"], turn: float, tint: float, strength: float, brightness: float
 ) -> Float[np.ndarray, "*n 3"]:
-    """Turns hues by `turn` of a circle; bright greys (white, silver) take the hue `tint`; dark greys stay."""
+    """Rotates hues by `turn` of a circle; bright greys (white, silver) get the hue `tint`; dark greys stay."""
     flat = rgb.reshape(-1, 1, 3).astype(np.float32)
     hue, saturation, value = np.moveaxis(cv2.cvtColor(flat, cv2.COLOR_RGB2HSV), -1, 0)  # hue in degrees
     grey = saturation < 0.15

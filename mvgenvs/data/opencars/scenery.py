@@ -1,7 +1,7 @@
 """General objects of FlightGear's scenery: aircraft, ships, buildings, street furniture, people, animals.
 
-`scenery.txt` beside this file lists them by family, and says what is left out of the folders and why. Nobody knows
-which way each of them faces.
+`scenery.txt` beside this file lists them by family, and says what is left out of the folders and why. Which way each of
+them faces is unknown.
 """
 
 from functools import partial
@@ -43,7 +43,7 @@ def objects(root: Path) -> list[Entry]:
 
 
 def aircraft(root: Path) -> list[Entry]:
-    """Aeroplanes, gliders and helicopters alone."""
+    """Only aeroplanes, gliders and helicopters."""
     return [entry for entry in objects(root) if entry.kind == "aircraft"]
 
 

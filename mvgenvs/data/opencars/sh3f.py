@@ -1,5 +1,5 @@
 """Libraries of Sweet Home 3D: zip archives of OBJ models with a catalogue of their names, their makers, and the
-rotation that brings a model upright with its front to +z.
+rotation that makes a model upright with its front to +z.
 """
 
 import re
@@ -20,7 +20,7 @@ from mvgenvs.meshes.obj import read_obj_in_zip
 
 @dataclass(frozen=True)
 class Library:
-    """An archive within a Debian package, and the terms of what is in it."""
+    """An archive within a Debian package, and the licence of its content."""
 
     package: str
     file: str  # relative to the package's root
@@ -48,13 +48,13 @@ class Model:
         return PurePosixPath(self.member).stem
 
     def entry(self, id: str, family: str, finish: Callable[[Mesh], Mesh], kind: str = "") -> Entry:
-        """The object, of which `finish` makes its final shape; `kind` is the finer class of it."""
+        """The builder's entry; `finish` makes the final mesh, and `kind` is the kind of object."""
         file = f"{self.library.file}!{self.member}"
         load = partial(self.load, finish)
         return Entry(id, family, self.library.package, file, self.licence, self.attribution, load, kind)
 
     def load(self, finish: Callable[[Mesh], Mesh]) -> Mesh:
-        # Some textures (mostly for bumps) were never put into the libraries.
+        # Some textures (mostly bump maps) were never put into the libraries.
         mesh = read_obj_in_zip(self.archive, self.member, need_textures=False)
         rotation = np.eye(4)
         rotation[:3, :3] = np.reshape(self.rotation, (3, 3))
@@ -62,7 +62,7 @@ class Model:
 
 
 def read_library(root: Path, library: Library) -> list[Model]:
-    """Everything in a library's catalogue; `root` is the unpacked package. Raises `UserError` where it is damaged."""
+    """Everything in a library's catalogue; `root` is the unpacked package. Raises `UserError` if it is damaged."""
     archive = root / library.file
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -84,7 +84,7 @@ def read_library(root: Path, library: Library) -> list[Model]:
                         item.get("tags", ""),
                         item.get("category", ""),
                         tuple(rotation),
-                        # A few models lie in the CC0 library though their own page says CC-BY.
+                        # A few models are in the CC0 library although their own page says CC-BY.
                         "CC-BY-3.0" if "Creative Commons Attribution 3.0" in text else library.licence,
                         library.attribution.format(title=item["name"], creator=item["creator"], page=_page(text)),
                     )
@@ -103,6 +103,6 @@ def _catalogue(text: str) -> list[dict[str, str]]:
 
 
 def _page(licence: str) -> str:
-    """Where a model was published, as its licence file says."""
+    """Where a model was published, according to its licence file."""
     page = re.search(r"https?://www\.blendswap\.com/blends/view/\d+", licence)
     return page[0] if page else "http://www.blendswap.com"

@@ -105,7 +105,7 @@ def as_it_is(mesh: Mesh) -> Mesh:
 
 
 def _with_wheels_named(mesh: Mesh) -> Mesh:
-    """The parts of wheels under names that begin with "wheel"; their makers name them in several languages."""
+    """Renames the parts of wheels to names that begin with "wheel"; their makers name them in several languages."""
     parts = [
         replace(part, name=f"wheel_{part.name}") if WHEELS.search(f"{part.name} {part.material.name}") else part
         for part in mesh.parts

@@ -1,7 +1,7 @@
-"""TORCS, a racing game: 17 cars, many of them in the paint of several drivers, on wheels that are models of their own.
+"""TORCS, a racing game: 17 cars, many of them in the paint of several drivers, with wheels that are separate models.
 
-Who made what, and under which terms, is taken from the package's usr/share/doc/torcs-data/copyright and from the
-readme.txt beside each model; cars without a readme are named in their XML file or fall to the authors of the game.
+Authors and terms are taken from the package's usr/share/doc/torcs-data/copyright and from the readme.txt beside each
+model; cars without a readme are named in their XML file or attributed to the authors of the game.
 """
 
 import xml.etree.ElementTree as ET
@@ -21,7 +21,7 @@ from mvgenvs.meshes.textures import read_texture
 PACKAGE = "torcs-data"
 DATA = "usr/share/games/torcs"
 
-# The text of Debian's copyright file is that of version 1.3; all that it doesn't list apart is GPL-2+.
+# The text of Debian's copyright file is that of version 1.3; everything that it does not list separately is GPL-2+.
 FREE_ART, GPL = "Free Art License 1.3", "GPL-2+"
 
 
@@ -63,13 +63,13 @@ CARS = {
 }
 SAME_SHAPE = {"car1-trb1": "car1-trb", "car1-trb3": "car1-trb"}  # one body, for two classes of races
 
-# As each driver's XML file says; all by Debian's catch-all clause under GPL-2+.
+# According to each driver's XML file; all GPL-2+ by Debian's catch-all clause.
 PAINTERS = {"damned": "Eric Espié", "olethros": "Christos Dimitrakakis"}
 OTHER_PAINTER = "Bernhard Wymann"
 # Test cars come in one paint, so that each counts once in an average over objects.
 LEFT_OUT = {("baja-bug", "sparkle", "0"), ("p406", "inferno", "2")}
 
-DEFAULT_WHEELS = "trb1-1"  # for cars whose XML names no 3D wheels; the game draws discs on those
+DEFAULT_WHEELS = "trb1-1"  # for cars whose XML names no 3D wheels; the game draws discs on them
 
 MEMBERS = (
     *(f"{DATA}/cars/{car}/{car}.{suffix}" for car in CARS for suffix in ("acc", "xml")),
@@ -136,7 +136,7 @@ def _load(data: Path, car: str, livery: Path | None) -> Mesh:
 
 
 def read_params(path: Path) -> ET.Element:
-    """A car's XML file. Raises `UserError` where it is missing or damaged."""
+    """A car's XML file. Raises `UserError` if it is missing or damaged."""
     try:
         return ET.parse(path).getroot()
     except (OSError, ET.ParseError) as error:
@@ -146,10 +146,10 @@ def read_params(path: Path) -> ET.Element:
 def wheel_placement(params: ET.Element, end: str, side: str) -> Float[np.ndarray, "4 4"]:
     """Where a car's XML puts a wheel: from the unit wheel to the car, in metres, x forward, y up, z right.
 
-    The unit wheel has diameter and width 1 and shows its face to -z, which is left; right wheels are turned, not
-    mirrored, which keeps the lettering legible. The car's model stands on y = 0.
+    The unit wheel has diameter and width 1 and its face towards -z, which is left; right wheels are rotated, not
+    mirrored, which keeps the lettering legible. The car's model is on y = 0.
 
-    Raises `ValueError` where a number is missing, `KeyError` for an unknown unit.
+    Raises `ValueError` if a number is missing, `KeyError` for an unknown unit.
     """
 
     def metres(section: str, name: str) -> float:
@@ -168,10 +168,10 @@ def wheel_placement(params: ET.Element, end: str, side: str) -> Float[np.ndarray
 
 
 def without_linings(mesh: Mesh) -> Mesh:
-    """Of faces that coincide, keeps the one that looks furthest away from the object's middle.
+    """Of faces that coincide, keeps the one whose normal points furthest away from the object's middle.
 
-    The game draws one side of a face, so that a roof and its lining, which is another colour, may lie in one place;
-    drawn from both sides they would fight for every pixel.
+    The game draws only one side of a face, so a roof and its lining, which has another colour, may be in the same
+    place; drawn from both sides they would flicker in every pixel.
     """
     corners = np.concatenate([part.positions[part.triangles] for part in mesh.parts])  # (face, 3, 3)
     low, high = mesh.bounds()

@@ -23,11 +23,11 @@ PACKAGE = "trigger-rally-data"
 ARCHIVE = "usr/share/games/trigger-rally/data.zip"
 MEMBERS = (ARCHIVE,)
 
-# The evo is a test car, and one livery of a test car is enough: the others would repeat its shape.
+# The evo is a test car, and one livery of a test car suffices: the others would repeat its shape.
 CARS = ("cordo_kitcar", "cordo_super500", "cordo_wrc", "evo_kitcar", "fox_kitcar", "fox_super500", "fox_wrc")
 
 LICENCE = "GPL-2.0-or-later"
-ATTRIBUTION = (  # of the archive as a whole: the copyright file does not tell who made which car
+ATTRIBUTION = (  # of the archive as a whole: the copyright file does not say who made which car
     "Trigger Rally (https://sourceforge.net/projects/trigger-rally): Jasmine Langridge, Richard Langridge, Matthias "
     "Keysermann, Agnius Vasiliauskas, David Pagnier, Jared Buckner, Laxminarayan G Kamath A, Marcio Bremm, Viktor "
     "Radnai, Tim Wintle, Andreas Rosdal, Ishmael Turner, Iwan 'qubodup' Gabovitch, Onsemeliot, URW++, Liviu Andronic, "
@@ -66,13 +66,13 @@ def _load(archive: Path, folder: str, car: str) -> Mesh:
         raise UserError(f"{archive}!{folder}/{car}.vehicle is damaged: {error}") from error
     body_mesh = read_obj_in_zip(archive, f"{folder}/{body_file}").transformed(body_place)
     wheel_mesh = _as_wheel(read_obj_in_zip(archive, f"{folder}/{wheel_file}"))
-    # A wheel is the same inside and out, so that the left ones need no mirroring.
+    # A wheel is the same inside and out, so the left ones need no mirroring.
     wheels = [wheel_mesh.transformed(place) for place in wheel_places]
     return merged([body_mesh, *wheels]).oriented(front="+y", up="+z")
 
 
 def _description(archive: Path, member: str) -> tuple[ElementTree.Element, ElementTree.Element]:
-    """What a car's XML says of the car in general, and of its body."""
+    """The parts of a car's XML about the car in general, and about its body."""
     try:
         with zipfile.ZipFile(archive) as opened:
             description = ElementTree.fromstring(opened.read(member))

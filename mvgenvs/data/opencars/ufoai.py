@@ -1,7 +1,7 @@
 """Cars of UFO: Alien Invasion: Quake 2 models inside `0models.pk3`, which is a zip archive.
 
-Debian's copyright file gives the terms of each file but the authors of all together; who made which car is what the
-file LICENSES of the game's own repository says (github.com/ufoaiorg/ufoai, commit 0005d99f).
+Debian's copyright file gives the terms of each file, but only a joint list of authors; who made which car is taken from
+the file LICENSES of the game's own repository (github.com/ufoaiorg/ufoai, commit 0005d99f).
 
 Left out: pickup without wheels (van2), wrecks (car2, carcrashed, rubbish), trailers, lorries, tractors.
 """
@@ -40,7 +40,7 @@ class _Car:
     skin: str
     front: str  # the axis of the file along which the car drives; +z is up in all of them
     author: str
-    tyres: str = ""  # a model of its own in three families; the others have their tyres on
+    tyres: str = ""  # a separate model in three families; the others include their tyres
     licence: str = "GPL-2+"
 
 
@@ -88,7 +88,7 @@ def _attribution(car: _Car) -> str:
 
 
 def _load(archive: Path, car: _Car) -> Mesh:
-    """Body and tyres of one car. Opens the archive anew, so that processes may load at the same time."""
+    """Body and tyres of one car. Opens the archive each time, so that processes may load at the same time."""
     folder = PurePosixPath(FOLDER, car.model).parent
     try:
         with zipfile.ZipFile(archive) as pack:
@@ -104,7 +104,7 @@ def _load(archive: Path, car: _Car) -> Mesh:
 
 
 def _skinned(pack: zipfile.ZipFile, model: PurePosixPath, skin: PurePosixPath) -> Mesh:
-    """A model of the archive under a skin of it."""
+    """A model of the archive with one of its skins."""
     texture = read_texture(_member(pack, skin), f"{pack.filename}!{skin}")
     material = Material(name=skin.stem, color=(1.0, 1.0, 1.0), texture=texture)
     return read_md2(_member(pack, model), f"{pack.filename}!{model}", material)

@@ -1,1 +1,1 @@
-"""Objects without end, made of numbers: cars and shapes drawn from a seed, CC0."""
+"""Procedural objects: any number of cars and shapes, generated from a seed, CC0."""

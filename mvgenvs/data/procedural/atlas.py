@@ -1,4 +1,4 @@
-"""One texture for a whole car: a panel for each side that is looked at straight on, drawn in metres."""
+"""One texture for a whole car: a panel for each side as seen straight on, drawn in metres."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from mvgenvs.data.procedural.solids import Triangles, normals
 from mvgenvs.meshes.mesh import Material, Part
 
-SIZE, MARGIN = 512, 3  # pixels; the margin keeps a panel's mipmaps free of its neighbour's colours
+SIZE, MARGIN = 512, 3  # pixels; the margin keeps a neighbour's colour out of a panel's mipmaps
 Colour = tuple[float, float, float]  # RGB in [0, 1]
 # Row, column, height and width of each panel. Left and right are the car's own.
 PLACES = {
@@ -67,7 +67,7 @@ class Panel:
         cv2.addWeighted(drawn, alpha, self.pixels, 1 - alpha, 0, dst=self.pixels)
 
     def text(self, x: float, y: float, height: float, words: str, colour: Colour) -> None:
-        """Letters of a height in metres, centred, legible to who looks at the panel."""
+        """Text of a height in metres, centred, legible to a viewer of the panel."""
         (width, letters), _ = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, 1, 3)
         mask = np.zeros((letters + 8, width + 8), np.uint8)
         cv2.putText(mask, words, (4, letters + 2), cv2.FONT_HERSHEY_SIMPLEX, 1, 255, 3, cv2.LINE_AA)
@@ -91,7 +91,7 @@ class Atlas:
     def __init__(self, length: float, width: float, height: float) -> None:
         self.length = length
         self.pixels = np.zeros((SIZE, SIZE, 3), np.uint8)
-        self.texture = np.full((SIZE, SIZE, 4), 255, np.uint8)  # what the parts refer to; see `bake`
+        self.texture = np.full((SIZE, SIZE, 4), 255, np.uint8)  # the texture of all parts; see `bake`
         half = width / 2
         spans = {
             "left": (0.0, length, 0.0, height),
@@ -111,7 +111,7 @@ class Atlas:
         self.texture[..., :3] = self.pixels
 
     def part(self, name: str, triangles: Triangles) -> Part:
-        """Triangles in paint, each in the colours of the panel that it faces."""
+        """Painted triangles, each in the colours of the panel that it faces."""
         facing = normals(triangles)
         points = triangles + np.array([0, 0, self.length / 2])
         side, end = np.abs(facing[:, 0]), np.abs(facing[:, 2])

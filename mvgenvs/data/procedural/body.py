@@ -1,6 +1,6 @@
-"""A car's lower body: cross-sections from nose to tail, with wheel arches, and a pit where there is a bed or a cockpit.
+"""A car's lower body: cross-sections from nose to tail, with wheel arches, and a pit for a bed or a cockpit.
 
-Axes of what is returned: x right, y up, z = s - length / 2 backwards, the ground at y = 0.
+Axes of the results: x right, y up, z = s - length / 2 backwards, the ground at y = 0.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Body:
     pit: Pit | None = None
 
     def half_width(self, s: Line) -> Line:
-        """Of the widest level, in plan."""
+        """Half the width of the widest level, in plan."""
         f = self.form
         half, corner = f.body_width / 2, f.corner
         ahead, behind = np.clip(s, 0, corner) / corner, np.clip(f.length - s, 0, corner) / corner
@@ -87,7 +87,7 @@ class Body:
     def placed(
         self, x: Float[np.ndarray, "*n"], y: Float[np.ndarray, "*n"], s: Float[np.ndarray, "*n"]
     ) -> Float[np.ndarray, "*n 3"]:
-        """Points of the car's space; nose and tail bow out in the middle and lean back above the bumper."""
+        """Points in the car's space; nose and tail bulge in the middle and lean back above the bumper."""
         f = self.form
         reach = min(0.6, 0.5 * f.front_axle)
         across = 1 - np.clip(np.abs(x) / (f.body_width / 2), 0, 1) ** 2
@@ -100,7 +100,7 @@ class Body:
         return np.stack([x, y, s - f.length / 2], axis=-1)
 
     def stations(self) -> Line:
-        """Where the cross-sections are: close together at ends and arches."""
+        """Positions of the cross-sections: dense at ends and arches."""
         f = self.form
         angles = np.cos(np.linspace(0, np.pi, 11)) * f.wheel_radius * 1.14
         ends = np.array([0, 0.03, 0.1, 0.2, 0.4])
@@ -138,7 +138,7 @@ class Body:
         return self.placed(x, y, np.broadcast_to(s[:, None], x.shape))
 
     def triangles(self) -> tuple[Triangles, Triangles]:
-        """What is painted, and the dark: floor, wheel wells and the pit's inside."""
+        """The painted triangles, and the dark ones: floor, wheel wells and the pit's inside."""
         right = self.half_sections()
         left = right * np.array([-1.0, 1, 1])
         last = right.shape[1] - 1

@@ -1,4 +1,4 @@
-"""The cabin above a car's belt: two sheets, the belt's and the roof's, and walls with windows between their edges."""
+"""The cabin above a car's belt line: two sheets, belt and roof, and walls with windows between their edges."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ SIDE_SAMPLES, END_SAMPLES, HEIGHTS = 4, 7, np.array([0.0, 0.5, 1.0])
 
 @dataclass(frozen=True)
 class Pane:
-    """A window's place in its piece of wall: margins as shares of the piece, and how round its corners are."""
+    """A window's place in its piece of wall: margins as shares of the piece, and the roundness of its corners."""
 
     left: float
     right: float
@@ -28,7 +28,7 @@ class Pane:
 
 @dataclass(frozen=True, eq=False)
 class Cabin:
-    """What a cabin is made of."""
+    """The surfaces of a cabin."""
 
     painted: Triangles
     glass: Triangles
@@ -37,7 +37,7 @@ class Cabin:
 
 
 def sheets(body: Body, rng: np.random.Generator) -> tuple[Sheet, Sheet]:
-    """The belt's and the roof's."""
+    """The sheets of belt and roof."""
     f = body.form
     foot = np.array([f.cowl_s, f.base_rear_s])
     bow_front, bow_rear = rng.uniform(0.03, 0.12), rng.uniform(0.02, 0.1)

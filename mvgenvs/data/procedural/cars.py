@@ -1,4 +1,4 @@
-"""A car without a model: measures, body, cabin, wheels, fittings and paint from one stream of random numbers."""
+"""A procedural car: measures, body, cabin, wheels, fittings and paint from one stream of random numbers."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ SEE_THROUGH = 0.2  # share of cars whose glass shows seats
 
 
 def random_car(rng: np.random.Generator) -> Mesh:
-    """A car, y up, front to -z, metres, its wheels on y = 0, left and right alike in shape."""
+    """A car, y up, front to -z, in metres, its wheels on y = 0, symmetric in shape."""
     form = draw_form(rng)
     body = Body(form, _pit(form))
     atlas = Atlas(form.length, form.width, form.height)
@@ -79,7 +79,7 @@ def _glass(triangles: Triangles, clear: bool, rng: np.random.Generator) -> list[
 
 
 def _deck(body: Body) -> Part:
-    """What one sees through the windows: a dark floor at the belt."""
+    """A dark floor at the belt line, visible through the windows."""
     f = body.form
     s = np.linspace(f.cowl_s + 0.05, f.base_rear_s - 0.05, 6)
     x = body.top_edge(s)
@@ -88,7 +88,7 @@ def _deck(body: Body) -> Part:
 
 
 def _load(atlas: Atlas, f: Form, colour: Colour, rng: np.random.Generator) -> list[Part]:
-    """What a lorry carries: a box, a flat bed with boards, or a tank."""
+    """A lorry's load: a box, a flat bed with boards, or a tank."""
     start, end = f.base_rear_s + 0.15, f.length
     middle, half = (start + end) / 2 - f.length / 2, (end - start) / 2
     kind = str(rng.choice(["box", "bed", "tank"], p=[0.65, 0.2, 0.15]))

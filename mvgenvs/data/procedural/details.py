@@ -31,7 +31,7 @@ def bumper(body: Body, front: bool, y: float, height: float, depth: float) -> Tr
 
 
 def fit(atlas: Atlas, body: Body, colour: Colour, roof: Sheet | None, rng: np.random.Generator) -> list[Part]:
-    """What suits the car: always mirrors, the rest by chance."""
+    """Parts that suit the car: always mirrors, the rest by chance."""
     f = body.form
     z = f.cowl_s + 0.3 - f.length / 2
     parts = []

@@ -1,4 +1,4 @@
-"""What is drawn on a body: lamps, grille, plates, doors, handles, dark plastic below."""
+"""Drawings on a body: lamps, grille, plates, doors, handles, dark plastic below."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ BOXY = ("bus", "van", "lorry")
 
 
 def draw_fittings(atlas: Atlas, body: Body, colour: Colour, plastic: Colour, rng: np.random.Generator) -> None:
-    """Draws all of it over the paint."""
+    """Draws all of them over the paint."""
     form = body.form
     front, rear = body.half_width(np.array([0.05, form.length - 0.05])).tolist()
     plate = f"{rng.choice(list('ABKLMX'))} {rng.integers(100, 999)}"

@@ -1,4 +1,4 @@
-"""The measures of a car, drawn from ranges of real ones. Lengths are metres, `s` runs back from the nose."""
+"""The measures of a car, drawn from ranges of real ones. Lengths are in metres; `s` runs backwards from the nose."""
 
 from dataclasses import dataclass
 
@@ -31,7 +31,7 @@ class Kind:
     tumblehome: Range = (0.1, 0.24)
     corner: Range = (0.1, 0.35)
     roof: bool = True
-    blind: float = 0.0  # how often the columns behind the front doors have no window
+    blind: float = 0.0  # probability that the columns behind the front doors have no window
 
 
 KINDS = {
@@ -102,10 +102,10 @@ class Form:
     edge: float  # radius between the body's sides and its top
     tuck: float  # how far the sides turn in, as a share of the width: at the sill,
     shoulder: float  # and at the belt
-    flare: float  # how far the wheel arches stand out
-    bow_front: float  # how far the middle of the nose stands out,
+    flare: float  # how far the wheel arches protrude
+    bow_front: float  # how far the middle of the nose protrudes,
     bow_rear: float
-    lean_front: float  # and how far its upper end stands back
+    lean_front: float  # and how far its upper end is set back
     lean_rear: float
     hump: float  # of the bonnet
     roof_arc: float
@@ -143,7 +143,7 @@ def draw_form(rng: np.random.Generator) -> Form:
     rise_front, rise_rear = height - cowl, height - belt
     roof_front_s = cowl_s + rise_front * np.tan(np.deg2rad(pick(kind.screen)))
     roof_rear_s = base_rear_s - rise_rear * np.tan(np.deg2rad(pick(kind.rear)))
-    if roof_rear_s - roof_front_s < 0.7:  # the roof keeps a length: the rear window stands steeper
+    if roof_rear_s - roof_front_s < 0.7:  # the roof keeps a minimal length: the rear window becomes steeper
         roof_front_s = min(roof_front_s, base_rear_s - 1.0)
         roof_rear_s = min(roof_front_s + 0.7, base_rear_s - 0.03)
     long_roof = roof_rear_s - roof_front_s

@@ -1,4 +1,4 @@
-"""What a car is painted with: a colour as real ones have it, and sometimes a second, stripes, checks or numbers."""
+"""The paint of a car: a realistic colour, and sometimes a second one, stripes, checks or numbers."""
 
 import colorsys
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ BODY_PANELS = ("left", "right", "top", "front", "rear")
 
 
 def draw_colour(rng: np.random.Generator) -> Colour:
-    """White, silver, grey and black as often as two in four, and bright ones."""
+    """White, silver, grey or black for about half of the cars, otherwise a bright or muted colour."""
     kind = rng.choice(["white", "black", "grey", "silver", "bright", "muted"], p=[0.15, 0.1, 0.1, 0.13, 0.36, 0.16])
     tint = rng.uniform(-0.02, 0.02, 3)
     grey = {"white": (0.86, 0.97), "black": (0.06, 0.15), "grey": (0.25, 0.5), "silver": (0.6, 0.78)}
@@ -45,7 +45,7 @@ def contrast(colour: Colour, rng: np.random.Generator) -> Colour:
 
 
 def paint_body(atlas: Atlas, colour: Colour, belt: float, race: bool, rng: np.random.Generator) -> None:
-    """Fills the body's panels; `belt` is the height where a second colour begins, `race` makes stickers usual."""
+    """Fills the body's panels; `belt` is the height where a second colour begins, `race` makes stickers common."""
     for name in BODY_PANELS:
         atlas.panels[name].pixels[:] = np.round(255 * np.array(colour))
     second = contrast(colour, rng)
@@ -118,7 +118,7 @@ def _checks(atlas: Atlas, second: Colour, belt: float, rng: np.random.Generator)
 
 
 def _patches(panel: Panel, second: Colour, rng: np.random.Generator) -> None:
-    """Slanted fields, other ones on each side."""
+    """Slanted fields, different on each side."""
     for _ in range(int(rng.integers(1, 4))):
         x = panel.left + rng.uniform() * (panel.right - panel.left)
         width, slant = rng.uniform(0.15, 0.9), rng.uniform(-0.8, 0.8)
@@ -142,7 +142,7 @@ def _number(atlas: Atlas, belt: float, rng: np.random.Generator) -> None:
 
 
 def _gloss(panels: Sequence[Panel], belt: float, rng: np.random.Generator) -> None:
-    """What metallic paint does: lighter towards the belt, darker towards the sill, and an edge between."""
+    """The look of metallic paint: lighter towards the belt, darker towards the sill, and an edge between."""
     strength = rng.uniform(0.05, 0.18)
     for panel in panels:
         rows = panel.pixels.shape[0]

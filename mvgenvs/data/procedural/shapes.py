@@ -1,4 +1,4 @@
-"""Heaps of simple solids in all sorts of textures: nothing to recognise, all of it to be seen."""
+"""Heaps of simple solids in all sorts of textures: geometry and texture without recognisable objects."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ TEXTURE = 64  # pixels
 
 
 def random_shape(rng: np.random.Generator) -> Mesh:
-    """One to nine solids, each close to an earlier one; now and then a heap and its mirror image."""
+    """One to nine solids, each close to an earlier one; sometimes a heap and its mirror image."""
     parts: list[Part] = []
     middles: list[np.ndarray] = []
     radii: list[float] = []  # of the solids, about
@@ -63,7 +63,7 @@ def _dented(solid: Triangles, rng: np.random.Generator) -> Triangles:
 
 
 def _rotation(rng: np.random.Generator) -> Float[np.ndarray, "3 3"]:
-    """Any, all alike in chance; upright in one case of three."""
+    """A uniformly random rotation; in one of three cases only about the vertical axis."""
     if rng.random() < 1 / 3:
         angle = rng.uniform(0, 2 * np.pi)
         return np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
@@ -73,7 +73,7 @@ def _rotation(rng: np.random.Generator) -> Float[np.ndarray, "3 3"]:
 
 
 def _mapped(solid: Triangles, scale: float) -> Float[np.ndarray, "face 3 2"]:
-    """Texture coordinates from the two axes across which a triangle lies."""
+    """Texture coordinates from the two axes along which a triangle mainly extends."""
     axis = np.abs(normals(solid)).argmax(axis=1)
     rows = np.arange(len(solid))
     return scale * np.stack([solid[rows, :, (axis + 1) % 3], solid[rows, :, (axis + 2) % 3]], axis=-1)

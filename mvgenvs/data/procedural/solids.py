@@ -1,4 +1,4 @@
-"""Triangles of simple surfaces. A surface is an array of triangles, each turned outwards; it shares no vertices."""
+"""Triangles of simple surfaces. A surface is an array of triangles, all facing outwards; they share no vertices."""
 
 import numpy as np
 from jaxtyping import Float
@@ -7,7 +7,7 @@ Triangles = Float[np.ndarray, "_ 3 3"]
 
 
 def grid(points: Float[np.ndarray, "row column 3"]) -> Triangles:
-    """The quads between rows and columns of points; the outside is where columns x rows points to.
+    """The quads between rows and columns of points; columns x rows points to the outside.
 
     Triangles without area, as at poles, are left out.
     """
@@ -27,7 +27,7 @@ def fan(outline: Float[np.ndarray, "n 3"], center: Float[np.ndarray, "3"]) -> Tr
 
 
 def lathe(profile: Float[np.ndarray, "n 2"], segments: int) -> Triangles:
-    """Turns a line of (x, radius), the outside to its left, about the x axis."""
+    """Rotates a line of (x, radius), with the outside on its left, about the x axis."""
     angle = np.linspace(2 * np.pi, 0, segments + 1)
     x, radius = profile[:, :1], profile[:, 1:]
     points = np.stack([x + 0 * angle, radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
@@ -48,7 +48,7 @@ def box(center: tuple[float, ...], half: tuple[float, ...]) -> Triangles:
 
 
 def ellipsoid(center: tuple[float, ...], half: tuple[float, ...], segments: int = 10) -> Triangles:
-    """An ellipsoid whose axes are those of the world."""
+    """An ellipsoid with axes along those of the world."""
     latitude = np.linspace(0, np.pi, segments // 2 + 2)
     profile = np.stack([-np.cos(latitude), np.sin(latitude)], axis=-1)
     return lathe(profile[::-1], segments) * np.array(half) + np.array(center)
@@ -89,7 +89,7 @@ def normals(triangles: Triangles) -> Float[np.ndarray, "_ 3"]:
 
 
 def volume(triangles: Triangles) -> float:
-    """What a closed surface encloses; negative if it is inside out."""
+    """The volume of a closed surface; negative if it is inside out."""
     return float(np.linalg.det(triangles).sum() / 6)
 
 

@@ -1,4 +1,4 @@
-"""Wheels: a tyre and a dished rim turned about the axle, and the picture of its face."""
+"""Wheels: a tyre and a dished rim rotated about the axle, and the picture of its face."""
 
 import numpy as np
 
