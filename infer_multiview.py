@@ -1,4 +1,4 @@
-"""From one picture of an object, or a few, to new views of it along a camera trajectory."""
+"""From one or a few pictures of an object to new views of it along a camera trajectory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mvgenvs.infer_options import parse_arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the script with these arguments. Raises `UserError` for what a user can mend."""
+    """Runs the script with these arguments. Raises `UserError` for errors that users can correct."""
     return generate(parse_arguments(argv))
 
 
@@ -30,7 +30,7 @@ def generate(options: argparse.Namespace) -> int:
 
     options.sampling = take_flags(options)
 
-    # What was asked for: nearly all that can be wrong with it is found before the model is loaded.
+    # The request: nearly everything that can be wrong with it is found before the model is loaded.
     device = resolve_device(options.device)
     known = [read_known_view(image, camera) for image, camera in options.known]
     first = known[0].camera if known else None
@@ -61,7 +61,7 @@ def generate(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    arguments = parse_arguments()  # before anything heavy is imported: --help answers at once
+    arguments = parse_arguments()  # before heavy imports, so that --help answers at once
 
     from mvgenvs.cli import run_script
 

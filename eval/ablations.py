@@ -1,8 +1,8 @@
-"""What each idea is worth: trains small models that lack it, all for as long, and compares them on the val split.
+"""What each idea is worth: trains small models without it, all for equally long, and compares them on the val split.
 
 OUTPUT/<group>/<name>/run/          the training run
 OUTPUT/<group>/<name>/eval/         its `eval.run`
-OUTPUT/<group>/<name>/losses.json   its training losses on val sets, the same sets and noise for all
+OUTPUT/<group>/<name>/losses.json   its training losses on val sets, with the same sets and noise for all
 OUTPUT/<group>.md, .json            the table
 """
 

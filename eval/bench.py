@@ -1,4 +1,4 @@
-"""Measures the machine's ceilings and every stage against them: `python -m eval.bench --help`."""
+"""Measures the machine's peak rates, and every stage against them: `python -m eval.bench --help`."""
 
 import argparse
 import importlib
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measure_all(args: argparse.Namespace, device: torch.device) -> None:
-    """Measures what was asked for, and prints the table."""
+    """Measures the chosen stages, and prints the table."""
     if args.threads:
         torch.set_num_threads(args.threads)
     rows: list[Measurement] = []
@@ -40,7 +40,7 @@ def measure_all(args: argparse.Namespace, device: torch.device) -> None:
     for stage in chosen_stages(Setup(device), args.only):
         print(f"measuring {stage.name} ...", file=sys.stderr, flush=True)
         rows.append(measure(stage, device, args.repetitions, rates))
-        write_report(args.output, device, rates, rows)  # the whole table takes minutes
+        write_report(args.output, device, rates, rows)  # after each row, since the whole table takes minutes
     before, rates = rates, best_of(rates, ceilings(device))  # a busy moment at the start would flatter every share
     rows = [replace(row, share=row.share * before[row.ceiling] / rates[row.ceiling]) for row in rows]
     print(write_report(args.output, device, rates, rows))
@@ -49,9 +49,7 @@ def measure_all(args: argparse.Namespace, device: torch.device) -> None:
 def parser() -> argparse.ArgumentParser:
     parse = OneSentenceParser("python -m eval.bench", description="Times every stage against the machine's ceilings.")
     parse.add("--device", "where to compute", choices=("auto", "cpu", "cuda"), default="cpu")
-    parse.add(
-        "--threads", "threads on the CPU; as many as it has cores unless given", type=whole_number(1), metavar="N"
-    )
+    parse.add("--threads", "threads on the CPU; by default as many as it has cores", type=whole_number(1), metavar="N")
     parse.add("--only", "stages whose names start with one of these, such as nerf", nargs="+", metavar="NAME")
     parse.add(
         "--repetitions", "timed runs of each stage and of its reference", type=whole_number(1), default=5, metavar="N"
@@ -61,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def chosen_stages(setup: Setup, only: Sequence[str] | None) -> Iterator[Stage]:
-    """The stages, each made when its turn comes. Raises `UserError` if `only` names none of them."""
+    """The stages, each made when its turn comes. Raises `UserError` if `only` matches none of them."""
     found = False
     for family in FAMILIES:
         if only and not any(name.split("/")[0] in family for name in only):

@@ -7,31 +7,31 @@ from mvgenvs.cli import OneSentenceParser, whole_number
 from mvgenvs.diffusion.flags import add_flags, take_flags
 from mvgenvs.errors import UserError
 
-# Repeated from eval.metrics.suite, eval.methods, eval.protocols and mvgenvs.perceptual: --help imports nothing heavy.
+# Repeated from eval.metrics.suite, eval.methods, eval.protocols and mvgenvs.perceptual, so that --help stays fast.
 METRICS, DEFAULT_METRICS = ("fd", "consistency", "3d"), ("fd", "consistency")
 ROWS = ("copy-nearest", "nerf", "independent", "joint", "truth")
 PROTOCOLS = ("orbit", "srn")
 NETS = ("alex", "vgg")
-NO_MATTES = "known views without their mattes, as photos without alpha"
+NO_MATTES = "known views without their mattes, like photos without alpha"
 SAMPLING = (  # the sampling options that are flags here
     "plan", "block", "anchors", "anchor_level", "renoise", "sampler", "num_inference_steps", "churn", "guidance_scale",
 )  # fmt: skip
 
 EPILOG = """Several processes share the objects: `torchrun --nproc_per_node 4 -m eval.run ...`, and on GPUs `accelerate
-launch` as well; all must see the same --output folder. A run that was stopped goes on where it was when the same
-command is given again."""
+launch` as well; all must see the same --output folder. A run that was stopped continues when the same command is given
+again."""
 
 
 def parser() -> OneSentenceParser:
     parse = OneSentenceParser(
-        "python -m eval.run", description="Compares a pipeline with baselines and with the truth.", epilog=EPILOG
+        "python -m eval.run", description="Compares a pipeline with baselines and with the ground truth.", epilog=EPILOG
     )
 
     add = parse.add
     add("--checkpoint", "pipeline folder", default="bundled", metavar="bundled|DIR")
     add("--data", "data set", type=Path, required=True, metavar="DIR")
     add("--split", "which objects", choices=("test", "val", "test2", "val2"), default="test")
-    add("--protocol", "which views are given and which are wanted", choices=PROTOCOLS, default="orbit")
+    add("--protocol", "which views are given and which are predicted", choices=PROTOCOLS, default="orbit")
     add("--inputs", "known views, 1 to 3 (srn: 1 or 2)", type=whole_number(1), default=1, metavar="N")
     add("--no-mattes", NO_MATTES, action="store_true")
     add("--num-objects", "only the first N objects", type=whole_number(1), metavar="N")
@@ -45,7 +45,7 @@ def parser() -> OneSentenceParser:
     )
     add(
         "--metrics",
-        _list("measures besides PSNR, SSIM, LPIPS (3d: 10 s of CPU per row and object)", METRICS, DEFAULT_METRICS),
+        _list("metrics besides PSNR, SSIM, LPIPS (3d: 10 s of CPU per row and object)", METRICS, DEFAULT_METRICS),
         nargs="*",
         choices=METRICS,
         metavar="NAME",
@@ -53,7 +53,7 @@ def parser() -> OneSentenceParser:
     add("--lpips-nets", _list("LPIPS networks", NETS, NETS[:1]), nargs="*", choices=NETS, metavar="NET")
     add("--lpips-trunks", "folder with torchvision's AlexNet or VGG-16 weights", type=Path, metavar="DIR")
     add("--inception-weights", "torch-fidelity's Inception weights, for FID and KID", type=Path, metavar="FILE")
-    add_flags(parse.add_argument, names=SAMPLING, defaults={"block": 4}, texts={"block": "views made at a time"})
+    add_flags(parse.add_argument, names=SAMPLING, defaults={"block": 4}, texts={"block": "views per block"})
     add("--seed", "start of the random numbers", type=int, default=0)
     add("--device", "where to compute", choices=("auto", "cpu", "cuda"), default="auto")
     add("--output", "folder of the results; resumes what is there", type=Path, required=True, metavar="DIR")

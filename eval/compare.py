@@ -14,13 +14,13 @@ from mvgenvs.errors import UserError
 def parser() -> OneSentenceParser:
     parse = OneSentenceParser(
         "python -m eval.compare",
-        description="Prints how the figures of run B differ from those of run A, row by row; or, in one run, how those "
+        description="Prints how the metrics of run B differ from those of run A, row by row; or, in one run, how those "
         "of row --method differ from those of row --against. Bootstrap confidence intervals over objects, in pairs.",
     )
     parse.add_argument("a", help="the folder of a run", type=Path, metavar="A")
     parse.add_argument("b", help="the folder of another run", type=Path, nargs="?", metavar="B")
-    parse.add_argument("--method", help="this row of B alone, or of A where there is no B", choices=ROWS)
-    parse.add_argument("--against", help="the row of A that it is compared with; the same unless given", choices=ROWS)
+    parse.add_argument("--method", help="this row of B only, or of A if there is no B", choices=ROWS)
+    parse.add_argument("--against", help="the row of A that it is compared with (default: the same row)", choices=ROWS)
     return parse
 
 
@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         title = row_a if row_a == row_b else f"{row_a} (A), {row_b} (B)"
         print("\n" + describe(title, differences(a, row_a, b, row_b)))
     print(
-        f"\nBetter: A or B where the interval leaves out 0 and there are at least {FEWEST} objects. "
-        "The intervals are of the mean over objects, taken in pairs; a figure of all images of a run has none."
+        f"\nBetter: A or B if the interval excludes 0 and there are at least {FEWEST} objects. "
+        "The intervals are of the mean over objects, taken in pairs; a metric over all images of a run has none."
     )
     if len(a.records) < FEW:
         print(f"With only {len(a.records)} objects such intervals are too narrow.")

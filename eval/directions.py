@@ -1,4 +1,4 @@
-"""Directions in which cameras stand, as seen from the origin, where the object is."""
+"""Viewing directions of cameras, as seen from the origin, where the object is."""
 
 import numpy as np
 import torch
@@ -9,16 +9,16 @@ from mvgenvs.cameras import Cameras
 
 
 def viewing_angles(cameras: Cameras) -> tuple[Float[Tensor, " view"], Float[Tensor, " view"]]:
-    """Azimuth in [0, 360) and elevation in degrees of cameras around the origin; azimuth 0 looks at a car's front.
+    """Azimuth in [0, 360) and elevation in degrees of cameras around the origin; azimuth 0 is a car's front view.
 
-    A camera of radius r stands at r (cos el sin az, sin el, -cos el cos az).
+    A camera at distance r is at r (cos el sin az, sin el, -cos el cos az).
     """
     x, y, z = (cameras.centers / cameras.centers.norm(dim=-1, keepdim=True)).unbind(-1)
     return torch.rad2deg(torch.atan2(x, -z)) % 360, torch.rad2deg(torch.asin(y.clamp(-1, 1)))
 
 
 def unit_vectors(azimuth: np.ndarray | float, elevation: np.ndarray | float) -> np.ndarray:
-    """From the origin to cameras at these angles in degrees, (…, 3)."""
+    """Unit vectors from the origin to cameras at these angles in degrees, (…, 3)."""
     az, el = np.deg2rad(azimuth), np.deg2rad(elevation)
     return np.stack([np.cos(el) * np.sin(az), np.sin(el), -np.cos(el) * np.cos(az)], axis=-1)
 

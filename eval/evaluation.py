@@ -1,4 +1,4 @@
-"""A whole evaluation, from checkpoint and data to the report. `eval.report.records` says what it leaves on the disk."""
+"""A whole evaluation, from checkpoint and data to the report. For its files see `eval.report.records`."""
 
 import argparse
 import shlex
@@ -31,7 +31,7 @@ LONGEST_WAIT = timedelta(days=30)  # how long a process that has finished its ob
 
 
 def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
-    """Evaluates a checkpoint as `args` say, the flags of `eval.cli` read from `argv`. Raises `UserError`."""
+    """Evaluates a checkpoint with `args`, the flags of `eval.cli` read from `argv`. Raises `UserError`."""
     processes = join_processes(args.device, LONGEST_WAIT)
     folder = resolve_checkpoint(args.checkpoint)
     pipeline = load_pipeline(folder, processes.device)
@@ -73,19 +73,19 @@ def evaluate(
     output: RunFolder,
     quiet: bool = False,
 ) -> None:
-    """Evaluates those of the objects at `indices` that `output` does not hold yet."""
+    """Evaluates those objects at `indices` that `output` does not hold yet."""
     todo = [index for index in indices if not output.has(scenes.objects[index].name)]
     rows = len(settings.methods)
     with progress_bar(len(todo) * rows, "evaluating", quiet) as progress:
         for number, index in enumerate(todo):
             item = scenes.objects[index]
             progress.set_postfix_str(f"{item.name}, {number + 1} of {len(todo)}")
-            views = scenes.read(index).view_set()  # not kept in memory: each object is wanted once
+            views = scenes.read(index).view_set()  # not kept in memory: each object is needed once
             evaluate_object(pipeline, item, views, settings, suite, output, progress.update)
 
 
 def check_views(scenes: CachedScenes, num_objects: int, protocol: str) -> None:
-    """Raises `UserError` if an object lacks views that others have: the srn protocol asks for all of each object."""
+    """Raises `UserError` if an object lacks views that others have: the srn protocol needs all views of each object."""
     if protocol != "srn":
         return
     items = scenes.objects[:num_objects]

@@ -1,4 +1,4 @@
-"""The rows of the table: the full system, baselines that show what each of its parts is worth, and the truth."""
+"""The rows of the table: the full system, baselines that show what each of its parts is worth, and the ground truth."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -16,16 +16,16 @@ COPY, NERF, INDEPENDENT, JOINT, TRUTH = ROWS = ("copy-nearest", "nerf", "indepen
 DESCRIPTIONS = {
     COPY: "the known view nearest in direction, unchanged",
     NERF: "the volume rendering's RGB alone (pixelNeRF-like)",
-    INDEPENDENT: "each view denoised alone: no joint attention, no anchors; how bad consistency gets",
+    INDEPENDENT: "each view denoised alone: no joint attention, no anchors; how bad consistency can get",
     JOINT: "the full system",
-    TRUTH: "the true images: the best that a measure of consistency can show on them",
+    TRUTH: "the true images: the best result that a consistency metric can give on them",
 }
-RENDER_STEPS = 2  # renders do not depend on the sampler: the fewest steps that every sampler can take
+RENDER_STEPS = 2  # renderings do not depend on the sampler: the fewest steps that every sampler can take
 
 
 @runtime_checkable
 class SamplesViews(Protocol):
-    """What is evaluated: `MultiViewPipeline`, or a test's stand-in. See `MultiViewPipeline.__call__`."""
+    """The evaluated model: `MultiViewPipeline`, or a test's stand-in. See `MultiViewPipeline.__call__`."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
@@ -38,10 +38,10 @@ def predictions(
     sampling: dict[str, Any],
     seeds: Sequence[int],
 ) -> Iterator[tuple[str, Float[Tensor, "sample view 3 h w"]]]:
-    """Yields each method's images of the views at `cameras`, in [0, 1], one sample per seed where it draws samples.
+    """Yields each method's images of the views at `cameras`, in [0, 1]; one sample per seed if the method samples.
 
-    `sampling` goes to the pipeline. Every call starts from the noise of its seed alone, so that the first sample is
-    the same however many follow, and joint and independent denoising start alike.
+    `sampling` goes to the pipeline. Every call depends only on the noise of its seed, so the first sample is the same
+    however many follow, and joint and independent denoising start alike.
     """
 
     @torch.no_grad()
@@ -62,18 +62,18 @@ def predictions(
             yield NERF, alone[0].renders.float().cpu()
         yield INDEPENDENT, torch.cat([output.images for output in alone]).float().cpu()
     elif NERF in methods:
-        # These renders come from the known views alone, under every plan.
+        # These renderings come from the known views alone, with every plan.
         yield NERF, sample(seeds[0], joint=False, num_inference_steps=RENDER_STEPS).renders.float().cpu()
     if JOINT in methods:
         yield JOINT, torch.cat([sample(seed, joint=True).images for seed in seeds]).float().cpu()
 
 
 def copy_nearest(known: ViewSet, cameras: Cameras) -> Float[Tensor, "view 3 h w"]:
-    """For each camera the known image whose own camera lies nearest in direction from the origin."""
+    """For each camera, the known image whose own camera is nearest in direction from the origin."""
     return known.images[direction_cosines(cameras, known.cameras).argmax(dim=1)]
 
 
 def sample_seed(seed: int, name: str, number: int) -> int:
-    """The seed of one sample of the object `name`: its noise does not depend on which others are drawn before it."""
+    """The seed of one sample of the object `name`: its noise does not depend on which samples come before it."""
     text = f"{seed}/{name}" if number == 0 else f"{seed}/{name}/{number}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")

@@ -1,4 +1,4 @@
-"""The evaluation of one object: predict its views by each method, measure them, keep the figures."""
+"""The evaluation of one object: predicts its views by each method, computes their metrics, stores these."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +28,7 @@ def evaluate_object(
     folder: RunFolder,
     on_row: Callable[[], object],
 ) -> None:
-    """Leaves the record, the features and the sheet of one object in `folder`; calls `on_row` after each row.
+    """Writes the record, the features and the sheet of one object to `folder`; calls `on_row` after each row.
 
     Raises `UserError` if it lacks the views that the protocol needs.
     """

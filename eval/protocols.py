@@ -12,30 +12,30 @@ from mvgenvs.data.stored import SceneObject
 from mvgenvs.errors import UserError
 
 ORBIT_AZIMUTH, ORBIT_ELEVATION = 45.0, 20.0  # degrees: the input view, 3/4 front
-ORBIT_ELEVATIONS = (5.0, 45.0)  # degrees: where targets may lie
+ORBIT_ELEVATIONS = (5.0, 45.0)  # degrees: the range of targets
 ORBIT_TARGETS = 23
-FURTHER_INPUTS = (180.0, 90.0)  # degrees beyond the first input: the second, the third
-SRN_INPUTS = (64, 104)  # the view ids that pixelNeRF and all after it take as input: the first, or both
+FURTHER_INPUTS = (180.0, 90.0)  # degrees from the first input: the second, the third
+SRN_INPUTS = (64, 104)  # the input view ids of pixelNeRF and its successors: the first, or both
 
 
 @dataclass(frozen=True)
 class ViewChoice:
-    """Which views of an object are given and which are wanted: positions in its list of views, in their order."""
+    """Which views of an object are given and which are predicted: positions in its list of views, in their order."""
 
     inputs: tuple[int, ...]
     targets: tuple[int, ...]
 
 
 def orbit_views(view_ids: Sequence[int], cameras: Cameras, num_inputs: int = 1) -> ViewChoice:
-    """A closed tour round the object: one input from 3/4 front, and from there 23 targets all around.
+    """A closed orbit around the object: one input from 3/4 front, and from there 23 targets all around.
 
-    Only views between 5 and 45 degrees of elevation are used. The input is the one nearest in direction to azimuth 45
-    and elevation 20. The targets are distinct views in order of azimuth: those that together lie nearest to an even
+    Only views between 5 and 45 degrees of elevation are used. The input is the view nearest in direction to azimuth 45
+    and elevation 20. The targets are distinct views in order of azimuth: those that together are nearest to an even
     spacing in azimuth and to that elevation (a linear assignment, in which a degree counts the same in both).
 
-    Further inputs leave the targets as they are: the second is the remaining view nearest to azimuth 225, the other end
-    of the car's diagonal, the third the one nearest to azimuth 135. Raises `UserError` if there are too few views,
-    or `num_inputs` is not 1, 2 or 3.
+    Further inputs do not change the targets: the second is the remaining view nearest to azimuth 225, the other end of
+    the car's diagonal; the third the one nearest to azimuth 135. Raises `UserError` if there are too few views, or
+    `num_inputs` is not 1, 2 or 3.
     """
     if num_inputs not in (1, 2, 3):
         raise UserError(f"the orbit protocol takes 1 to 3 input views, not {num_inputs}")
@@ -68,7 +68,7 @@ def orbit_views(view_ids: Sequence[int], cameras: Cameras, num_inputs: int = 1) 
 
 
 def srn_views(view_ids: Sequence[int], cameras: Cameras, num_inputs: int = 1) -> ViewChoice:
-    """The protocol of pixelNeRF: view 64, or views 64 and 104, in, and every other view out, in order of their ids.
+    """pixelNeRF's protocol: view 64, or views 64 and 104, as input, and every other view as target, in order of ids.
 
     Raises `UserError` if an input view is missing, or `num_inputs` is neither 1 nor 2.
     """
@@ -83,7 +83,7 @@ def srn_views(view_ids: Sequence[int], cameras: Cameras, num_inputs: int = 1) ->
 
 
 def choose_views(item: SceneObject, cameras: Cameras, protocol: str = "orbit", num_inputs: int = 1) -> ViewChoice:
-    """A protocol's choice among the views of an object. Raises `UserError`, which names its folder."""
+    """A protocol's choice among the views of an object. Raises `UserError` that names its folder."""
     try:
         return PROTOCOLS[protocol](item.view_ids, cameras, num_inputs)
     except UserError as error:
@@ -91,4 +91,4 @@ def choose_views(item: SceneObject, cameras: Cameras, protocol: str = "orbit", n
 
 
 PROTOCOLS: dict[str, Callable[[Sequence[int], Cameras, int], ViewChoice]] = {"orbit": orbit_views, "srn": srn_views}
-CLOSED = ("orbit",)  # whose sequences end where they begin
+CLOSED = ("orbit",)  # protocols whose sequences end where they begin

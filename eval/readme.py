@@ -1,4 +1,4 @@
-"""Brings the tables of README.md and of the model card up to date: `python -m eval.readme --help`."""
+"""Updates the tables of README.md and of the model card: `python -m eval.readme --help`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ FILES = (Path("README.md"), Path("mvgenvs/pretrained/README.md"))
 
 def main(argv: Sequence[str] | None = None) -> None:
     parse = OneSentenceParser(
-        "python -m eval.readme", description="Brings the tables of README.md and of the model card up to date."
+        "python -m eval.readme", description="Updates the tables of README.md and of the model card."
     )
     parse.add_argument("sources", nargs="+", type=Path, metavar="SOURCE",
                        help="folder of a run of eval.run, or a Markdown file with a table")  # fmt: skip

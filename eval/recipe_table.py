@@ -1,4 +1,4 @@
-"""The table at the end of a training recipe: the model it made, evaluated on some objects of the val split."""
+"""The table at the end of a training recipe: its model, evaluated on some objects of the val split."""
 
 import sys
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ ROWS = ("nerf", "joint")
 
 
 def val_data(sources: Sequence[str]) -> Path | None:
-    """The first of a recipe's data sets that has a val split; None, and a word on stderr, where none has.
+    """The first of a recipe's data sets that has a val split; None, with a note on stderr, if none has.
 
-    Raises `UserError` if an evaluation lacks packages, which had better be known before training.
+    Raises `UserError` if packages for the evaluation are missing, so that this is known before training.
     """
     try:
         import eval.evaluation  # noqa: F401
@@ -29,12 +29,12 @@ def val_data(sources: Sequence[str]) -> Path | None:
     for folder in parse_sources("", sources):
         if "val" in splits_in(Path(folder)):
             return Path(folder)
-    print("note: none of the data sets has a split val, so that there will be no val table", file=sys.stderr)
+    print("note: none of the data sets has a split val, so there will be no val table", file=sys.stderr)
     return None
 
 
 def val_table(pipeline: Path, data: Path, objects: int, output: Path) -> dict[str, Any]:
-    """Evaluates, as `python -m eval.run` does, and prints the table; returns its figures by row and metric."""
+    """Evaluates, as `python -m eval.run` does, and prints the table; returns its values by row and metric."""
     from eval.evaluation import run
 
     argv = ["--checkpoint", str(pipeline), "--data", str(data), "--split", "val", "--num-objects", str(objects),

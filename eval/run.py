@@ -1,4 +1,4 @@
-"""Evaluates a checkpoint: `python -m eval.run --help`. `eval.report.records` says what it leaves on the disk."""
+"""Evaluates a checkpoint: `python -m eval.run --help`. For the files of a run see `eval.report.records`."""
 
 import sys
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if argv is None else argv)
     args = parse_arguments(given)
 
-    from eval.evaluation import run  # only now, so that --help and mistakes are answered at once
+    from eval.evaluation import run  # only now, so that --help and errors are answered at once
 
     run(args, given)
 

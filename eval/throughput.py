@@ -1,4 +1,4 @@
-"""Noise draws of training sets in a second: the denoiser's stage of a recipe, beside the settings of an earlier one.
+"""Noise draws of training sets per second: the denoiser's stage of a recipe, compared with an earlier one's settings.
 
 python -m eval.throughput --data data/opencars [--field runs/two_cores/field] [--output reports/throughput]
 """
@@ -40,10 +40,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
     parse = OneSentenceParser("python -m eval.throughput", description=__doc__.partition("\n")[0])
-    parse.add("--recipe", "whose denoiser's stage is measured", type=Path,
+    parse.add("--recipe", "recipe whose denoiser's stage is measured", type=Path,
               default=Path("configs/recipes/two_cores.yaml"), metavar="FILE")  # fmt: skip
     parse.add("--data", "data set with a train split", required=True, metavar="DIR")
-    parse.add("--field", "trained run whose field is rendered: its air costs nothing", metavar="DIR", default="")
+    parse.add("--field", "trained run whose field is rendered, so that air is skipped", metavar="DIR", default="")
     parse.add("--steps", "timed steps of each row", type=whole_number(1), default=10, metavar="N")
     parse.add("--threads", "of the CPU", type=whole_number(1), default=1, metavar="N")
     parse.add("--output", "folder for throughput.json and throughput.md", type=Path, metavar="DIR")

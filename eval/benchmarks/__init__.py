@@ -1,3 +1,3 @@
 """Benchmarks of speed. `nerf`, `denoiser`, `attention` and `anchor_cache` make the stages that `eval.bench` times
-against the machine's `ceilings`; `training` has the steps that `eval.throughput` times. `measure` says how to time.
+against the machine's `ceilings`; `training` has the steps that `eval.throughput` times. `measure` does the timing.
 """

@@ -1,7 +1,7 @@
-"""One denoising step of four new views whose anchors' keys and values are recalled, against computing them anew.
+"""One denoising step of four new views whose anchors' keys and values are cached, against computing them anew.
 
-Anchors can be recalled where they attend to anchors only; the weights are the bundled model's, trained to attend
-jointly, which changes what comes out and not how long it takes.
+Anchors can be cached if they attend only to anchors. The weights are the bundled model's, trained to attend jointly,
+which changes the result but not the time.
 """
 
 import copy
@@ -27,7 +27,7 @@ def stages(setup: Setup) -> Iterator[Stage]:
     for anchors in ANCHORS:
         inputs = random_inputs(denoiser, NEW + anchors)
         cache = AnchorCache()
-        with torch_threads(1):  # in which work is counted: the cache knows anchors by their bits
+        with torch_threads(1):  # as when work is counted: the cache compares anchors bit by bit
             step(denoiser, *inputs, anchors=anchors, cache=cache)  # so that there is something to recall
         yield Stage(
             f"anchor_cache/{anchors}-anchors",

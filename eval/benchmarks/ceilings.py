@@ -1,4 +1,4 @@
-"""What the machine can do: the rates of large, regular pieces of work, which no stage can beat by much."""
+"""The machine's peak rates on large, regular pieces of work, which no stage can beat by much."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ def _matmul(device: torch.device, dtype: torch.dtype) -> Ceiling:
 
 
 def _convolution(device: torch.device, dtype: torch.dtype) -> Ceiling:
-    """3 x 3, as many channels as a UNet has in its middle."""
+    """3 x 3, with as many channels as in the middle of a UNet."""
     n, c, side = (64, 256, 64) if device.type == "cuda" else (4, 128, 32)
     x = torch.randn(n, c, side, side, device=device, dtype=dtype).to(memory_format=torch.channels_last)
     kernel = torch.randn(c, c, 3, 3, device=device, dtype=dtype).to(memory_format=torch.channels_last)
@@ -74,7 +74,7 @@ def _attention(device: torch.device, dtype: torch.dtype) -> Ceiling:
 
 
 def _copy(device: torch.device) -> Ceiling:
-    """256 MB, which no cache holds."""
+    """256 MB, more than any cache holds."""
     source = torch.zeros(64_000_000, device=device)
     target = torch.empty_like(source)
     return Ceiling(lambda: target.copy_(source), 2 * source.numel() * 4)

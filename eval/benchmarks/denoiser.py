@@ -1,7 +1,7 @@
 """One step of the joint denoiser: a block of four new views, alone and with the five anchors that it may have.
 
-The reference has the same weights, and nothing of what makes the step faster: the attention to each view's one pose
-token is worked out, and joint attention computed by its definition.
+The reference has the same weights, and nothing of what makes the step faster: the attention to each view's single pose
+token is computed, and joint attention follows its definition.
 """
 
 import copy
@@ -36,7 +36,7 @@ def step(denoiser: JointDenoiser, xt: Tensor, sigma: Tensor, conditions: Conditi
 
 
 def random_inputs(denoiser: JointDenoiser, views: int) -> tuple[Tensor, Tensor, Conditions]:
-    """Latents, noise levels and conditions of one set; the time of a step does not depend on what they hold."""
+    """Latents, noise levels and conditions of one set; the time of a step does not depend on their values."""
     config, unet = denoiser.config, denoiser.unet
     generator = torch.Generator().manual_seed(0)
 

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from eval.benchmarks.stage import Stage
 from mvgenvs.device import torch_threads
 
-BUDGET_S = 60.0  # repetitions end once a stage and its reference have taken this long together
+BUDGET_S = 60.0  # no more repetitions once a stage and its reference have taken this long together
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Measurement:
     reference_min_ms: float | None
     reference_peak_mbytes: float | None
     speedup: float | None
-    difference: float | None  # the largest, in absolute value, between the stage's and the reference's result
+    difference: float | None  # the largest absolute difference between the stage's and the reference's result
 
 
 def measure(stage: Stage, device: torch.device, repetitions: int, ceilings: dict[str, float]) -> Measurement:
-    """Runs a stage and its reference in turn, so that a busy machine disturbs both alike.
+    """Runs a stage and its reference in turn, so that a busy machine slows both alike.
 
     The first run of each is not timed: it warms up, counts the work, tracks memory and compares the results.
     """
@@ -96,8 +96,8 @@ def timed(call: Callable[[], Any], device: torch.device) -> float:
 
 def count_flops(call: Callable[[], Any]) -> int:
     """Floating-point operations of one run: matrix products, convolutions, attention (a multiplication and an
-    addition are two), and the interpolation of `grid_sample`; elementwise work is not counted. One thread does all
-    of it: PyTorch's counters see the caller's alone.
+    addition are two), and the interpolation of `grid_sample`; elementwise work is not counted. It runs in one thread,
+    since PyTorch's counters see only the caller's.
     """
     with torch_threads(1), FlopCounterMode(display=False, custom_mapping=_GRID_SAMPLE | _CPU_ATTENTION) as counter:
         call()
@@ -108,7 +108,7 @@ def peak_bytes(call: Callable[[], Any], device: torch.device) -> tuple[Any, int]
     """The result of one run and the most memory that its tensors held at any time, beyond what was held before.
 
     On the CPU these are PyTorch's own allocations with one thread at work; scratch memory inside the matrix libraries
-    is not seen.
+    is not visible.
     """
     if device.type == "cuda":
         _wait(device)
@@ -117,7 +117,7 @@ def peak_bytes(call: Callable[[], Any], device: torch.device) -> tuple[Any, int]
         result = call()
         _wait(device)
         return result, torch.cuda.max_memory_allocated(device) - before
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler announces itself on stderr otherwise
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise the profiler announces itself on stderr
     with torch_threads(1), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         result = call()
     held = peak = 0
@@ -140,7 +140,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _interpolation(corners: int, passes: int) -> Callable[..., int]:
-    """A product and a sum per corner and output value; the backward pass does the same for voxels and places."""
+    """A product and a sum per corner and output value; the backward pass does the same for voxels and coordinates."""
 
     def flops(input_shape: Any, grid_shape: Any, *_: Any, **__: Any) -> int:
         return 2 * corners * passes * input_shape[1] * prod(grid_shape[:-1])
@@ -164,7 +164,7 @@ _GRID_SAMPLE = {
     torch.ops.aten.grid_sampler_3d_backward: _interpolation_backward(8),
 }
 
-# PyTorch counts the attention kernels of GPUs alone.
+# PyTorch counts only the attention kernels of GPUs.
 _CPU_ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda query, key, value, *_, **__: sdpa_flop_count(
         query, key, value

@@ -3,8 +3,8 @@
 The bundled model lifts views of a car from the tests' sample, each with its mirror image: 1 and 3 known views make 2
 and 6 volumes. `nerf/render` is compared with `mvgenvs.nerf.reference`. `nerf/render-per-view` is compared with the
 field of genvs_unofficial, whose MLP runs once for each volume; that is another function, so no difference is reported.
-`nerf/render-backward` goes back through a random linear function of the renderings, to the volumes and the MLP. The
-gradients of the volumes are compared, relative to the largest of them.
+`nerf/render-backward` runs the backward pass from a random linear function of the renderings to the volumes and the
+MLP. The gradients of the volumes are compared, relative to the largest of them.
 """
 
 from collections.abc import Callable, Iterator
@@ -58,7 +58,9 @@ def _stages_of(suffix: str, nerf: ViewNeRF, views: ViewSet, device: torch.device
     yield Stage(
         f"nerf/render-backward{suffix}",
         backward(ours, [targets], nerf, scene),
-        backward(plain, [targets.select([v]) for v in range(VIEWS)], nerf, scene),  # or memory would not do
+        backward(
+            plain, [targets.select([v]) for v in range(VIEWS)], nerf, scene
+        ),  # all at once would not fit in memory
     )
 
 
@@ -87,7 +89,7 @@ def nothing(run: Callable[[], Tensor]) -> Callable[[], None]:
 def backward(
     render: Callable[[Cameras], Tensor], parts: list[Cameras], nerf: ViewNeRF, scene: Scene
 ) -> Callable[[], Tensor]:
-    """Renders the cameras of each part in one go, and goes back through them."""
+    """Renders the cameras of each part together, and runs the backward pass through them."""
 
     def run() -> Tensor:
         nerf.zero_grad()

@@ -1,4 +1,4 @@
-"""What a benchmark leaves: the machine, the ceilings, and a row for each stage, as JSON and as a table in Markdown."""
+"""The report of a benchmark: the machine, the ceilings, and a row for each stage, as JSON and as a Markdown table."""
 
 import platform
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from mvgenvs.files import write_text
 def write_report(
     folder: Path | None, device: torch.device, rates: dict[str, float], rows: Sequence[Measurement]
 ) -> str:
-    """Writes bench.json and bench.md of the rows so far where there is a folder for them; returns the latter's text."""
+    """Writes bench.json and bench.md of the rows so far, if there is a folder for them; returns the latter's text."""
     report: dict[str, Any] = {
         "machine": machine(device),
         "versions": all_versions(),
@@ -35,7 +35,7 @@ def write_report(
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What the times depend on."""
+    """The machine and the versions that the times depend on."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

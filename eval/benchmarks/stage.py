@@ -1,4 +1,4 @@
-"""What is measured: a stage of the system, beside its plain reference and the ceiling that it could reach."""
+"""A stage of the system to be measured, with its plain reference and its ceiling."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ import torch
 class Stage:
     """One piece of work, which `run` does once on inputs that are already made.
 
-    Where `run` and `reference` return tensors, they are compared. Work that is bound by memory names the bytes that
-    it must read and write; its ceiling is then the copy rate.
+    If `run` and `reference` return tensors, these are compared. Work that is bound by memory states the bytes that it
+    must read and write; its ceiling is then the copy rate.
     """
 
     name: str  # "<family>/<what>"
     run: Callable[[], Any]
     reference: Callable[[], Any] | None = None  # the same result, computed the plain way
-    flops: int | None = None  # of one run; counted by `measure.count_flops` unless given
+    flops: int | None = None  # of one run; by default counted by `measure.count_flops`
     moved_bytes: int | None = None
     ceiling: str = "matmul-fp32"  # a key of `ceilings.ceilings`
 
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """What the stages of all families share."""
+    """What the stages of all families have in common."""
 
     device: torch.device
 

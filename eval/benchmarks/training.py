@@ -20,7 +20,7 @@ from mvgenvs.training.recipe import read_recipe
 from mvgenvs.training.rendered import rendered_sets
 from mvgenvs.training.trainer import make_parts, open_data
 
-RENDERINGS = 8  # kept for the rows that read them; how many does not change what a step costs
+RENDERINGS = 8  # kept for the rows that read them; their number does not affect the time of a step
 # The first bundled model's denoiser: configs/opencars128_final.yaml at commit 9ba91c4.
 EARLIER = TrainConfig(
     data=DataConfig(max_known=1),
@@ -34,18 +34,18 @@ EARLIER = TrainConfig(
 
 @dataclass(frozen=True)
 class Row:
-    """Figures of one way to train the denoiser."""
+    """Measurements of one way to train the denoiser."""
 
     settings: str
     precision: str
     renderings: str
     seconds: float  # of a step: the median
-    draws: float  # in a second, by the median
+    draws: float  # per second, by the median
     rendering: float  # share of a step
 
 
 def measure(recipe: Path, data: str, field: str, num_steps: int, folder: Path) -> list[Row]:
-    """Times `num_steps` steps of each row, in turns, so that a busy machine disturbs all alike.
+    """Times `num_steps` steps of each row, in turns, so that a busy machine slows all alike.
 
     The first step of each is not timed. `field` is a trained run whose field is rendered, or empty; `folder` holds
     temporary files.
@@ -107,7 +107,7 @@ def make_step(config: TrainConfig, precision: str, kept: bool, skips_air: bool) 
 
 
 def table(rows: Sequence[Row]) -> str:
-    """In Markdown. The last column says how many times as many draws as the first row has."""
+    """The table in Markdown. The last column is the number of draws relative to the first row."""
     header = ["settings", "precision", "renderings", "s / step", "rendering", "set-draws / s", "times"]
     cells = [
         [row.settings, row.precision, row.renderings, f"{row.seconds:.3f}", f"{row.rendering:.0%}", f"{row.draws:.2f}",

@@ -1,4 +1,4 @@
-"""Consistency across the views of one sequence: all metrics together, each to be read beside the true images' own."""
+"""Consistency across the views of one sequence: all metrics together, each to be compared with the true images' own."""
 
 from typing import TypedDict
 
@@ -16,7 +16,7 @@ from mvgenvs.views import ViewSet
 
 
 class ConsistencyFigures(TypedDict):
-    """All that is measured of one sequence; plain numbers and lists, as JSON wants them."""
+    """All metrics of one sequence, as plain numbers and lists for JSON."""
 
     closed: bool
     tsed: TsedFigures
@@ -36,7 +36,7 @@ def consistency(
 ) -> ConsistencyFigures:
     """Measures a sequence of images in [0, 1] that shows the views of `truth`, in order.
 
-    `closed` sequences have the pair (last, first) besides. `radiance=False` leaves out the fit, which takes most of the
+    `closed` sequences also have the pair (last, first). `radiance=False` leaves out the fit, which takes most of the
     time. Images, truth and `distance` are on one device.
     """
     flickering = None if distance is None else flicker(images, truth.images, distance, closed)
@@ -55,13 +55,13 @@ def consistency(
 def sequence_figures(
     images: Float[Tensor, "view 3 h w"], truth: ViewSet, distance: Distance | None, closed: bool, radiance: bool
 ) -> Figures:
-    """The same figures by the names of the table's columns: how well the views fit each other, right or wrong.
+    """The same metrics by the names of the table's columns: how well the views agree with each other, right or wrong.
 
-    `closed` sequences end where they begin. `radiance` asks for the 3-D consistency score, which takes long.
+    `closed` sequences end where they begin. `radiance` adds the 3-D consistency score, which takes long.
     """
     found = consistency(images, truth, distance, closed, radiance)
     figures = _pair_figures(found)
-    if closed:  # the pair (last, first) may lie further apart than the others: it counts for the loop alone
+    if closed:  # the pair (last, first) may be further apart than the others: it counts only for the loop
         figures = {name: pairs[:-1] for name, pairs in figures.items()}
         for name in ("loop_lpips", "loop_warp"):
             loop = found[name]
@@ -73,7 +73,7 @@ def sequence_figures(
 
 
 def _pair_figures(found: ConsistencyFigures) -> Figures:
-    """One figure for each pair; an empty list where depth or a perceptual distance is needed and missing."""
+    """One value for each pair; an empty list if depth or a perceptual distance is needed and missing."""
     matched, warped, flickering = found["tsed"], found["warp"], found["flicker"]
     excess: list[float | None] = []
     if flickering is not None:

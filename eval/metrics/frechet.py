@@ -1,4 +1,4 @@
-"""Distances between two sets of images, told from their features: Fréchet distance and kernel distance.
+"""Distances between two sets of images, computed from their features: Fréchet distance and kernel distance.
 
 On Inception's features they are the FID [Heusel et al. 2017, arXiv 1706.08500, eq. 6] and the KID [Binkowski et al.
 2018, arXiv 1801.01401, sec. 4]. On the features of other networks they have other names, see `eval.metrics.features`.
@@ -51,7 +51,7 @@ class Moments:
 
 
 def moments(batches: Iterable[Float[Tensor, "_ feature"]]) -> Moments:
-    """The moments of all features of one or more batches, which are seen once and not kept."""
+    """The moments of all features of one or more batches; each batch is read once and not kept."""
     stream = iter(batches)
     total = Moments.of(next(stream))
     for features in stream:
@@ -62,10 +62,10 @@ def moments(batches: Iterable[Float[Tensor, "_ feature"]]) -> Moments:
 def frechet_distance(a: Moments, b: Moments) -> float:
     """Squared Fréchet distance of two Gaussians, |mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^1/2); at least 0.
 
-    It overestimates: the bias falls as 1 / count and can exceed the differences between systems. Sets that are smaller
-    than the number of features have singular covariances. The figure is then finite and repeatable, but mostly bias:
-    compare it only with figures from the same numbers of images, and state those numbers; `kernel_distance` has no
-    such bias. Raises `UserError` for sets of fewer than two images.
+    It is biased upwards: the bias falls as 1 / count and can exceed the differences between systems. Sets smaller than
+    the number of features have singular covariances. The value is then finite and repeatable, but mostly bias: compare
+    it only with values from the same numbers of images, and state those numbers; `kernel_distance` has no such bias.
+    Raises `UserError` for sets of fewer than two images.
     """
     factor_a, factor_b = (_factor(set_.covariance) for set_ in (a, b))
     # tr (A A^T B B^T)^1/2 is the sum of the singular values of A^T B. The eigenvalues of S_a^1/2 S_b S_a^1/2 are their
@@ -101,17 +101,17 @@ def kernel_distance(
 ) -> KernelDistance:
     """Squared maximum mean discrepancy under the kernel (x.y / d + 1)^3, over random subsets of equal size.
 
-    Unbiased at any size for independent sets: 0 on average if from one distribution, so that it can be negative. Sets
-    in which each image has its partner, such as samples and truth from the same cameras, come out lower by the order
-    of 1 / n; a set and itself are below 0. `subset_size` is 2 or more; unless given it is `SUBSET_SIZE`, and at most
-    half of the smaller set, so that subsets differ. Raises `UserError` if a set has fewer images than a subset, or
+    Unbiased at any size for independent sets: 0 on average for sets from one distribution, so it can be negative. Sets
+    in which each image has a partner, such as samples and ground truth from the same cameras, come out lower, by the
+    order of 1 / n; a set and itself are below 0. `subset_size` is 2 or more; by default it is `SUBSET_SIZE`, and at
+    most half of the smaller set, so that subsets differ. Raises `UserError` if a set has fewer images than a subset, or
     fewer than four.
     """
     smaller = min(len(a), len(b))
     if smaller < (needed := max(4, subset_size or 0)):
         raise UserError(f"a kernel distance needs at least {needed} images in each set, not {smaller}: evaluate more")
     size = subset_size or min(SUBSET_SIZE, smaller // 2)
-    # The legacy generator, because numpy promises never to change it; torch-fidelity draws the same subsets.
+    # The legacy generator, since numpy promises never to change it; torch-fidelity draws the same subsets.
     draw = np.random.RandomState(seed)
     values = []
     for _ in range(subsets):

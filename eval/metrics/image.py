@@ -1,6 +1,6 @@
-"""Image metrics without learned parts, as the tables of the field define them: one figure per view.
+"""Image metrics without learned parts, as defined in the field's tables: one value per view.
 
-Both round the images to 8 bits first, because that is what a saved picture holds.
+Both round the images to 8 bits first, like saved pictures.
 """
 
 import torch

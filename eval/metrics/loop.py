@@ -1,8 +1,8 @@
-"""Loop closure: does a sequence that goes round an object come back to where it began?
+"""Loop closure: does a sequence around an object come back to where it began?
 
-Errors that build up frame by frame leave neighbours alike and show where the last frame meets the first. The closing
-pair may lie further apart than the others (the orbit protocol leaves out the input view, just there), so the figure is
-to be read beside the true images' own.
+Errors that build up frame by frame leave neighbours alike, and show where the last frame meets the first. The closing
+pair may be further apart than the others (the orbit protocol leaves out the input view between them), so the value
+should be compared with the true images' own.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ import numpy as np
 
 
 class LoopFigures(TypedDict):
-    """The closing pair beside the others. None where the pair, or all others, have no figure."""
+    """The closing pair compared with the others. None if that pair, or all others, have no value."""
 
     closing: float | None
     adjacent_mean: float | None
-    ratio: float | None  # closing / mean, 1 for a loop that closes; None also where the mean is 0
+    ratio: float | None  # closing / mean, 1 for a loop that closes; also None if the mean is 0
     difference: float | None  # closing - mean, 0 for a loop that closes
     num_adjacent: int  # pairs in the mean
 

@@ -1,4 +1,4 @@
-"""Neighbouring frames of a sequence, and what may compare two images."""
+"""Neighbouring frames of a sequence, and functions that compare two images."""
 
 from collections.abc import Callable
 

@@ -1,10 +1,10 @@
 """3-D consistency score [Watson et al. 2022 (3DiM), arXiv 2210.04628, section 3.2]: can one scene explain the views?
 
-A radiance field is fitted to nine tenths of a sequence, and its renderings are compared with the other tenth. Here the
-field is a small voxel grid whose colours do not depend on the direction of view, so that a sequence takes seconds on
-one CPU core; it shows no fine detail, and even true images score far below a perfect match. A score is to be read
-beside that of the true images under the same `FitSettings`, never beside those of other papers. Blurred images are
-easier to explain than sharp ones.
+A radiance field is fitted to nine tenths of a sequence, and its renderings are compared with the held-out tenth. Here
+the field is a small voxel grid whose colours do not depend on the viewing direction, so that a sequence takes seconds
+on one CPU core. It shows no fine detail, and even true images score far below a perfect match. Compare a score with
+that of the true images under the same `FitSettings`, never with other papers' scores. Blurred images are easier to
+explain than sharp ones.
 """
 
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ from mvgenvs.device import torch_threads
 from mvgenvs.nerf.renderer import RayRendering, box_bounds, render_rays, sphere_bounds
 
 HELD_OUT_SHARE = 0.1
-RADIUS = 0.5  # world units: the sphere that holds any object whose bounding-box diagonal is 1; the grid is its cube
+RADIUS = 0.5  # world units: the sphere around any object whose bounding-box diagonal is 1; the grid is its cube
 INITIAL_LOGIT = -6.0  # of the density, so that the scene starts out nearly empty
-EMPTY = 0.01  # opacity of a voxel below which nothing is evaluated there
+EMPTY = 0.01  # voxels with a smaller opacity are not evaluated
 PRUNE_EVERY = 25  # steps
 FINAL_RATE = 0.1  # the learning rate decays to this share of its start
 CHUNK = 4096  # rays rendered at once
@@ -33,9 +33,9 @@ CHUNK = 4096  # rays rendered at once
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How the field is fitted. Scores under different settings do not compare."""
+    """How the field is fitted. Scores under different settings are not comparable."""
 
-    image_size: int = 64  # pixels of the longer side; larger images are shrunk to it first
+    image_size: int = 64  # pixels of the longer side; larger images are first scaled down to it
     resolutions: tuple[int, ...] = (24, 48)  # voxels along each side, coarse to fine
     steps: tuple[int, ...] = (150, 350)  # of Adam at each resolution
     rays: tuple[int, ...] = (512, 1024)  # per step at each resolution
@@ -54,7 +54,7 @@ class RadianceFigures(TypedDict):
 
 
 def held_out_views(count: int) -> list[int]:
-    """Positions of the tenth of `count` views that is held out, at least one, evenly spread."""
+    """Positions of the tenth of `count` views that is held out, at least one, evenly spaced."""
     number = max(1, round(HELD_OUT_SHARE * count))
     return [int((k + 0.5) * count / number) for k in range(number)]
 
@@ -67,7 +67,7 @@ def consistency_3d(
 ) -> RadianceFigures | None:
     """3-D consistency score of one sequence: images in [0, 1] on white, an object of unit size at the origin.
 
-    Runs on one thread of the CPU and is deterministic under equal settings. None for fewer than three views.
+    Runs on one thread of the CPU and is deterministic for equal settings. None for fewer than three views.
     """
     count, _, height, width = images.shape
     if count < 3:
@@ -78,7 +78,7 @@ def consistency_3d(
     small = rounded_to_8_bits(F.interpolate(rounded_to_8_bits(images.float().cpu()), size=hw, mode="area"))
     held_out = held_out_views(count)
     rest = [i for i in range(count) if i not in held_out]
-    # In one thread sums come out the same whatever the number of cores; tensors this small gain nothing from more.
+    # With one thread, sums are the same whatever the number of cores; tensors this small gain nothing from more.
     with torch.enable_grad(), torch_threads(1):
         field = fit(small[rest], cameras.select(rest), settings)
         renders, expected = field.render(cameras.select(held_out)), small[held_out]
@@ -99,7 +99,7 @@ def fit(images: Float[Tensor, "view 3 h w"], cameras: Cameras, settings: FitSett
     """Fits a field to the images by gradient descent on the squared error of random rays."""
     origins, directions = (rearrange(x, "v h w xyz -> 1 (v h w) xyz") for x in cameras.rays())
     colours = rearrange(images, "v c h w -> (v h w) c")
-    hits = sphere_bounds(origins, directions, RADIUS)[2][0] > 0  # the others see the background whatever the field
+    hits = sphere_bounds(origins, directions, RADIUS)[2][0] > 0  # other rays see the background whatever the field
     origins, directions, colours = origins[:, hits], directions[:, hits], colours[hits]
     generator = torch.Generator().manual_seed(settings.seed)
     field = VoxelField(settings.resolutions[0])
@@ -135,14 +135,14 @@ class VoxelField:
         self.occupied: Bool[Tensor, " n"] | None = None  # per voxel, x fastest; None for everywhere
 
     def refine(self, resolution: int) -> None:
-        """Resamples the grid to another resolution; the opacity of a voxel stays what it was."""
+        """Resamples the grid to another resolution; the opacity of a voxel stays the same."""
         size = (resolution,) * 3
         grid = F.interpolate(self.grid.detach(), size=size, mode="trilinear", align_corners=False)
         self.grid = grid.requires_grad_()
         self.occupied = None
 
     def density(self, logits: Tensor) -> Tensor:
-        """Per world unit; a logit of 0 makes a voxel of any size opaque by three quarters."""
+        """Per world unit; a logit of 0 gives a voxel of any size an opacity of three quarters."""
         return F.softplus(logits) * (self.grid.shape[-1] / RADIUS)
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The metrics of a run: one object that holds their networks, and measures the images of a row of the table."""
+"""The metrics of a run: one object that holds their networks, and evaluates the images of a row of the table."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class MetricSuite:
-    """The metrics that were asked for and the networks that could be loaded. PSNR and SSIM are always there."""
+    """The requested metrics, and the networks that could be loaded. PSNR and SSIM are always included."""
 
     metrics: tuple[str, ...] = ()  # of `METRICS`
     distances: tuple[PerceptualDistance, ...] = ()
@@ -35,9 +35,9 @@ class MetricSuite:
     device: torch.device | str = "cpu"
 
     def quality(self, samples: Float[Tensor, "sample view 3 h w"], truth: Float[Tensor, "view 3 h w"]) -> Figures:
-        """One figure for each view of the first sample; of several samples also the best, and the PSNR of their mean.
+        """One value for each view of the first sample; of several samples also the best, and the PSNR of their mean.
 
-        The best is taken for each view and each metric by itself.
+        The best is taken separately for each view and each metric.
         """
         measures: dict[str, Callable[[Tensor], Tensor]] = {
             "psnr": lambda images: psnr(images, truth),
@@ -55,7 +55,7 @@ class MetricSuite:
         return figures
 
     def consistency(self, images: Float[Tensor, "view 3 h w"], truth: ViewSet, closed: bool) -> Figures:
-        """Figures of a sequence of views: how well they fit each other. See `sequence_figures`."""
+        """Metrics of a sequence of views: how well they agree with each other. See `sequence_figures`."""
         if CONSISTENCY not in self.metrics and THREE_D not in self.metrics:
             return {}
         distance = partial(self._lpips, self.distances[0]) if self.distances else None
@@ -86,10 +86,10 @@ def load_suite(
     inception_weights: Path | None = None,
     device: torch.device | str = "cpu",
 ) -> MetricSuite:
-    """The metrics, of `METRICS`, and LPIPS by the given networks; a note on stderr says how to get what is missing.
+    """The `metrics`, and LPIPS with the given networks; a note on stderr says how to get what is missing.
 
-    `lpips_trunks` is a folder with their ImageNet weights, which are looked for where there is none. With
-    `inception_weights` FID and KID are measured too; raises `UserError` if that is not the right file.
+    `lpips_trunks` is a folder with their ImageNet weights; without it, these are searched for. With `inception_weights`
+    FID and KID are computed too; raises `UserError` if that is not the right file.
     """
     distances = [_if_there(f"LPIPS-{net}", partial(_perceptual, net, lpips_trunks, device)) for net in lpips_nets]
     extractors = [_if_there("FD-effnet", partial(effnet_lite0, device))] if FD in metrics else []
@@ -106,7 +106,7 @@ def _if_there(name: str, load: Callable[[], T]) -> T | None:
     try:
         return load()
     except UserError as error:
-        print(f"note: {error}; going on without {name}", file=sys.stderr)
+        print(f"note: {error}; continuing without {name}", file=sys.stderr)
         return None
 
 

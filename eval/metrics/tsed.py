@@ -1,8 +1,8 @@
 """TSED, the thresholded symmetric epipolar distance [Yu et al. 2023, arXiv 2304.10700, section 4.1].
 
-Whether neighbouring frames show one rigid thing seen by the known cameras: features matched between two frames must lie
-on each other's epipolar lines. It needs no depth and no truth, does not see a change of colour, nor any displacement
-along the epipolar lines, which on an orbit run nearly level.
+It tests whether neighbouring frames show one rigid object seen by the known cameras: features matched between two
+frames must lie on each other's epipolar lines. It needs no depth and no ground truth. It is blind to changes of colour,
+and to displacements along the epipolar lines, which on an orbit are nearly horizontal.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ MATCH_SIZE = 256  # pixels; smaller images are enlarged to this side, and distan
 LOWE_RATIO = 0.75
 MIN_MATCHES = 10
 MAX_MEDIAN = 2.0  # pixels
-MIN_BASELINE = 1e-6  # world units; two cameras at one place have no epipolar lines
+MIN_BASELINE = 1e-6  # world units; two cameras in one place have no epipolar lines
 
 
 class TsedFigures(TypedDict):

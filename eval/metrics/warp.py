@@ -1,8 +1,8 @@
 """Warp error: do neighbouring frames show the same colour at the same point of the true surface?
 
 Frame j is warped to frame i by the true depth of i and compared where the point is visible in both. Blank or blurred
-frames agree with each other too, so it is to be read beside the quality of the images, and beside the true images' own
-figures: resampling, shading and the edges of the mask keep these from being perfect.
+frames agree with each other too, so compare it with the quality of the images, and with the true images' own values:
+resampling, shading and the edges of the mask keep these from being perfect.
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from eval.metrics.image import MAX_PSNR, rounded_to_8_bits
 from eval.metrics.pairs import Distance, adjacent_pairs
 from mvgenvs.views import ViewSet
 
-MAX_DEPTH_ERROR = 0.01  # relative; a larger one means that something else is seen in front
+MAX_DEPTH_ERROR = 0.01  # relative; a larger error means that another surface is in front
 
 
 class WarpFigures(TypedDict):
-    """Warp errors of one sequence; lists have one entry per pair, None where the two see no common point."""
+    """Warp errors of one sequence; lists have one entry per pair, None if the two have no visible point in common."""
 
     psnr: list[float | None]  # dB over the pixels visible in both, higher is better
     rmse: list[float | None]  # the same as a root mean square difference, 0 to 1, lower is better
@@ -46,7 +46,7 @@ def warp_error(
 ) -> WarpFigures | None:
     """Warp errors between neighbours of a sequence with images in [0, 1] that show the views of `truth`.
 
-    Of `truth` only cameras, depth and mask count; None if it has no depth. `distance` compares images that are white
+    Only cameras, depth and mask of `truth` are used; None if it has no depth. `distance` compares images that are white
     outside the pixels visible in both.
     """
     if truth.depth is None or len(images) < 2:
@@ -81,8 +81,8 @@ def warp_error(
 def warp(sources: Float[Tensor, "pair 3 h w"], truth: ViewSet, first: list[int], second: list[int]) -> Warped:
     """Samples `sources`, images of the views `second`, where the surface seen by the views `first` projects to.
 
-    A point counts as visible where all four pixels that are interpolated there lie on the object and their depth
-    agrees with the point's within `MAX_DEPTH_ERROR`.
+    A point counts as visible if all four pixels that are interpolated there are on the object and their depth agrees
+    with the point's within `MAX_DEPTH_ERROR`.
     """
     assert truth.depth is not None
     height, width = truth.cameras.hw
@@ -103,7 +103,7 @@ def warp(sources: Float[Tensor, "pair 3 h w"], truth: ViewSet, first: list[int],
 
 
 def _object(truth: ViewSet) -> Bool[Tensor, "view 1 h w"]:
-    """Pixels on the object: those that have a depth and, where there is a mask, are inside it."""
+    """Pixels on the object: those that have a depth and, if there is a mask, are inside it."""
     assert truth.depth is not None
     with_depth = truth.depth > 0
     return with_depth if truth.mask is None else with_depth & (truth.mask > 0.5)

@@ -11,9 +11,9 @@ FEWEST = 6  # objects; with fewer, no sign test could tell two methods apart at 
 
 
 def mean_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float] | None:
-    """The percentile bootstrap interval of the mean of `values`, one of each object; None for fewer than two.
+    """The percentile bootstrap interval of the mean of `values`, one per object; None for fewer than two.
 
-    Objects of one family resemble each other, which this does not know: the interval is of the mean over such objects.
+    Objects of one family resemble each other, which this ignores: the interval is of the mean over such objects.
     """
     if len(values) < 2:
         return None

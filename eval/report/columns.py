@@ -1,4 +1,4 @@
-"""The columns of the table: what each metric is called, how it reads, and over what its figures are taken."""
+"""The columns of the table: the name of each metric, how it is formatted, and over what it is averaged."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,15 +12,15 @@ ARROWS = {"high": " ↑", "low": " ↓", "zero": " →0", "neither": ""}
 class Column:
     """One metric.
 
-    `per` says what one figure is of: a target view, two neighbouring targets of the sequence, an object, or all
-    images of the run at once. All but the last are averaged within an object first, then over objects.
+    `per` says what one value is of: a target view, two neighbouring targets of the sequence, an object, or all images
+    of the run at once. All but the last are averaged within an object first, then over objects.
     """
 
     key: str  # the name in every file
     label: str  # the heading in tables and plots
     per: Per
     best: Best
-    digits: int  # behind the decimal point
+    digits: int  # after the decimal point
     meaning: str
 
     @property
@@ -28,14 +28,14 @@ class Column:
         return f"{self.label}{ARROWS[self.best]}"
 
     def better(self, first: float, second: float) -> Literal["first", "second", "neither"]:
-        """Which of two different figures is better."""
+        """Which of two different values is better."""
         if self.best == "neither":
             return "neither"
         gain = abs(first) - abs(second) if self.best == "zero" else second - first
         return "second" if (gain > 0) != (self.best == "low") else "first"
 
     def format(self, figure: float | None) -> str:
-        """The figure as tables show it; a dash where there is none."""
+        """The value as shown in tables; a dash if there is none."""
         return "–" if figure is None else f"{figure:.{self.digits}f}"
 
 
@@ -54,16 +54,12 @@ CONSISTENCY = (
     Column("tsed-matches", "matches", "pair", "neither", 1, "SIFT matches of neighbouring views, which TSED rests on"),
     Column("warp-psnr", "warp PSNR", "pair", "high", 2, "of a view and its neighbour, warped to it by the true depth"),
     Column("warp-lpips", "warp LPIPS", "pair", "low", 3, "of the same; by AlexNet where that is measured"),
-    Column("flicker", "flicker", "pair", "zero", 4, "LPIPS of neighbours less that of the true ones; blur is below 0"),
-    Column(
-        "loop-lpips", "loop LPIPS", "object", "low", 3, "LPIPS of the last and the first view less the neighbours' mean"
-    ),
-    Column(
-        "loop-warp", "loop warp", "object", "low", 4, "RMSE after the warp of the last and first less the neighbours'"
-    ),
-    Column("3d-psnr", "3-D PSNR", "object", "high", 2, "of some views and a radiance field fitted to the others"),
+    Column("flicker", "flicker", "pair", "zero", 4, "LPIPS of neighbours minus that of the true ones; blur is below 0"),
+    Column("loop-lpips", "loop LPIPS", "object", "low", 3, "LPIPS of last and first view minus the neighbours' mean"),
+    Column("loop-warp", "loop warp", "object", "low", 4, "RMSE after warping last to first view minus the neighbours'"),
+    Column("3d-psnr", "3-D PSNR", "object", "high", 2, "of held-out views and a radiance field fitted to the others"),
 )
-SAMPLES = (  # of several samples: a table of their own, never beside figures of one sample
+SAMPLES = (  # of several samples: a table of their own, never beside values of one sample
     Column("psnr-best", "best PSNR", "view", "high", 2, "the highest of the samples of each view"),
     Column("ssim-best", "best SSIM", "view", "high", 3, "the highest of the samples of each view"),
     Column("lpips-alex-best", "best LPIPS-alex", "view", "low", 3, "the lowest of the samples of each view"),

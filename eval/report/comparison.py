@@ -1,4 +1,4 @@
-"""How the figures of two runs differ, or of two rows of one run: paired by object, with bootstrap intervals."""
+"""How the metrics of two runs differ, or of two rows of one run: paired by object, with bootstrap intervals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,25 +14,25 @@ from mvgenvs.errors import UserError
 
 @dataclass(frozen=True)
 class Difference:
-    """How much a figure of one row exceeds that of another."""
+    """By how much a metric of one row exceeds that of another."""
 
     metric: str
     first: float
     second: float
     difference: float  # second - first, as a mean over `num_objects`
-    interval: tuple[float, float] | None  # of the difference; None if there is one figure per run, or one object
+    interval: tuple[float, float] | None  # of the difference; None for one value per run, or for one object
     num_objects: int
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves out 0 and there are objects enough to say so."""
+        """Whether the interval excludes 0 and there are enough objects to say so."""
         if self.interval is None or self.num_objects < FEWEST:
             return False
         return not self.interval[0] <= 0 <= self.interval[1]
 
 
 def check_comparable(a: FinishedRun, b: FinishedRun) -> None:
-    """Raises `UserError` unless the runs judge the same views of the same objects by the same protocol."""
+    """Raises `UserError` unless the runs evaluate the same views of the same objects with the same protocol."""
     for name in ("split", "protocol", "num_inputs", "image_size"):
         mine, theirs = getattr(a.settings, name), getattr(b.settings, name)
         if mine != theirs:
@@ -51,7 +51,7 @@ def check_comparable(a: FinishedRun, b: FinishedRun) -> None:
 
 
 def differences(a: FinishedRun, row_a: str, b: FinishedRun, row_b: str) -> list[Difference]:
-    """`row_b` of run `b` less `row_a` of run `a`, for each metric that both have, paired by object."""
+    """`row_b` of run `b` minus `row_a` of run `a`, for each metric that both have, paired by object."""
     found = []
     for metric, column in COLUMNS.items():
         if column in SAMPLES and a.settings.num_samples != b.settings.num_samples:

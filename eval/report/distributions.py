@@ -1,4 +1,4 @@
-"""Distances between all images of a row and all true images of a run, computed from the features that it kept."""
+"""Distances between all images of a row and all true images of a run, computed from the stored features."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from eval.metrics.frechet import frechet_distance, kernel_distance, moments
 from eval.report.records import RunFolder
 from eval.report.tables import Table
 
-MIN_IMAGES = 4  # what the kernel distance needs
+MIN_IMAGES = 4  # the kernel distance needs as many
 
 
 def distributions(
@@ -18,7 +18,7 @@ def distributions(
 ) -> Table:
     """Row -> "fd-effnet", "kd-effnet", "fid", "kid" -> distance between its first samples and the truth.
 
-    The features are read in the order of `names`, whichever process has computed them. None where a set is too small.
+    The features are read in the order of `names`, whichever process computed them. None if a set is too small.
     """
     table: Table = {row: {} for row in rows}
     for extractor in extractors:

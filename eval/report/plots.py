@@ -1,4 +1,4 @@
-"""The plots of a report, by matplotlib: PNG, one style, colours that the colour-blind can tell apart."""
+"""The plots of a report, with matplotlib: PNG, one style, colours that the colour-blind can tell apart."""
 
 import importlib.util
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from eval.report.tables import Table, columns_of
 from mvgenvs.files import atomically
 
 HOW_TO_GET = "run `pip install matplotlib` and the same command again"
-# Okabe & Ito's palette; marker and dashes say the same again for print without colour.
+# Okabe & Ito's palette; markers and dashes distinguish the rows in print without colour, too.
 COLOURS = {COPY: "#999999", NERF: "#E69F00", INDEPENDENT: "#CC79A7", JOINT: "#0072B2", TRUTH: "#000000"}
 MARKERS = {COPY: "s", NERF: "^", INDEPENDENT: "D", JOINT: "o", TRUTH: ""}
 DASHES = {COPY: "-", NERF: "-", INDEPENDENT: "-", JOINT: "-", TRUTH: (0, (4, 2))}
@@ -34,7 +34,7 @@ STYLE: dict[Any, Any] = {
 DPI = 130
 PANEL = (2.9, 2.3)  # inches
 PANELS_IN_A_ROW = 4
-MARKED = 50  # points; lines of more have no markers
+MARKED = 50  # points; lines with more have no markers
 
 
 def can_plot() -> bool:
@@ -42,7 +42,7 @@ def can_plot() -> bool:
 
 
 def plot_bars(path: Path, records: Sequence[Record], table: Table) -> None:
-    """One panel for each column of the table, with the 95% interval of the mean over objects where it has one."""
+    """One panel for each column of the table, with the 95% interval of the mean over objects if it has one."""
     columns = [column for column in columns_of(table, (*QUALITY, *CONSISTENCY)) if _is_there(table, column)]
     with panel_picture(path, len(columns)) as panels:
         for column, axes in zip(columns, panels, strict=True):
@@ -74,7 +74,7 @@ def plot_by_angle(path: Path, bins: Sequence[AngleBin]) -> None:
 
 
 def plot_curves(path: Path, records: Sequence[Record], table: Table) -> bool:
-    """Each measure of neighbouring views along the sequence, mean over objects; False where there is none to plot."""
+    """Each metric of neighbouring views along the sequence, mean over objects; False if there is none to plot."""
     columns = [c for c in columns_of(table, CONSISTENCY) if c.per == "pair" and _is_there(table, c)]
     if not columns:
         return False
@@ -103,9 +103,9 @@ def _line(row: str) -> dict[str, Any]:
 def panel_picture(
     path: Path, count: int, size: tuple[float, float] = PANEL, in_a_row: int = PANELS_IN_A_ROW
 ) -> Iterator[list[Any]]:
-    """Gives `count` axes in rows, `size` inches each, and writes the picture of them when the block ends."""
+    """Yields `count` axes in rows, `size` inches each, and writes their picture when the block ends."""
     import matplotlib as mpl
-    from matplotlib.figure import Figure  # without pyplot: no window system is asked for
+    from matplotlib.figure import Figure  # without pyplot, so that no window system is needed
 
     across, down = min(count, in_a_row), -(-count // in_a_row)
     with mpl.rc_context(STYLE):

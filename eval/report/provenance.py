@@ -1,4 +1,4 @@
-"""Which weights, data and code a figure came from."""
+"""The weights, data and code that a result came from."""
 
 import hashlib
 import importlib.metadata
@@ -11,12 +11,12 @@ PACKAGES = ("accelerate", "lpips", "numpy", "opencv-python-headless", "scikit-im
 
 
 def truth_sha256(views: ViewSet) -> str:
-    """One hash of the images, rounded to 8 bits, in their order."""
+    """A hash of the images, rounded to 8 bits, in their order."""
     return hashlib.sha256(to_uint8(views.images).tobytes()).hexdigest()
 
 
 def all_versions() -> dict[str, str | None]:
-    """Versions of what decides a figure, and the commit; None for a package that is not installed."""
+    """Versions of the packages that influence a result, and the commit; None for a package that is not installed."""
 
     def installed(package: str) -> str | None:
         try:

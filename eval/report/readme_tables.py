@@ -1,7 +1,7 @@
 """The tables of README.md and of the model card.
 
-A table stands between `<!-- table NAME -->` and `<!-- end -->`. `quality` and `consistency` have the rows of finished
-runs of eval.run, one split after another. Any other table is the first one of a file NAME.md.
+A table is between `<!-- table NAME -->` and `<!-- end -->`. `quality` and `consistency` have the rows of finished runs
+of eval.run, one split after another. Any other table is the first one of a file NAME.md.
 """
 
 import re
@@ -19,7 +19,7 @@ LEADING_ZERO = re.compile(r"(?<![\w.])0\.(?=\d)(?!\d+e)")
 
 
 def runs_table(runs: Sequence[FinishedRun], among: Sequence[Column]) -> str:
-    """The rows of all runs, each run's under its split and its number of objects and views."""
+    """The rows of all runs, each run's with its split and its number of objects and views."""
     everything = {f"{i} {row}": figures for i, run in enumerate(runs) for row, figures in run.table.items()}
     columns = columns_of(everything, among)
     rows = []
@@ -49,7 +49,7 @@ def first_table(path: Path) -> str:
 
 
 def fill(text: str, tables: Mapping[str, str]) -> str:
-    """`text` with the tables that it marks replaced by those of the same name; others stay as they are."""
+    """`text` with its marked tables replaced by those of the same name; others stay as they are."""
 
     def replaced(match: re.Match[str]) -> str:
         begin, name, end = match.groups()

@@ -1,8 +1,8 @@
-"""What a run keeps on the disk. The report is made from these files alone.
+"""What a run stores on disk. The report is made from these files alone.
 
-OUTPUT/settings.json                      all that the figures depend on; a run resumes only under equal settings
+OUTPUT/settings.json                      all that the metrics depend on; a run resumes only with equal settings
 OUTPUT/objects/NAME.safetensors           features of the object's images, for the distances between distributions:
-                                          "<network>/<row>", (view, feature), row "truth" holding the true images'
+                                          "<network>/<row>", (view, feature); row "truth" holds the true images'
 OUTPUT/objects/NAME.png                   the object's sheet
 OUTPUT/objects/NAME.json                  its `Record`, written last: an object that has one is done
 OUTPUT/metrics.json, report.md, *.png     see `eval.report.writer`
@@ -39,7 +39,7 @@ def folder_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Settings:
-    """All that an object's figures depend on."""
+    """All that an object's metrics depend on."""
 
     data: str
     split: str
@@ -52,34 +52,34 @@ class Settings:
     seed: int
     image_size: int
     checkpoint_sha256: str
-    weights_sha256: dict[str, str]  # of the networks that measure
+    weights_sha256: dict[str, str]  # of the metrics' networks
     device: str
-    mattes: bool = True  # known views come with theirs, where the data have them
+    mattes: bool = True  # known views come with their mattes, if the data have them
 
 
 @dataclass(frozen=True)
 class Record:
-    """Figures of one object."""
+    """Metrics of one object."""
 
     object: str
     family: str
     input_view_ids: list[int]
-    target_view_ids: list[int]  # in the order in which they make up a sequence
+    target_view_ids: list[int]  # in their order in the sequence
     angles: list[float]  # degrees between the viewing directions of each target and of the input nearest to it
     truth_sha256: str  # of the true images of inputs and targets: two runs with equal hashes saw the same data
-    # Row of the table -> metric -> one figure per target view, per pair of neighbours or for the object, as
-    # `eval.report.columns` says; an empty list where the metric has no figure, such as a warp without depth.
+    # Row of the table -> metric -> one value per target view, per pair of neighbours or for the object, as in
+    # `eval.report.columns`; an empty list if the metric has no value, such as a warp without depth.
     figures: dict[str, Figures]
     joint_independent_difference: float | None = None  # mean absolute difference of their samples, of 1
 
     def mean(self, row: str, metric: str) -> float | None:
-        """The mean of the figures that there are; None if there is none."""
+        """The mean of the values that are not None; None if there are none."""
         figures = [figure for figure in self.figures.get(row, {}).get(metric, []) if figure is not None]
         return float(np.mean(figures)) if figures else None
 
 
 class RunFolder:
-    """The folder of a run. Files appear whole or not at all, also where several processes write."""
+    """The folder of a run. Files appear whole or not at all, even if several processes write."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.objects = path, path / "objects"
@@ -109,7 +109,7 @@ class RunFolder:
             )
 
     def claim(self, settings: Settings) -> None:
-        """Writes settings.json, unless it is there. To be called with the first result: before it they may be wrong."""
+        """Writes settings.json, unless it exists. To be called with the first result: before it, they may be wrong."""
         if not (self.path / "settings.json").exists():
             write_json(self.path / "settings.json", _plain(settings))
 
@@ -121,7 +121,7 @@ class RunFolder:
         return self.objects / f"{name}.png"
 
     def write(self, record: Record, features: dict[str, Float[Tensor, "view feature"]]) -> None:
-        """Keeps what was found out about one object."""
+        """Stores the metrics and features of one object."""
         if features:
             tensors = {key: value.contiguous() for key, value in features.items()}
             atomically(self.objects / f"{record.object}.safetensors", lambda partial: save_file(tensors, partial))
@@ -146,9 +146,9 @@ class RunFolder:
 
 
 def claim_run(folder: OwnFolder, run: RunFolder, names: Sequence[str]) -> None:
-    """Lists as ours the files `names` that a run will write. `folder` is the run's own, or one around it.
+    """Lists the files `names` that a run will write as ours. `folder` is the run's own, or one around it.
 
-    Raises `UserError` if one would replace a file that is not ours. In a folder with settings.json they all are,
+    Raises `UserError` if one would replace a file that is not ours. In a folder with settings.json all are ours,
     whether or not they are listed: earlier versions kept no list.
     """
     place, theirs = run.path.relative_to(folder.path), run.settings()
@@ -159,17 +159,17 @@ def claim_run(folder: OwnFolder, run: RunFolder, names: Sequence[str]) -> None:
 
 
 def _plain(settings: Settings) -> dict[str, Any]:
-    """The settings as JSON gives them back."""
+    """The settings in the form in which JSON returns them."""
     return json.loads(json.dumps(asdict(settings)))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes atomically; NaN and infinity are refused, as JSON has no such numbers."""
+    """Writes atomically; NaN and infinity are refused, since JSON has no such numbers."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Raises `UserError` if there is no such file, or it is no JSON."""
+    """Raises `UserError` if there is no such file, or it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Finished runs, read back from their metrics.json."""
+"""Finished runs, read from their metrics.json."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from mvgenvs.errors import UserError
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What `metrics.json` of a run says."""
+    """The content of a run's `metrics.json`."""
 
     path: Path
     settings: Settings

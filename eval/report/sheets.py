@@ -1,4 +1,4 @@
-"""The sheet of one object: input, truth, what each method makes of it, and where the last one is wrong."""
+"""The sheet of one object: input, ground truth, the views by each method, and the error of the last one."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mvgenvs.media import contact_sheet, write_png
 
-COLUMNS = 12  # views shown, evenly spread over the sequence
-WHITE_ERROR = 0.5  # of 1; the mean absolute difference of the channels that shows as the brightest colour
+COLUMNS = 12  # views shown, evenly spaced over the sequence
+WHITE_ERROR = 0.5  # of 1; mean absolute difference of the channels that has the brightest colour
 
 
 def write_object_sheet(
@@ -33,7 +33,7 @@ def write_object_sheet(
 
 
 def error_map(images: Float[Tensor, "view 3 h w"], truth: Float[Tensor, "view 3 h w"]) -> Float[Tensor, "view 3 h w"]:
-    """The mean absolute difference over the channels in colours that grow brighter with it."""
+    """The mean absolute difference over the channels, in colours that grow brighter with it."""
     error = (images - truth).abs().mean(dim=1)
     levels = ((error / WHITE_ERROR).clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     colours = cv2.applyColorMap(levels.reshape(-1, 1), cv2.COLORMAP_INFERNO)[:, 0, ::-1]

@@ -15,7 +15,7 @@ ANGLE_BIN = 20  # degrees, of 180
 
 @dataclass(frozen=True)
 class AngleBin:
-    """Views whose direction lies between `low` and `high` degrees from that of the nearest input view."""
+    """Views whose direction is between `low` and `high` degrees from that of the nearest input view."""
 
     low: int
     high: int
@@ -29,7 +29,7 @@ def rows_of(records: Sequence[Record]) -> list[str]:
 
 
 def make_table(records: Sequence[Record], distributions: Table) -> Table:
-    """Means within each object, then over the objects that have a figure; and what `distributions` adds per row."""
+    """Means within each object, then over the objects that have a value; and the `distributions` of each row."""
     return {
         row: {
             metric: mean_of_present([record.mean(row, metric) for record in records])
@@ -60,13 +60,13 @@ def _means_inside(records: Sequence[Record], row: str, inside: Sequence[Sequence
 
 
 def curve(records: Sequence[Record], row: str, metric: str) -> list[float | None]:
-    """The mean over objects of each figure along the sequence, such as each pair of neighbours."""
+    """The mean over objects of each value along the sequence, such as each pair of neighbours."""
     along = [record.figures[row].get(metric, []) for record in records]
     return [mean_of_present(figures) for figures in zip_longest(*along)]
 
 
 def ranked(records: Sequence[Record]) -> tuple[list[Record], str, str]:
-    """The records from best to worst, the metric they are ranked by, and the row: the last that has a quality."""
+    """The records from best to worst, the metric they are ranked by, and the row: the last one that has a quality."""
     row = [row for row in rows_of(records) if "psnr" in records[0].figures[row]][-1]
     metric = "lpips-alex" if "lpips-alex" in records[0].figures[row] else "psnr"
     sign = -1 if COLUMNS[metric].best == "high" else 1

@@ -1,14 +1,14 @@
-"""Tables of figures, and how they are written in Markdown."""
+"""Tables of metrics, and how they are written in Markdown."""
 
 from collections.abc import Iterable, Sequence
 
 from eval.report.columns import Column
 
-Table = dict[str, dict[str, float | None]]  # row -> metric -> figure
+Table = dict[str, dict[str, float | None]]  # row -> metric -> value
 
 
 def columns_of(table: Table, among: Sequence[Column]) -> list[Column]:
-    """Those columns that were measured for at least one row, in order, also where every figure is missing."""
+    """Those columns that were measured for at least one row, in order, even if every value is missing."""
     return [column for column in among if any(column.key in figures for figures in table.values())]
 
 
@@ -20,7 +20,7 @@ def format_table(table: Table, among: Sequence[Column]) -> str:
 
 
 def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table in Markdown; figures stand to the right below their headings."""
+    """A table in Markdown; numbers are right-aligned below their headings."""
     names = list(header)
     rule = ["---", *["---:"] * (len(names) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in [names, rule, *rows])

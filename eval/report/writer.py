@@ -1,4 +1,4 @@
-"""What a run leaves for its readers, made anew from its records: metrics.json and report.md with tables and plots."""
+"""The results of a run for its readers, made from its records: metrics.json, and report.md with tables and plots."""
 
 import shutil
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ from mvgenvs.files import write_text
 
 
 def write_report(output: RunFolder, records: Sequence[Record], suite: MetricSuite, context: dict[str, Any]) -> str:
-    """Writes everything but `objects/` and returns the table in Markdown.
+    """Writes everything except `objects/` and returns the table in Markdown.
 
-    `context` describes the run: `settings`, `command`, `versions` and what else is to be on record.
+    `context` describes the run: `settings`, `command`, `versions` and whatever else should be recorded.
     """
     judged = [row for row in rows_of(records) if row != TRUTH]
     names = [record.object for record in records]
@@ -31,7 +31,7 @@ def write_report(output: RunFolder, records: Sequence[Record], suite: MetricSuit
     num_images = sum(len(record.target_view_ids) for record in records)
     summary = context | {
         "num_objects": len(records),
-        "num_images": num_images,  # of each row, and of the truth: what the distances between distributions saw
+        "num_images": num_images,  # of each row, and of the truth, in the distances between distributions
         "columns": {key: COLUMNS[key].meaning for key in COLUMNS if any(key in figures for figures in table.values())},
         "table": table,
         "psnr_by_angle": [asdict(b) for b in psnr_by_angle(records)],
@@ -45,7 +45,7 @@ def write_report(output: RunFolder, records: Sequence[Record], suite: MetricSuit
 
 
 def _sections(output: RunFolder, records: Sequence[Record], table: Table, summary: dict[str, Any]) -> list[str]:
-    """The paragraphs of report.md. Plots and sheets are written on the way."""
+    """The paragraphs of report.md. Also writes plots and sheets."""
     settings = summary["settings"]
     count = f"{summary['num_objects']} objects, {summary['num_images']} views"
     sections = [
@@ -72,7 +72,7 @@ def _sections(output: RunFolder, records: Sequence[Record], table: Table, summar
 
 
 def _plots(output: RunFolder, records: Sequence[Record], table: Table) -> list[str]:
-    """Draws the plots, where matplotlib is there; returns their part of the report, with the table of angles."""
+    """Draws the plots, if matplotlib is installed; returns their part of the report, with the table of angles."""
     bins = psnr_by_angle(records)
     angles = ["## PSNR by angle to the nearest input view", _angles(table, bins)]
     if not plots.can_plot():

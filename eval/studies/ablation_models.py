@@ -1,4 +1,4 @@
-"""The models that `eval.ablations` trains: each lacks one idea, or has another in its place."""
+"""The models that `eval.ablations` trains: each lacks one idea, or replaces it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Ablation:
-    """One model: what its training has otherwise than the group's configuration."""
+    """One model: how its training differs from the group's configuration."""
 
     name: str
     changes: dict[str, str] = field(default_factory=dict)
@@ -24,7 +24,7 @@ class Ablation:
 
 @dataclass(frozen=True)
 class Group:
-    """Models that compare with one another. The first is the one that lacks nothing."""
+    """Models that are comparable. The first is the one that lacks nothing."""
 
     config: Path
     losses: tuple[str, ...]  # of the objective, on val
@@ -32,7 +32,7 @@ class Group:
     models: tuple[Ablation, ...]
 
 
-MANY_STEPS = ("--steps", "10", "--guidance", "1")  # without a rendering to start from two steps cannot do
+MANY_STEPS = ("--steps", "10", "--guidance", "1")  # two steps do not suffice without a rendering to start from
 GROUPS = {
     "denoiser": Group(
         ROOT / "configs/ablation_denoiser.yaml",

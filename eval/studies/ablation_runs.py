@@ -1,4 +1,4 @@
-"""Trains, evaluates and compares the models of an ablation: see `eval.ablations` for what is left on the disk."""
+"""Trains, evaluates and compares the models of an ablation: for the files see `eval.ablations`."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ METRICS = ("psnr", "lpips-alex", "warp-psnr", "warp-lpips", "flicker")
 
 
 def train_and_evaluate(group: Group, model: Ablation, data: Path, output: Path, threads: int) -> None:
-    """Leaves one model's run, evaluation and losses, unless they are there. Raises `UserError` if a step fails."""
+    """Makes one model's run, evaluation and losses, unless they exist. Raises `UserError` if a step fails."""
     folder = output / model.folder
     run, evaluation, losses = folder / "run", folder / "eval", folder / "losses.json"
     folder.mkdir(exist_ok=True)
@@ -39,7 +39,7 @@ def train_and_evaluate(group: Group, model: Ablation, data: Path, output: Path, 
 
 
 def _of_conditions(model: Ablation) -> dict[str, str]:
-    """Those changes that say what the denoiser is shown: without them a loss would be another model's."""
+    """The changes that affect what the denoiser is shown: without them, a loss would be another model's."""
     shown = ("denoiser.render_size", "denoiser.condition_scale", "loss.drop_condition")
     return {key: value for key, value in model.changes.items() if key in shown}
 
@@ -55,7 +55,7 @@ def _call(arguments: Sequence[str], log: Path, threads: int) -> None:
 
 
 def validation_losses(run: Path, config: TrainConfig, names: Sequence[str], threads: int) -> dict[str, list[float]]:
-    """Losses of the newest checkpoint of a run on `NUM_SETS` sets of the val split, one figure of each set.
+    """Losses of the newest checkpoint of a run on `NUM_SETS` sets of the val split, one value per set.
 
     Raises `UserError` if the data have no such losses.
     """
@@ -80,7 +80,7 @@ def validation_losses(run: Path, config: TrainConfig, names: Sequence[str], thre
 
 
 def table(group: Group, output: Path) -> tuple[str, dict[str, dict[str, float | None]]]:
-    """The table in Markdown, and its figures."""
+    """The table in Markdown, and its values."""
     whole = read_json(output / group.models[0].folder / "losses.json")
     columns = [COLUMNS[metric] for metric in METRICS]
     rows, report = [], {}

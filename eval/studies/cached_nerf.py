@@ -17,13 +17,13 @@ from mvgenvs.views import with_matte
 
 
 def clock(device: torch.device) -> Callable[[], float]:
-    """A clock in seconds: CPU time of this process on a CPU, where others may be at work; wall time on a GPU."""
+    """A clock in seconds: on a CPU the CPU time of this process, since others may be running; on a GPU wall time."""
     return time.process_time if device.type == "cpu" else time.perf_counter
 
 
 @dataclass(eq=False)
 class RenderCache:
-    """What was made of one set of known views, and how long that took."""
+    """Renderings of one set of known views, and how long they took."""
 
     images: Float[Tensor, "batch known 4 h w"]
     seconds_saved: float = 0.0
@@ -35,21 +35,21 @@ class RenderCache:
 class CachedNeRF(ViewNeRF):
     """A `ViewNeRF` that, within `caching`, lifts the given known views once and renders each camera of them once.
 
-    Scenes of other known views, such as those that autoregressive plans lift, are made each time and not kept.
+    Scenes of other known views, such as those lifted by autoregressive plans, are made each time and not kept.
     """
 
     cache: RenderCache | None = None
 
     @classmethod
     def of(cls, nerf: ViewNeRF) -> "CachedNeRF":
-        """One with the weights of `nerf`, which are not copied."""
+        """A `CachedNeRF` with the weights of `nerf`, which are not copied."""
         cached = cls.from_config(nerf.config)
         cached.load_state_dict(nerf.state_dict(), assign=True)
         return cached.to(nerf.device).eval().requires_grad_(False)
 
     @contextmanager
     def caching(self, images: Float[Tensor, "batch known c h w"]) -> Iterator[RenderCache]:
-        """Within the block, keeps what is made of the known `images`."""
+        """Within the block, keeps all renderings from the known `images`."""
         self.cache = RenderCache(with_matte(images))
         try:
             yield self.cache
@@ -94,7 +94,7 @@ class CachedNeRF(ViewNeRF):
 
 
 def with_cached_nerf(pipeline: MultiViewPipeline) -> tuple[MultiViewPipeline, CachedNeRF]:
-    """The same pipeline around a `CachedNeRF`, and that."""
+    """The same pipeline around a `CachedNeRF`, and that NeRF."""
     nerf = CachedNeRF.of(pipeline.nerf)
     made = MultiViewPipeline(pipeline.codec, nerf, pipeline.denoiser, pipeline.scheduler, **pipeline.defaults)
     made.set_progress_bar_config(disable=True)

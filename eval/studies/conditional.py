@@ -2,9 +2,9 @@
 
 Re-noised anchors ("replacement" [Song et al. 2021, score-based models, appendix I.2]) are an approximation even with a
 perfect network. At a high noise level the denoiser is told that the anchors are as uncertain as the new views. So the
-new views are settled in part before the anchors can be seen [Ho et al. 2022, video diffusion models, section 3.1]. With
-a noise level for each view, anchors can stay clean: the denoiser then returns E[new | noisy new, anchors], as the true
-conditional asks.
+new views are partly settled before the anchors can be seen [Ho et al. 2022, video diffusion models, section 3.1]. With
+one noise level per view, anchors can stay clean: the denoiser then returns E[new | noisy new, anchors], as the true
+conditional requires.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ from mvgenvs.pipeline import SIGMA_MAX
 NEW, ANCHORS = 4, 5  # a set of the default plan: four new views, the input and the four views before
 CORRELATIONS = (0.5, 0.9, 0.99)
 STEPS = (2, 3, 5, 10, 20, 50)
-PIXELS = 40_000  # draws; W2 of as many true ones is about .01
+PIXELS = 40_000  # draws; the W2 distance of as many true ones is about .01
 TREATMENTS: dict[str, dict[str, Any]] = {
     "fresh": {"renoise": "fresh"},
     "fixed": {"renoise": "fixed"},
@@ -43,7 +43,7 @@ TREATMENTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class ConditionalFit:
-    """How well sampled new views have the distribution that they should have, given their anchors."""
+    """How well the distribution of sampled new views, given their anchors, matches the true conditional."""
 
     distance: float  # W2 to the true conditional, root mean square over anchors, in standard deviations of the data
     pull: float  # how far their mean follows the anchors, as a share of the true dependence; 1 is right
@@ -55,8 +55,8 @@ def fit_of_sampler(
 ) -> ConditionalFit:
     """Samples new views given true anchors, and compares them with the conditional.
 
-    Sampler and denoiser are linear, so that new = M a + noise: M is found by regression, and with it the mean square
-    of W2 over anchors, E |(M - B) a|^2 + W2(residuals, S)^2, where B and S are the truth.
+    Sampler and denoiser are linear, so new = M a + noise: M is found by regression, and with it the mean square of W2
+    over anchors, E |(M - B) a|^2 + W2(residuals, S)^2, where B and S are the truth.
     """
     generator = torch.Generator().manual_seed(seed)
     pixels = PIXELS if pixels is None else pixels
@@ -71,7 +71,7 @@ def fit_of_sampler(
 def fit_of_views(
     views: GaussianViews, new: Float[Tensor, "new pixel"], a: Float[Tensor, "anchor pixel"]
 ) -> ConditionalFit:
-    """New views, sampled given the anchors `a`, beside the true conditional."""
+    """Compares new views, sampled given the anchors `a`, with the true conditional."""
     B, S = views.conditional(len(new))
     M = torch.linalg.lstsq(a.T, new.T).solution.T
     rest = new - M @ a

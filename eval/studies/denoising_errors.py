@@ -1,8 +1,8 @@
 """The denoiser's error on noised true views, without sampling.
 
-Sampled pictures add up the errors of all steps and the luck of the noise. Here every mode of denoising sees the same
-true views under the same noise, and the network is evaluated once. So small differences count: between a view alone and
-four at once, with anchors and without, with renderings and without.
+Sampled pictures accumulate the errors of all steps and the chance of the noise. Here every mode of denoising gets the
+same true views with the same noise, and the network is evaluated once. So small differences are visible: between a view
+alone and four at once, with anchors and without, with renderings and without.
 """
 
 from collections.abc import Sequence
@@ -36,12 +36,12 @@ class Mode:
     """One way to denoise a set of views. Its anchors are true views."""
 
     name: str
-    network: bool = True  # otherwise the UNet's output is zero: an untrained denoiser, its preconditioning alone
-    joint: bool = True  # otherwise each view is denoised alone
+    network: bool = True  # False: the UNet's output is zero, as in an untrained denoiser; its preconditioning alone
+    joint: bool = True  # False: each view is denoised alone
     input: bool = False  # whether the input is an anchor
-    neighbours: int = 0  # so many targets before the set are anchors; the orbit is closed, so the first set has some
+    neighbours: int = 0  # how many targets before the set are anchors; the orbit is closed, so the first set has some
     anchor_level: str = "clean"  # as in `SamplingOptions`
-    rendered: bool = True  # otherwise no view of the set sees its rendering, as in the free branch of guidance
+    rendered: bool = True  # False: no view of the set sees its rendering, as in guidance's unconditional branch
 
     def anchors(self, new: Sequence[int]) -> list[int]:
         """The anchors of the set `new`: 0 is the input, and the targets count from 1, as in `SETS`."""
@@ -63,7 +63,7 @@ MODES = (
 
 @dataclass(frozen=True, eq=False)
 class DenoiserInputs:
-    """What the denoiser is given of one object: its input view, then its targets, in a batch of one."""
+    """The denoiser's inputs for one object: its input view, then its targets, in a batch of one."""
 
     latents: Float[Tensor, "1 view c h w"]  # of the true views
     renders: Float[Tensor, "1 view c h w"]  # of the renderings
@@ -74,7 +74,7 @@ class DenoiserInputs:
 
 @dataclass(frozen=True)
 class SetErrors:
-    """Root mean square errors of x0 in latents, of the views of one set."""
+    """Root mean square errors of the latents x0 of the views of one set."""
 
     object: str
     view_ids: list[int]
@@ -108,7 +108,7 @@ def measure(
 def prepare_inputs(
     pipeline: MultiViewPipeline, scenes: CachedScenes, number: int, seed: int
 ) -> tuple[list[int], DenoiserInputs]:
-    """The ids of the views on the orbit of an object, and what sampling would give the denoiser for them."""
+    """The ids of the views on the orbit of an object, and the denoiser's inputs for them, as in sampling."""
     item, views = scenes.objects[number], scenes.read(number).view_set()
     chosen = choose_views(item, views.cameras)
     members = [*chosen.inputs, *chosen.targets]
@@ -134,7 +134,7 @@ def prepare_inputs(
 def denoised_error(
     pipeline: MultiViewPipeline, inputs: DenoiserInputs, new: Sequence[int], mode: Mode
 ) -> Float[Tensor, "sigma new"]:
-    """The error of the `new` views, all noise levels in one batch."""
+    """The error of the `new` views, with all noise levels in one batch."""
     anchors = mode.anchors(new)
     members = torch.tensor([*new, *anchors], device=pipeline.device)
     x0, noise = inputs.latents[:, members], inputs.noise[:, members]

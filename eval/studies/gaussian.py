@@ -1,7 +1,7 @@
-"""A world in which everything about sampling is known: views that are jointly Gaussian, and their ideal denoiser.
+"""Views for which sampling is known in closed form: jointly Gaussian, with their ideal denoiser.
 
-Every pixel is a draw of its own, and the views of one pixel are correlated. The ideal denoiser, the conditional of some
-views given others, and the distance of two Gaussians have closed forms, so that what a sampler gets wrong is measured
+Every pixel is an independent draw, and the views of one pixel are correlated. The ideal denoiser, the conditional of
+some views given others, and the distance of two Gaussians have closed forms, so the sampler's errors can be measured
 without any weights.
 """
 
@@ -32,14 +32,14 @@ class GaussianViews:
         return torch.einsum("bvu,buchw->bvchw", gain, x)
 
     def conditional(self, num_new: int) -> tuple[Float[Tensor, "new anchor"], Float[Tensor, "new new"]]:
-        """The truth of new views given anchors: mean B a and covariance S [Bishop 2006, eq. 2.81-2.82]."""
+        """The true conditional of new views given anchors: mean B a, covariance S [Bishop 2006, eq. 2.81-2.82]."""
         C = self.covariance
         B = torch.linalg.solve(C[num_new:, num_new:], C[num_new:, :num_new]).T
         return B, C[:num_new, :num_new] - B @ C[num_new:, :num_new]
 
 
 def equally_correlated(views: int, correlation: float, std: float) -> GaussianViews:
-    """What all views share has the share `correlation` of the variance; the rest is each view's own."""
+    """Views with a common part, of share `correlation` of the variance, and an independent part each."""
     C = torch.full((views, views), correlation, dtype=torch.float64)
     return GaussianViews(std**2 * C.fill_diagonal_(1.0))
 

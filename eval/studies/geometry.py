@@ -1,7 +1,7 @@
-"""Does the NeRF know where surfaces are? Its renderings against true depth and mattes, and what its depth is good for.
+"""Does the NeRF know where surfaces are? Its renderings against true depth and mattes, and the use of its depth.
 
-Views can agree about a surface only as far as the model knows where it is: a neighbour's true pixels, moved over by the
-rendered depth, say what joint attention, warped pixels and anchors could gain; moved over by the true depth, what is
+Views can agree about a surface only as far as the model knows where it is. A neighbour's true pixels, warped by the
+rendered depth, show what joint attention, warped pixels and anchors could gain; warped by the true depth, what is
 possible; the NeRF's own colours, what there is without them.
 """
 
@@ -29,13 +29,13 @@ from mvgenvs.pipeline import MultiViewPipeline
 from mvgenvs.views import ViewSet
 
 NEIGHBOUR = 3  # places along the orbit: an eighth of it
-FEWEST = 20  # pixels that two views must both see to be compared
+FEWEST = 20  # pixels visible in both views that a comparison needs
 COLUMNS = (
     Column("psnr", "PSNR", "view", "high", 2, "of the rendering"),
     Column("depth-error", "depth error", "view", "low", 4, "mean absolute, on the object, in world units"),
     Column("iou", "IoU", "view", "high", 3, "of silhouettes"),
-    Column("warp", "neighbour warp", "view", "high", 2, "a neighbour's true pixels, moved by the rendered depth"),
-    Column("ceiling", "by true depth", "view", "high", 2, "the same, moved by the true depth"),
+    Column("warp", "neighbour warp", "view", "high", 2, "a neighbour's true pixels, warped by the rendered depth"),
+    Column("ceiling", "by true depth", "view", "high", 2, "the same, warped by the true depth"),
     Column("own", "own colours", "view", "high", 2, "the rendering's, on the same pixels"),
 )
 ANGLES = {"all": (0, 181), "0 to 60 degrees": (0, 60), "60 to 120": (60, 120), "120 to 180": (120, 181)}
@@ -48,7 +48,7 @@ Rows = list[tuple[str, Float[Tensor, "view 3 h w"]]]
 
 @dataclass(frozen=True, eq=False)
 class ObjectFigures:
-    """Figures of one object's targets, not a number where there is none, and their angles from the input in degrees."""
+    """Metrics of one object's targets, NaN where there is none, and their angles from the input in degrees."""
 
     figures: Figures
     angles: Float[Tensor, " view"]
@@ -72,7 +72,7 @@ def study(
     mattes: bool = True,
     on_object: Callable[[], object] = lambda: None,
 ) -> str:
-    """Writes geometry.json, .md and .png, and returns the text. Known views come with their `mattes`, or without.
+    """Writes geometry.json, .md and .png, and returns the text. `mattes`: known views come with their mattes.
 
     Raises `UserError` if the data have no depth or masks.
     """
@@ -100,7 +100,7 @@ def study(
 
 @torch.no_grad()
 def rendered(nerf: ViewNeRF, known: ViewSet, truth: ViewSet) -> Seen:
-    """The views of `truth`, from the known views."""
+    """The views of `truth`, rendered from the known views."""
     device = next(nerf.parameters()).device
     scene = nerf.encode(known.rgba[None].to(device), known.cameras.batched().to(device), find_empty=True)
     seen = nerf.render(scene, truth.cameras.batched().to(device))
@@ -124,7 +124,7 @@ def pictures(name: str, seen: Seen, truth: ViewSet) -> Rows:
 
 
 def compare(seen: Seen, truth: ViewSet) -> Figures:
-    """The columns, of renderings of the views of `truth`, which go round the object."""
+    """The columns, for renderings of the views of `truth`, which go around the object."""
     assert truth.depth is not None and truth.mask is not None
     rgb, depth, opacity = seen.rgb, seen.depth, seen.opacity
     solid, there = opacity > 0.5, truth.mask > 0.5
@@ -167,7 +167,7 @@ def _sum(x: Tensor) -> Float[Tensor, " view"]:
 def _psnr_where(
     images: Float[Tensor, "view 3 h w"], truth: Float[Tensor, "view 3 h w"], where: Bool[Tensor, "view 1 h w"]
 ) -> Float[Tensor, " view"]:
-    """PSNR of the pixels `where`, not a number where they are too few."""
+    """PSNR of the pixels `where`; NaN if they are too few."""
     pixels = _sum(where)
     error = _sum((images - truth).square() * where) / (3 * pixels)
     values = -10 * error.clamp(min=10 ** (-MAX_PSNR / 10)).log10()

@@ -31,14 +31,14 @@ def table(found: Sequence[SetErrors]) -> Table:
 
 @dataclass(frozen=True)
 class Change:
-    """How much larger an error is than that of another mode, in percent: the mean over sets, and its interval."""
+    """By how much an error exceeds that of another mode, in percent: the mean over sets, and its interval."""
 
     mean: float
     interval: tuple[float, float] | None
 
 
 def changes(found: Sequence[SetErrors], against: str = ALONE.name) -> dict[str, list[Change]]:
-    """Each mode's errors beside those of `against`, set by set, at each of `SIGMAS`."""
+    """Each mode's errors relative to those of `against`, set by set, at each of `SIGMAS`."""
     rmse = {name: np.array([np.mean(e.rmse[name], axis=1) for e in found]) for name in found[0].rmse}  # (set, sigma)
     made = {}
     for name in rmse:
@@ -91,7 +91,7 @@ def _cell(change: Change) -> str:
 
 
 def _plot(path: Path, figures: Table, differing: dict[str, list[Change]]) -> None:
-    """The errors, and beside them the differences, which would not be seen there."""
+    """The errors, and beside them the differences, which are too small to see there."""
     with plots.panel_picture(path, 2, (5.0, 4.0)) as (errors, percent):
         for name, row in figures.items():
             line = {"linestyle": ":", "color": "#777777"} if name == RENDERING else {"marker": "o"}

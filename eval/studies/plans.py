@@ -17,7 +17,7 @@ from mvgenvs.media import contact_sheet, write_png
 BLOCK = 4
 BLIND = [replace(block, anchors=()) for block in make_plan("sliding", 1, ORBIT_TARGETS, BLOCK)]
 SLIDING, INPUT_ONLY = Trial("sliding"), Trial("sliding, the input is the only anchor", {"anchors": 0})
-CHAINS = (  # blocks of `BLOCK` in turn: they differ in what a block sees besides its own views
+CHAINS = (  # consecutive blocks of `BLOCK`: they differ in what a block sees besides its own views
     SLIDING,
     Trial("sliding, fixed noise", {"renoise": "fixed"}),
     Trial("sliding, clean anchors", {"anchor_level": "clean"}),
@@ -55,14 +55,14 @@ def study(common: Study) -> str:
 
 
 def seam(flicker: list[float | None]) -> float | None:
-    """How much more neighbours of different blocks flicker than those of one; figure i is of views i and i + 1."""
+    """How much more neighbours in different blocks flicker than those in one; value i is of views i and i + 1."""
     there = [(i % BLOCK == BLOCK - 1, figure) for i, figure in enumerate(flicker) if figure is not None]
     sides = [[figure for between, figure in there if between == wanted] for wanted in (True, False)]
     return sum(sides[0]) / len(sides[0]) - sum(sides[1]) / len(sides[1]) if all(sides) else None
 
 
 def _draw(common: Study, number: int, name: str) -> None:
-    """The input and the views after it: as they are, with anchors, and with the input as the only anchor."""
+    """The input and the views after it: the true ones, with anchors, and with the input as the only anchor."""
     item, views = common.scenes.objects[number], common.scenes.read(number).view_set()
     known = views.images[list(choose_views(item, views.cameras).inputs)]
     rows = {"true": REFERENCES[0], "with anchors": SLIDING, "anchored by the input alone": INPUT_ONLY}

@@ -1,4 +1,4 @@
-"""How few network evaluations will do? Quality against evaluations per new view, on the same views and noise."""
+"""How few network evaluations suffice? Quality against evaluations per new view, on the same views and noise."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from eval.report.tables import Table, format_table
 from eval.studies.trials import REFERENCES, SECONDS, Study, Trial, run_trials
 from mvgenvs.files import write_text
 
-# What is changed, and with which numbers of steps; everything else is the checkpoint's own.
+# Changes to the checkpoint's defaults, and the numbers of steps to try them with.
 GRID: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "euler": ((1, 2, 3, 4, 6, 10, 50), {"start": "noise"}),
     "heun": ((4,), {"start": "noise", "sampler": "heun"}),
@@ -30,7 +30,7 @@ GRID: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
 }
 REFERENCE = "euler, 50 steps"
 FEW = 10  # evaluations per new view
-VIEWS = 8  # of each object: two blocks, in turn, beginning elsewhere on each object
+VIEWS = 8  # of each object: two consecutive blocks, starting at a different place for each object
 EVALUATIONS = Column("evaluations", "evaluations", "run", "neither", 0, "network evaluations per new view")
 TABLE = (EVALUATIONS, *(COLUMNS[key] for key in ("psnr", "lpips-alex", "warp-psnr", "warp-lpips", "flicker")), SECONDS)
 PLOTTED = ("lpips-alex", "warp-lpips", "psnr", "warp-psnr")
@@ -45,14 +45,14 @@ def trials() -> list[Trial]:
 
 
 def evaluations(sampling: dict[str, Any]) -> int:
-    """Network evaluations per new view. Heun corrects all steps but the last; guidance takes two branches."""
+    """Network evaluations per new view. Heun corrects all steps but the last; guidance evaluates two branches."""
     steps = sampling["num_inference_steps"]
     calls = 2 * steps - 1 if sampling["sampler"] == "heun" else steps
     return calls * (1 if sampling["guidance_scale"] in (0, 1) else 2)
 
 
 def chosen_views(number: int, num_objects: int) -> list[int]:
-    """Neighbours on the orbit, so that warps mean something; together the objects cover all of it."""
+    """Neighbours on the orbit, so that warps are meaningful; together the objects cover all of it."""
     start = number * (ORBIT_TARGETS - VIEWS) // max(1, num_objects - 1)
     return list(range(start, start + VIEWS))
 
@@ -73,7 +73,7 @@ def study(common: Study) -> str:
 
 
 def verdicts(table: Table) -> list[str]:
-    """Which settings of few evaluations are the best, and how they compare with many evaluations."""
+    """The best settings with few evaluations, and how they compare with many evaluations."""
     few = {name: row for name, row in table.items() if 0 < (row.get(EVALUATIONS.key) or 0) <= FEW}
     found = []
     for key in ("lpips-alex", "warp-lpips", "warp-psnr"):
@@ -90,7 +90,7 @@ def verdicts(table: Table) -> list[str]:
 
 
 def _plot(path: Path, table: Table) -> None:
-    """One line for each entry of the grid; levels of the truth and of the NeRF alone."""
+    """One line for each entry of the grid; horizontal lines for the ground truth and the NeRF alone."""
     columns = [COLUMNS[key] for key in PLOTTED if any(row.get(key) is not None for row in table.values())]
     with plots.panel_picture(path, len(columns), (3.6, 3.2)) as panels:
         for column, axes in zip(columns, panels, strict=True):

@@ -1,7 +1,7 @@
 """Trials: ways to sample the same views of the same objects from the same noise, which studies compare.
 
-OUTPUT/<trial>/settings.json         all that its figures depend on
-OUTPUT/<trial>/objects/NAME.json     its figures on one object, a `Record`; an object that has one is done
+OUTPUT/<trial>/settings.json         all that its metrics depend on
+OUTPUT/<trial>/objects/NAME.json     its metrics on one object, a `Record`; an object that has one is done
 OUTPUT/<trial>/objects/NAME.png      its views side by side
 """
 
@@ -57,16 +57,16 @@ REFERENCES = (Trial("truth", method=TRUTH), Trial("NeRF alone", method=NERF))
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """What all trials share."""
+    """What all trials have in common."""
 
     own: OwnFolder  # where everything goes
     pipeline: MultiViewPipeline
     scenes: CachedScenes
     num_objects: int
     suite: MetricSuite
-    settings: Settings  # of a trial that changes nothing
-    choose: Callable[[int], Sequence[int]]  # which targets of the orbit are made, by the object's number
-    closed: bool  # whether these go all around, so that the last meets the first
+    settings: Settings  # of a trial without changes
+    choose: Callable[[int], Sequence[int]]  # which targets of the orbit are generated, by the object's number
+    closed: bool  # whether these go all around, so that the last is next to the first
 
     @property
     def output(self) -> Path:
@@ -83,7 +83,7 @@ class Study:
         return replace(self.settings, sampling=self.settings.sampling | trial.sampling, methods=(trial.method,))
 
     def figures(self, trial: Trial) -> dict[str, float | None]:
-        """Means within each object, then over the objects that have a figure."""
+        """Means within each object, then over the objects that have a value."""
         records = [self.folder(trial).read(name) for name in self.names]
         return {
             metric: mean_of_present([r.mean(trial.name, metric) for r in records])
@@ -91,18 +91,18 @@ class Study:
         }
 
     def curve(self, trial: Trial, metric: str) -> list[float | None]:
-        """The mean over objects of each figure along the sequence."""
+        """The mean over objects of each value along the sequence."""
         return curve([self.folder(trial).read(name) for name in self.names], trial.name, metric)
 
     def images(self, trial: Trial, name: str) -> Float[Tensor, "view 3 h w"]:
-        """The views that a trial has made of an object."""
+        """The views of an object that a trial generated."""
         pixels = np.ascontiguousarray(read_png(self.folder(trial).sheet(name)))
         strip = torch.from_numpy(pixels).movedim(-1, 0).float() / 255
         return torch.stack(strip.split(strip.shape[1], dim=2))
 
 
 def run_trials(study: Study, trials: Sequence[Trial]) -> None:
-    """Makes and measures what is missing, with a progress bar. Raises `UserError` if a folder is another trial's."""
+    """Generates and evaluates missing views, with a progress bar. Raises `UserError` if a folder is another trial's."""
     for trial in trials:
         claim_run(study.own, study.folder(trial), RunFolder.names(study.names))
         study.folder(trial).check(study.settings_of(trial))
@@ -117,7 +117,7 @@ def run_trials(study: Study, trials: Sequence[Trial]) -> None:
 def _run_object(
     study: Study, pipeline: MultiViewPipeline, nerf: CachedNeRF, number: int, trials: Sequence[Trial], progress: tqdm
 ) -> None:
-    """Makes and measures the views of one object by each of the trials, which share its renderings."""
+    """Generates and evaluates the views of one object by each of the trials, which share its renderings."""
     item, views = study.scenes.objects[number], study.scenes.read(number).view_set()
     on_orbit = choose_views(item, views.cameras)
     chosen = [on_orbit.targets[position] for position in study.choose(number)]
@@ -128,7 +128,7 @@ def _run_object(
             progress.set_postfix_str(f"{item.name}, {trial.name}")
             started, saved = now(), cache.seconds_saved
             images = _sampled(study, pipeline, trial, known, targets, item.name)
-            seconds = now() - started + cache.seconds_saved - saved  # as if nothing had been kept
+            seconds = now() - started + cache.seconds_saved - saved  # as without a cache
             record = Record(
                 object=item.name,
                 family=item.family,
@@ -148,7 +148,7 @@ def _run_object(
 def _sampled(
     study: Study, pipeline: MultiViewPipeline, trial: Trial, known: ViewSet, targets: ViewSet, name: str
 ) -> Float[Tensor, "view 3 h w"]:
-    """The views that a trial makes of the object `name`, rounded to 8 bits; the true ones where it is the truth."""
+    """A trial's views of the object `name`, rounded to 8 bits; the true views if the trial is the ground truth."""
     if trial.method == TRUTH:
         return targets.images
     device = pipeline.device
