@@ -68,7 +68,7 @@ def orbit_views(view_ids: Sequence[int], cameras: Cameras, num_inputs: int = 1) 
 
 
 def srn_views(view_ids: Sequence[int], cameras: Cameras, num_inputs: int = 1) -> ViewChoice:
-    """pixelNeRF's protocol: view 64, or views 64 and 104, as input, and every other view as target, in order of ids.
+    """The protocol of pixelNeRF: view 64, or views 64 and 104, as input, all other views as targets, by id.
 
     Raises `UserError` if an input view is missing, or `num_inputs` is neither 1 nor 2.
     """

@@ -58,9 +58,7 @@ def _stages_of(suffix: str, nerf: ViewNeRF, views: ViewSet, device: torch.device
     yield Stage(
         f"nerf/render-backward{suffix}",
         backward(ours, [targets], nerf, scene),
-        backward(
-            plain, [targets.select([v]) for v in range(VIEWS)], nerf, scene
-        ),  # all at once would not fit in memory
+        backward(plain, [targets.select([v]) for v in range(VIEWS)], nerf, scene),  # one by one, to save memory
     )
 
 

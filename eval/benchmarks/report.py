@@ -35,7 +35,7 @@ def write_report(
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """The machine and the versions that the times depend on."""
+    """The machine that the times depend on."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

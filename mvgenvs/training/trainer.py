@@ -203,7 +203,7 @@ def make_parts(config: TrainConfig, scenes: CachedScenes) -> tuple[Parts, tuple[
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """accelerate's engine; says how many processes it runs in."""
+    """The engine of accelerate; says how many processes it runs in."""
     state = join_processes()
     precision = [best_mixed_precision() if config.run.mixed_precision == "auto" else config.run.mixed_precision]
     if state.num_processes > 1:
