@@ -1,4 +1,4 @@
-"""Where it is computed: the device, its threads, and the memory that it took."""
+"""The device of a computation, its threads, and its peak memory."""
 
 import resource
 import sys
@@ -11,19 +11,19 @@ from mvgenvs.errors import UserError
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that a name stands for; `auto` is the GPU where there is one. Raises `UserError`."""
+    """The device that a name stands for; `auto` is the GPU if there is one. Raises `UserError`."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.zeros(1, device=name).item()  # "meta" and absent devices fail here and not after loading a model
+        torch.zeros(1, device=name).item()  # "meta" and absent devices fail here, before a model is loaded
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(f"--device {name} is not there on this machine, use auto or cpu.") from None
+        raise UserError(f"--device {name} is not available on this machine, use auto or cpu.") from None
     return torch.device(name)
 
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """PyTorch computes in so many threads within."""
+    """Within the block, PyTorch computes in `count` threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

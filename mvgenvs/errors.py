@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can mend; scripts print it as one sentence and exit with code 2."""
+"""The one exception for mistakes that a user can correct; scripts print it as one sentence and exit with code 2."""
 
 
 class UserError(ValueError):

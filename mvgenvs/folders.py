@@ -141,7 +141,7 @@ def sweep(folder: Path, ours: Callable[[str], bool]) -> None:
 
 
 def replace_folder(folder: Path, new: Path, aside: Path, ours: Callable[[str], bool]) -> None:
-    """Moves `new` to `folder`, and what was there to `aside`, where it is deleted as far as it is `ours`."""
+    """Moves `new` to `folder`, and an old folder to `aside`, where those of its files that are `ours` are deleted."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     if not folder.exists():
         new.rename(folder)

@@ -19,7 +19,7 @@ from mvgenvs.trajectories import (
 from mvgenvs.transforms import read_cameras
 
 _ASSUMED = (
-    f"No --camera: the photo is taken to show the object's front from {CANONICAL_AZIMUTH:.0f} degrees aside "
+    f"No --camera: the photo is assumed to show the object's front from {CANONICAL_AZIMUTH:.0f} degrees aside "
     f"and {CANONICAL_ELEVATION:.0f} degrees above."
 )
 

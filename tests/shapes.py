@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mvgenvs.meshes.mesh import Material, Mesh, Part
+from mvgenvs.meshes.mesh import Material, Mesh, MeshPart
 
 BOX_CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=float)
 BOX_TRIANGLES = np.array(
@@ -17,10 +17,10 @@ def box(
     color: tuple[float, float, float] = (0.8, 0.2, 0.2),
     opacity: float = 1.0,
     name: str = "box",
-) -> Part:
+) -> MeshPart:
     """An axis-aligned box of half extents `half`, its outside turned outwards."""
     positions = BOX_CORNERS * np.array(half) + np.array(center)
-    return Part(name, positions, BOX_TRIANGLES, None, Material(name, color, opacity))
+    return MeshPart(name, positions, BOX_TRIANGLES, None, Material(name, color, opacity))
 
 
 def toy_car() -> Mesh:
@@ -38,7 +38,7 @@ def quad(texture: np.ndarray | None = None, color: tuple[float, float, float] = 
     """A square of side 1 in the plane z = 0 that faces -z; upright and legible to who looks along +z."""
     positions = np.array([[0.5, -0.5, 0], [-0.5, -0.5, 0], [-0.5, 0.5, 0], [0.5, 0.5, 0]])
     uvs = np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]])
-    part = Part("quad", positions, np.array([[0, 1, 2], [0, 2, 3]]), uvs, Material("quad", color, 1.0, texture))
+    part = MeshPart("quad", positions, np.array([[0, 1, 2], [0, 2, 3]]), uvs, Material("quad", color, 1.0, texture))
     return Mesh((part,))
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from mvgenvs.errors import UserError
 from mvgenvs.meshes.ac3d import read_ac3d
-from mvgenvs.meshes.mesh import Part
+from mvgenvs.meshes.mesh import MeshPart
 from mvgenvs.meshes.textures import read_texture
 
 WHITE = 'MATERIAL "white" rgb 1 1 1 amb 1 1 1 emis 0 0 0 spec 0 0 0 shi 1 trans 0'
@@ -32,11 +32,11 @@ def model(path: Path, *objects: str, materials: tuple[str, ...] = (WHITE,)) -> P
     return path
 
 
-def corner_points(part: Part) -> np.ndarray:
+def corner_points(part: MeshPart) -> np.ndarray:
     return part.positions[part.triangles]
 
 
-def normals(part: Part) -> np.ndarray:
+def normals(part: MeshPart) -> np.ndarray:
     corners = corner_points(part)
     return np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]) / 2
 

@@ -14,7 +14,7 @@ from tiny_data import share_in_free_space, toy_views, write_opencars
 
 from mvgenvs.data.augment import draw_augmentation, hue_rotation
 from mvgenvs.data.sampling import TrainingSets, collate
-from mvgenvs.data.scenes import Scenes, open_scenes, splits_in
+from mvgenvs.data.scenes import ObjectDataset, open_scenes, splits_in
 from mvgenvs.data.srn import SRNScenes
 from mvgenvs.errors import UserError
 from mvgenvs.views import ViewSet
@@ -288,7 +288,7 @@ def test_missing_data_are_user_errors(tmp_path):
 
 def test_what_lies_in_a_folder_is_recognised(tmp_path, root):
     assert isinstance(open_scenes(root, "train", 32), SRNScenes)
-    assert isinstance(open_scenes(root, "train", 32), Scenes)
+    assert isinstance(open_scenes(root, "train", 32), ObjectDataset)
     with pytest.raises(UserError, match="there is no folder"):
         open_scenes(tmp_path / "nowhere", "train")
     with pytest.raises(UserError, match="found no data set"):

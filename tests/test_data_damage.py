@@ -180,7 +180,7 @@ def test_a_compact_file_that_lacks_a_field_is_one_sentence(tmp_path: Path, key: 
     root = write_opencars(tmp_path / "data", {"train": 2}, size=16)
     compact.main(["pack", str(root), "--size", "16", "--output", str(tmp_path / "out")])
     without(tmp_path / "out/data.safetensors", key, key in compact.FIELDS)
-    with pytest.raises(UserError, match="lacks what should be said of its objects: make it again"):
+    with pytest.raises(UserError, match="lacks the records of its objects: make it again"):
         CompactScenes(tmp_path / "out/data.safetensors")
 
 

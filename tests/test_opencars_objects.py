@@ -13,7 +13,7 @@ from mvgenvs.data.opencars import flightgear, furniture, scenery, sweethome3d
 from mvgenvs.data.opencars.build import Recipe, Task, list_tasks, unpacked_sources
 from mvgenvs.data.opencars.categories import CATEGORIES, Category, Source
 from mvgenvs.errors import UserError
-from mvgenvs.meshes.mesh import Material, Mesh, Part
+from mvgenvs.meshes.mesh import Material, Mesh, MeshPart
 
 SCENERY = scenery.objects(Path("root"))
 OBJ = "v 0 0 0\nv 1 0 0\nv 0 1 0\nusemtl {material}\nf 1 2 3\n"
@@ -106,8 +106,8 @@ def test_the_programs_own_models_get_the_colours_that_their_materials_are_called
     assert sofa.load().parts[0].material.color == furniture.PAINTS["brown"]
     triangle = np.eye(3)
 
-    def part(name: str, **more: object) -> Part:
-        return Part("", triangle, np.array([[0, 1, 2]]), None, Material(name, **more))
+    def part(name: str, **more: object) -> MeshPart:
+        return MeshPart("", triangle, np.array([[0, 1, 2]]), None, Material(name, **more))
 
     mesh = furniture.painted(Mesh((part("bone2"), part("lamp"), part("red", color=(0.1, 0.2, 0.3)))))
     assert [p.material.color for p in mesh.parts] == [furniture.PAINTS["bone"], (0.8, 0.8, 0.8), (0.1, 0.2, 0.3)]

@@ -10,7 +10,7 @@ from PIL import Image
 from mvgenvs.data.opencars import opencity, torcs
 from mvgenvs.data.opencars.catalogue import Entry
 from mvgenvs.errors import UserError
-from mvgenvs.meshes.mesh import Mesh, Part
+from mvgenvs.meshes.mesh import Mesh, MeshPart
 
 MATERIAL = 'MATERIAL "m" rgb 1 1 1 amb 1 1 1 emis 0 0 0 spec 0 0 0 shi 1 trans 0'
 BLUE, RED, GREY = (0, 0, 255, 255), (255, 0, 0, 255), (90, 90, 90, 255)
@@ -93,11 +93,11 @@ def named(package: Path, name: str) -> Entry:
     return entry
 
 
-def part_of(mesh: Mesh, name: str) -> list[Part]:
+def part_of(mesh: Mesh, name: str) -> list[MeshPart]:
     return [part for part in mesh.parts if part.name == name]
 
 
-def box(part: Part) -> np.ndarray:
+def box(part: MeshPart) -> np.ndarray:
     points = part.positions[part.triangles].reshape(-1, 3)
     return np.stack([points.min(axis=0), points.max(axis=0)])
 

@@ -140,7 +140,7 @@ def test_an_output_of_others_is_left_alone(tmp_path: Path) -> None:
     path, out = write(tmp_path, tiny_recipe()), tmp_path / "out"
     out.mkdir()
     (out / "thesis.tex").write_text("mine")
-    with pytest.raises(UserError, match="no recipe's"):
+    with pytest.raises(UserError, match="do not belong to a recipe"):
         claim(read_recipe(path, out, [str(DATA)], None))
     assert [p.name for p in out.iterdir()] == ["thesis.tex"]
     with pytest.raises(UserError, match="is a file"):

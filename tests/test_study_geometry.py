@@ -20,7 +20,7 @@ def orbit_views() -> ViewSet:
 
 def test_the_truth_is_its_own_ceiling() -> None:
     truth = orbit_views()
-    figures = geometry.compare(geometry.Seen(truth.images, truth.depth, truth.mask), truth)
+    figures = geometry.compare(geometry.RenderedTargets(truth.images, truth.depth, truth.mask), truth)
     assert torch.equal(figures["warp"].nan_to_num(), figures["ceiling"].nan_to_num())
     assert figures["depth-error"].abs().max() == 0
     assert (figures["iou"] == 1).all()
@@ -30,11 +30,11 @@ def test_the_truth_is_its_own_ceiling() -> None:
 def test_wrong_depth_costs_what_it_must() -> None:
     truth = orbit_views()
     farther = torch.where(truth.depth > 0, truth.depth + 0.1, truth.depth)
-    figures = geometry.compare(geometry.Seen(truth.images, farther, truth.mask), truth)
+    figures = geometry.compare(geometry.RenderedTargets(truth.images, farther, truth.mask), truth)
     torch.testing.assert_close(figures["depth-error"], torch.full_like(figures["depth-error"], 0.1), atol=1e-5, rtol=0)
     assert figures["warp"].nanmean() < figures["ceiling"].nanmean() - 3
     nothing = geometry.compare(
-        geometry.Seen(torch.ones_like(truth.images), farther, torch.zeros_like(truth.mask)), truth
+        geometry.RenderedTargets(torch.ones_like(truth.images), farther, torch.zeros_like(truth.mask)), truth
     )
     assert (nothing["iou"] == 0).all()
 

@@ -91,9 +91,7 @@ def _plots(output: RunFolder, records: Sequence[Record], table: Table) -> list[s
 
 
 def _notes(table: Table, summary: dict[str, Any]) -> list[str]:
-    notes = [
-        "Means over the views of an object, then over objects; images rounded to 8 bits; a dash where there is none."
-    ]
+    notes = ["Means over the views of an object, then over objects; images rounded to 8 bits; a dash means no value."]
     keys = {key for figures in table.values() for key in figures}
     if any(COLUMNS[key].per == "run" for key in keys):
         notes.append(

@@ -30,7 +30,7 @@ def train_and_evaluate(group: Group, model: Ablation, data: Path, output: Path, 
         flags = [argument for key, value in changes.items() for argument in (f"--{key}", value)]
         train = ["train_multiview.py", "--config", str(group.config), "--resume", "auto", *flags]
         _call(train, folder / "train.log", threads)
-        config = load_config(group.config, {"data.root": str(data)} | _of_conditions(model))
+        config = load_config(group.config, {"data.root": str(data)} | _condition_changes(model))
         write_json(losses, validation_losses(run, config, group.losses, threads))
     if not (evaluation / "metrics.json").exists():
         arguments = ["--checkpoint", str(run), "--data", str(data), "--split", "val", "--output", str(evaluation)]
@@ -38,7 +38,7 @@ def train_and_evaluate(group: Group, model: Ablation, data: Path, output: Path, 
         _call(["-m", "eval.run", *arguments, *shown], folder / "eval.log", threads)
 
 
-def _of_conditions(model: Ablation) -> dict[str, str]:
+def _condition_changes(model: Ablation) -> dict[str, str]:
     """The changes that affect what the denoiser is shown: without them, a loss would be another model's."""
     shown = ("denoiser.render_size", "denoiser.condition_scale", "loss.drop_condition")
     return {key: value for key, value in model.changes.items() if key in shown}

@@ -55,7 +55,7 @@ class ObjectFigures:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class RenderedTargets:
     """Renderings of the targets."""
 
     rgb: Float[Tensor, "view 3 h w"]
@@ -99,12 +99,12 @@ def study(
 
 
 @torch.no_grad()
-def rendered(nerf: ViewNeRF, known: ViewSet, truth: ViewSet) -> Seen:
+def rendered(nerf: ViewNeRF, known: ViewSet, truth: ViewSet) -> RenderedTargets:
     """The views of `truth`, rendered from the known views."""
     device = next(nerf.parameters()).device
     scene = nerf.encode(known.rgba[None].to(device), known.cameras.batched().to(device), find_empty=True)
     seen = nerf.render(scene, truth.cameras.batched().to(device))
-    return Seen(*(x[0].cpu() for x in (seen.rgb.clamp(0, 1), seen.depth, seen.opacity)))
+    return RenderedTargets(*(x[0].cpu() for x in (seen.rgb.clamp(0, 1), seen.depth, seen.opacity)))
 
 
 def angles_from(known: ViewSet, truth: ViewSet) -> Float[Tensor, " view"]:
@@ -113,7 +113,7 @@ def angles_from(known: ViewSet, truth: ViewSet) -> Float[Tensor, " view"]:
     return torch.rad2deg((directions @ start[0]).clamp(-1, 1).acos())
 
 
-def pictures(name: str, seen: Seen, truth: ViewSet) -> Rows:
+def pictures(name: str, seen: RenderedTargets, truth: ViewSet) -> Rows:
     """Colours and depths of some of the views, true ones above rendered ones."""
     assert truth.depth is not None
     shown = [place for place in PICTURED if place < truth.num_views]
@@ -123,7 +123,7 @@ def pictures(name: str, seen: Seen, truth: ViewSet) -> Rows:
     return [(label, x[shown]) for label, x in zip(labels, both, strict=True)]
 
 
-def compare(seen: Seen, truth: ViewSet) -> Figures:
+def compare(seen: RenderedTargets, truth: ViewSet) -> Figures:
     """The columns, for renderings of the views of `truth`, which go around the object."""
     assert truth.depth is not None and truth.mask is not None
     rgb, depth, opacity = seen.rgb, seen.depth, seen.opacity

@@ -99,7 +99,7 @@ def fitted(cameras: Cameras, where: Path | str = "this capture") -> tuple[Camera
     across = torch.eye(3, dtype=c2w.dtype) - forward[:, :, None] * forward[:, None, :]  # projects along the axis
     spread = across.mean(dim=0)
     if torch.linalg.eigvalsh(spread)[0] < MIN_SPREAD:
-        raise UserError(f"the cameras of {where} all look along one line, so nobody knows at what: do not fit them")
+        raise UserError(f"the cameras of {where} look along one line, so their target is unknown: do not fit them")
     focus = torch.linalg.solve(spread, (across @ centers[:, :, None]).mean(dim=0)[:, 0])
     if ((focus - centers) * forward).sum(dim=-1).median() <= 0:
         raise UserError(f"the cameras of {where} do not look at one object from around it: do not fit them")

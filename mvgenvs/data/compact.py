@@ -44,7 +44,7 @@ def compact(scenes: CachedScenes, views: int, quality: int, size: int, path: Pat
     for index, item in enumerate(tqdm(scenes.objects, unit="object")):
         stored = scenes.read(index)
         if stored.mask is None or stored.depth is None:
-            raise UserError(f"{item.folder} has no masks or depths, and the compact form wants both")
+            raise UserError(f"{item.folder} has no masks or depths, and the compact form needs both")
         count = min(views, len(stored.images))
         for view in range(count):
             rgb, mask, depth = (x[view].numpy() for x in (stored.images, stored.mask, stored.depth))
@@ -85,7 +85,7 @@ class CompactScenes(CachedScenes):
         if header.get("format") != FORMAT:
             raise UserError(f"{path} is not of the form '{FORMAT}'")
         if not isinstance(header.get("size"), int) or not all(set(e) >= FIELDS for e in header.get("objects", [{}])):
-            raise UserError(f"{path} lacks what should be said of its objects: make it again")
+            raise UserError(f"{path} lacks the records of its objects: make it again")
         self.size, self._entries = int(header["size"]), header["objects"]
         self._bytes, self._ranges = tensors["bytes"].numpy(), tensors["ranges"].tolist()
         self._ends = np.cumsum(tensors["lengths"].numpy())

@@ -86,7 +86,7 @@ def _read_header(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not of the form '{FORMAT}': pack the data again")
     sound = isinstance(header.get("size"), int) and isinstance(header.get("arrays"), list)
     if not sound or not all(set(entry) >= FIELDS for entry in header.get("objects", [{}])):
-        raise UserError(f"{path} lacks what should be said of its objects: pack the data again")
+        raise UserError(f"{path} lacks the records of its objects: pack the data again")
     return header
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch.utils.data import Dataset
 
 from mvgenvs.data.augment import Augmentation, draw_augmentation
-from mvgenvs.data.scenes import Scenes
+from mvgenvs.data.scenes import ObjectDataset
 from mvgenvs.errors import UserError
 from mvgenvs.views import ViewSet, stack
 
@@ -64,7 +64,7 @@ class TrainingSets(Dataset[Sample]):
 
     def __init__(
         self,
-        scenes: Scenes,
+        scenes: ObjectDataset,
         num_views: int,
         num_known: tuple[int, int],
         global_batch: int,
@@ -81,7 +81,7 @@ class TrainingSets(Dataset[Sample]):
         """
         sound = all(0 <= odds < math.inf for odds in known_odds) and sum(known_odds) > 0  # NaN is not
         if known_odds and (len(known_odds) >= num_views or not sound):
-            raise UserError(f"setting 'data.known_odds' wants up to {num_views - 1} odds, one of them above 0")
+            raise UserError(f"setting 'data.known_odds' takes up to {num_views - 1} odds, one of them above 0")
         self.scenes, self.num_views, self.num_known = scenes, num_views, num_known
         self.global_batch, self.seed, self.num_items = global_batch, seed, num_items
         self.recolour, self.mirror, self.expose = recolour, mirror, expose

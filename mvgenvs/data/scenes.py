@@ -11,7 +11,7 @@ from mvgenvs.views import ViewSet
 
 
 @runtime_checkable
-class Scenes(Protocol):
+class ObjectDataset(Protocol):
     """The objects of one split, and their views at one size: what training and evaluation need of a data set."""
 
     objects: Sequence[SceneObject]

@@ -111,7 +111,7 @@ def _describe(folder: Path, category: str, index: dict[str, dict[str, Any]]) -> 
         if not isinstance(about, dict) or not isinstance(about.get("family"), str):
             raise UserError(f"{path} is not the record of an object with a 'family'")
         if not isinstance(about.get("front", True), bool):
-            raise UserError(f"{path} must say true or false of the object's 'front', or nothing")
+            raise UserError(f"'front' in {path} must be true or false, or left out")
     return SceneObject(folder.name, about.get("family", folder.name), folder, _view_ids(folder), category, about)
 
 

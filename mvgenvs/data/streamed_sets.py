@@ -25,7 +25,7 @@ class StreamedSets(TrainingSets):
         for index, shard in enumerate(scenes.shard_of):
             by_shard.setdefault(shard, []).append(index)
         if len(by_shard) < world:
-            raise UserError(f"{len(by_shard)} shards can't be shared by {world} processes: write more, see --shards")
+            raise UserError(f"{len(by_shard)} shards cannot be shared by {world} processes: write more, see --shards")
         self.stream, self.world, self.share, self.by_shard = scenes, world, share, by_shard
         order = np.random.default_rng((self.seed, 2)).permutation(sorted(by_shard)).tolist()
         self.own = [order[rank::world] for rank in range(world)]

@@ -32,7 +32,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class _Task:
+class _SequenceSpec:
     """The sequence that a plan is made for."""
 
     num_known: int
@@ -66,78 +66,78 @@ class _Task:
         return choice[np.lexsort((choice, distance.round(6)))].tolist()  # rounded: both sides of a gap are equally near
 
 
-def joint(task: _Task) -> list[Block]:
+def joint(spec: _SequenceSpec) -> list[Block]:
     """All targets in one set, anchored by the known views. For short sequences: the cost grows quadratically."""
-    return [Block(tuple(task.targets), task.inputs, task.inputs)]
+    return [Block(tuple(spec.targets), spec.inputs, spec.inputs)]
 
 
-def sliding(task: _Task) -> list[Block]:
+def sliding(spec: _SequenceSpec) -> list[Block]:
     """Block after block, anchored by the known views and the last finished targets."""
-    return _chain(task, task.targets)
+    return _chain(spec, spec.targets)
 
 
-def autoregressive(task: _Task) -> list[Block]:
+def autoregressive(spec: _SequenceSpec) -> list[Block]:
     """One view at a time. Its anchors are the known views, a few random earlier views and the last one, and the NeRF is
     lifted from all of them [GeNVS].
 
     The random ones come from a reservoir (Vitter 1985, algorithm R): at any time a uniform choice among all views
     before the last, which changes slowly, so that no other views need to be kept.
     """
-    chance = random.Random(task.seed)
+    chance = random.Random(spec.seed)
     reservoir: list[int] = []
     offered = 0
     last: tuple[int, ...] = ()
     blocks = []
-    for new in task.groups(task.targets):
-        earlier = (*task.inputs, *sorted(reservoir), *last)
+    for new in spec.groups(spec.targets):
+        earlier = (*spec.inputs, *sorted(reservoir), *last)
         blocks.append(Block(new, earlier, earlier))
         for view in (*last, *new[:-1]):
             offered += 1
-            slot = len(reservoir) if len(reservoir) < task.anchors - 1 else chance.randrange(offered)
-            if slot < task.anchors - 1:
+            slot = len(reservoir) if len(reservoir) < spec.anchors - 1 else chance.randrange(offered)
+            if slot < spec.anchors - 1:
                 reservoir[slot : slot + 1] = [view]
-        last = new[-1:] if task.anchors else ()
+        last = new[-1:] if spec.anchors else ()
     return blocks
 
 
-def keyframes(task: _Task) -> list[Block]:
+def keyframes(spec: _SequenceSpec) -> list[Block]:
     """First keyframes spread over the sequence, then the views between them [SEVA's two passes].
 
     There is one keyframe per block of other views, in the middle of its section of the sequence, which suits open
     trajectories and loops alike. Keyframes are made as in `sliding`; a block between them is anchored by the view
     before it and the nearest keyframes. A sequence of one block has no keyframes.
     """
-    if task.num_targets <= task.block:
-        return sliding(task)
-    count = min(-(-task.num_targets // (task.block + 1)), MAX_KEYFRAMES)
-    keys = [task.targets[(2 * i + 1) * task.num_targets // (2 * count)] for i in range(count)]
-    blocks = _chain(task, keys)
-    for left, right in pairwise((task.num_known - 1, *keys, task.targets.stop)):
-        for new in task.groups(range(left + 1, right)):
-            before = [new[0] - 1] if new[0] > task.num_known else []
-            nearest = [key for key in task.nearest(new, keys) if key not in before]
-            anchors = sorted([*before, *nearest][: task.anchors])
-            blocks.append(Block(new, (*task.inputs, *anchors), task.inputs))
+    if spec.num_targets <= spec.block:
+        return sliding(spec)
+    count = min(-(-spec.num_targets // (spec.block + 1)), MAX_KEYFRAMES)
+    keys = [spec.targets[(2 * i + 1) * spec.num_targets // (2 * count)] for i in range(count)]
+    blocks = _chain(spec, keys)
+    for left, right in pairwise((spec.num_known - 1, *keys, spec.targets.stop)):
+        for new in spec.groups(range(left + 1, right)):
+            before = [new[0] - 1] if new[0] > spec.num_known else []
+            nearest = [key for key in spec.nearest(new, keys) if key not in before]
+            anchors = sorted([*before, *nearest][: spec.anchors])
+            blocks.append(Block(new, (*spec.inputs, *anchors), spec.inputs))
     return blocks
 
 
-def unconditional(task: _Task) -> list[Block]:
+def unconditional(spec: _SequenceSpec) -> list[Block]:
     """Without any image: groups of two views that attend to each other, anchored by the group before."""
-    if task.num_known:
+    if spec.num_known:
         raise UserError("plan 'unconditional' takes no known views: leave them out or choose another plan")
-    return _chain(task, task.targets)
+    return _chain(spec, spec.targets)
 
 
-def _chain(task: _Task, views: Sequence[int]) -> list[Block]:
+def _chain(spec: _SequenceSpec, views: Sequence[int]) -> list[Block]:
     """The views in blocks, each anchored by the known views and the last few of `views` before it."""
     blocks = []
-    for start, new in zip(range(0, len(views), task.block), task.groups(views), strict=True):
-        anchors = (*task.inputs, *views[max(0, start - task.anchors) : start])
-        blocks.append(Block(new, anchors, task.inputs))
+    for start, new in zip(range(0, len(views), spec.block), spec.groups(views), strict=True):
+        anchors = (*spec.inputs, *views[max(0, start - spec.anchors) : start])
+        blocks.append(Block(new, anchors, spec.inputs))
     return blocks
 
 
-PLANS: dict[str, Callable[[_Task], list[Block]]] = {
+PLANS: dict[str, Callable[[_SequenceSpec], list[Block]]] = {
     "joint": joint,
     "sliding": sliding,
     "autoregressive": autoregressive,
@@ -175,25 +175,25 @@ def make_plan(
         raise UserError(f"a plan needs at least one target and blocks of at least one view, not {num_targets}, {block}")
     if anchors < 0:
         raise UserError(f"the number of anchors must not be negative, but is {anchors}")
-    task = _Task(num_known, num_targets, block, anchors, centers, seed)
-    plan = PLANS[name](task)
-    plan = _closed(plan, task) if close_loop else plan
+    spec = _SequenceSpec(num_known, num_targets, block, anchors, centers, seed)
+    plan = PLANS[name](spec)
+    plan = _closed(plan, spec) if close_loop else plan
     check_plan(plan, num_known, num_targets)
     return plan
 
 
-def _closed(plan: list[Block], task: _Task) -> list[Block]:
+def _closed(plan: list[Block], spec: _SequenceSpec) -> list[Block]:
     """Adds a block that generates the first views again, so that they match the last views.
 
     It has as many anchors as other blocks, half of them before and half after the first views, at least one each.
     """
-    first, others = task.groups(task.targets)[0], task.targets[task.block :]
-    side = max(1, task.anchors // 2)
+    first, others = spec.groups(spec.targets)[0], spec.targets[spec.block :]
+    side = max(1, spec.anchors // 2)
     neighbours = sorted({*others[:side], *others[-side:]})
     if not neighbours:  # all views were made in one set
         return plan
     known = tuple(view for view in plan[-1].known if view not in first)
-    return [*plan, Block(first, (*task.inputs, *neighbours), known, again=True)]
+    return [*plan, Block(first, (*spec.inputs, *neighbours), known, again=True)]
 
 
 def check_plan(plan: Sequence[Block], num_known: int, num_targets: int) -> None:

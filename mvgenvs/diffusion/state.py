@@ -99,13 +99,13 @@ class Memory:
         }
         for number, view in self.views.items():
             tensors |= {f"views/{number}/{name}": tensor for name, tensor in _parts(view)}
-        tensors |= {f"generator/{i}": each.get_state() for i, each in enumerate(_each(generator))}
+        tensors |= {f"generator/{i}": each.get_state() for i, each in enumerate(_generators(generator))}
         return SequenceState(finished, tensors)
 
     @classmethod
     def of(cls, state: SequenceState, device: torch.device, generator: Generators | None) -> "Memory":
         """The memory of a saved sequence; the generators continue where they were."""
-        for i, each in enumerate(_each(generator)):
+        for i, each in enumerate(_generators(generator)):
             each.set_state(state.tensors[f"generator/{i}"])
         memory = cls()
         views: dict[int, dict[str, Tensor]] = {}
@@ -119,7 +119,7 @@ class Memory:
         return memory
 
 
-def _each(generator: Generators | None) -> Sequence[torch.Generator]:
+def _generators(generator: Generators | None) -> Sequence[torch.Generator]:
     return [generator] if isinstance(generator, torch.Generator) else generator or []
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from mvgenvs.errors import UserError
-from mvgenvs.meshes.mesh import Material, Mesh, Part
+from mvgenvs.meshes.mesh import Material, Mesh, MeshPart
 from mvgenvs.meshes.textures import read_texture
 
 POLYGON, STRIP = 0, 4  # the low four bits of SURF; 1 and 2 are lines, which have no surface to draw
@@ -83,15 +83,15 @@ class _Reader:
         self.missing = 0  # children that objects claim to have but that are missing at the end of the file
         self.line = 1
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[MeshPart]:
         while self.line < len(self._lines):
-            words = self._next()
-            if words[:1] == ["MATERIAL"]:
-                self._materials.append(_material(words))
-            elif words[:1] == ["OBJECT"]:
+            tokens = self._next()
+            if tokens[:1] == ["MATERIAL"]:
+                self._materials.append(_material(tokens))
+            elif tokens[:1] == ["OBJECT"]:
                 yield from self._object(np.eye(4))
 
-    def _object(self, parent: Float[np.ndarray, "4 4"]) -> Iterator[Part]:
+    def _object(self, parent: Float[np.ndarray, "4 4"]) -> Iterator[MeshPart]:
         item = self._read_object()
         placement = parent @ item.placement
         for material, faces in item.faces.items():
@@ -121,8 +121,8 @@ class _Reader:
                     item.placement[:3, 3] = _floats(numbers, 3)
                 case ["rot", *numbers]:  # written for row vectors: x' = x R
                     item.placement[:3, :3] = _floats(numbers, 9).reshape(3, 3).T
-                case ["MATERIAL", *_] as words:  # belongs before the first object
-                    self._materials.append(_material(words))
+                case ["MATERIAL", *_] as tokens:  # belongs before the first object
+                    self._materials.append(_material(tokens))
                 case ["data", count]:
                     self._skip_text(int(count))
                 case ["numvert", count]:
@@ -150,10 +150,10 @@ class _Reader:
                     for a, b, c in _triangles(kind, [vertex for vertex, _, _ in corners]):
                         faces.triangles.append((numbers[a], numbers[b], numbers[c]))
                     return
-                case [_, *_] as words:
-                    raise ValueError(f"'{' '.join(words)}' stands where a surface is expected")
+                case [_, *_] as tokens:
+                    raise ValueError(f"'{' '.join(tokens)}' stands where a surface is expected")
 
-    def _part(self, item: _Object, placement: Float[np.ndarray, "4 4"], material: int, faces: _Faces) -> Part:
+    def _part(self, item: _Object, placement: Float[np.ndarray, "4 4"], material: int, faces: _Faces) -> MeshPart:
         corners = np.array(list(faces.corners))
         vertices = corners[:, 0].astype(int)
         if not 0 <= vertices.min() <= vertices.max() < len(item.vertices):
@@ -167,13 +167,13 @@ class _Reader:
             look = Material(item.texture, look.color, look.opacity, self._textures[item.texture])
             uvs = corners[:, 1:] * item.repeat + item.offset
         positions = item.vertices[vertices] @ placement[:3, :3].T + placement[:3, 3]
-        return Part(item.name, positions, np.array(faces.triangles), uvs, look)
+        return MeshPart(item.name, positions, np.array(faces.triangles), uvs, look)
 
     def _next(self) -> list[str]:
         if self.line >= len(self._lines):
             raise IndexError("the file ends too early")
         self.line += 1
-        return _words(self._lines[self.line - 1])
+        return _tokens(self._lines[self.line - 1])
 
     def _table(self, rows: int, columns: int) -> Float[np.ndarray, "row column"]:
         """The first `columns` numbers of the next `rows` lines, not counting blank ones."""
@@ -184,7 +184,9 @@ class _Reader:
                 raise IndexError("the file ends too early")
             self.line += len(more)
             lines += [line for line in more if line.strip()]
-        return _floats([word for line in lines for word in line.split()[:columns]], rows * columns).reshape(-1, columns)
+        return _floats([token for line in lines for token in line.split()[:columns]], rows * columns).reshape(
+            -1, columns
+        )
 
     def _skip_text(self, count: int) -> None:
         """Skips the lines that hold the `count` characters of an object's free text."""
@@ -193,21 +195,21 @@ class _Reader:
             count -= len(self._lines[self.line - 1]) + 1  # a line's end counts, except for the last line
 
 
-def _words(line: str) -> list[str]:
+def _tokens(line: str) -> list[str]:
     return [quoted or bare for quoted, bare in re.findall(r'"([^"]*)"|(\S+)', line)]
 
 
-def _floats(words: Sequence[str], count: int) -> Float[np.ndarray, " n"]:
-    numbers = np.array([float(word) for word in words])
+def _floats(tokens: Sequence[str], count: int) -> Float[np.ndarray, " n"]:
+    numbers = np.array([float(token) for token in tokens])
     if len(numbers) != count or not np.isfinite(numbers).all():
         raise ValueError(f"{count} finite numbers are expected")
     return numbers
 
 
-def _material(words: list[str]) -> Material:
-    red, green, blue = _floats(words[3:6], 3)  # after "MATERIAL", the name, and "rgb", which some files call otherwise
-    opacity = min(max(1 - float(words[words.index("trans") + 1]), 0.0), 1.0)
-    return Material(words[1], (float(red), float(green), float(blue)), opacity)
+def _material(tokens: list[str]) -> Material:
+    red, green, blue = _floats(tokens[3:6], 3)  # after "MATERIAL", the name, and "rgb", which some files call otherwise
+    opacity = min(max(1 - float(tokens[tokens.index("trans") + 1]), 0.0), 1.0)
+    return Material(tokens[1], (float(red), float(green), float(blue)), opacity)
 
 
 def _triangles(kind: int, vertices: Sequence[int]) -> Iterator[tuple[int, int, int]]:

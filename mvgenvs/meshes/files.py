@@ -9,7 +9,7 @@ from PIL import Image
 
 from mvgenvs.errors import UserError
 from mvgenvs.meshes.ac3d import read_ac3d
-from mvgenvs.meshes.mesh import Material, Mesh, Part
+from mvgenvs.meshes.mesh import Material, Mesh, MeshPart
 from mvgenvs.meshes.obj import read_obj
 
 OWN: dict[str, Callable[[Path], Mesh]] = {".obj": read_obj, ".ac": read_ac3d, ".acc": read_ac3d}
@@ -21,7 +21,7 @@ def load_mesh(path: Path) -> Mesh:
     """The mesh in `path`, in the file's own axes. Raises `UserError` if it can't be read or holds no triangles."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise UserError(f"{path} is no mesh that can be read here: use one of {', '.join(SUFFIXES)}")
+        raise UserError(f"{path} is not in a mesh format that can be read here: use one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise UserError(f"there is no mesh {path}")
     mesh = OWN[suffix](path) if suffix in OWN else _read_by_trimesh(path)
@@ -54,20 +54,20 @@ def _placed(scene: Any) -> Iterator[tuple[str, Any]]:
             yield str(node), geometry.copy().apply_transform(matrix)
 
 
-def _part(name: str, geometry: Any) -> Part:
+def _part(name: str, geometry: Any) -> MeshPart:
     visual = geometry.visual
     positions, triangles = np.asarray(geometry.vertices, np.float64), np.asarray(geometry.faces)
     if visual.kind == "texture":
         uvs = None if visual.uv is None else np.asarray(visual.uv, dtype=np.float64)
-        return Part(name, positions, triangles, uvs, _material(name, visual.material))
+        return MeshPart(name, positions, triangles, uvs, _material(name, visual.material))
     if visual.kind == "vertex":
         colors = np.asarray(visual.vertex_colors)
     elif visual.kind == "face":  # each face gets vertices of its own
         colors = np.repeat(np.asarray(visual.face_colors), 3, axis=0)
         positions, triangles = positions[triangles].reshape(-1, 3), np.arange(3 * len(triangles)).reshape(-1, 3)
     else:
-        return Part(name, positions, triangles, None, Material(name))
-    return Part(name, positions, triangles, None, Material(name, (1.0, 1.0, 1.0)), colors[:, :3] / 255)
+        return MeshPart(name, positions, triangles, None, Material(name))
+    return MeshPart(name, positions, triangles, None, Material(name, (1.0, 1.0, 1.0)), colors[:, :3] / 255)
 
 
 def _material(name: str, source: Any) -> Material:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from mvgenvs.errors import UserError
-from mvgenvs.meshes.mesh import Material, Mesh, Part
+from mvgenvs.meshes.mesh import Material, Mesh, MeshPart
 
 MAGIC, VERSION = b"IDP2", 8
 HEADER = struct.Struct("<4s16i")
@@ -72,7 +72,7 @@ def read_md2(source: str | Path | bytes, name: str | None = None, material: Mate
     corners = np.stack([triangles["vertices"].ravel(), triangles["texcoords"].ravel()], axis=-1).astype(np.int64)
     pairs, numbers = np.unique(corners, axis=0, return_inverse=True)
     places = texcoords[pairs[:, 1]]
-    part = Part(
+    part = MeshPart(
         name=Path(label).stem,
         positions=points[pairs[:, 0]],
         triangles=numbers.reshape(-1, 3)[:, ::-1],  # Quake's outsides turn clockwise

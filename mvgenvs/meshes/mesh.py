@@ -21,7 +21,7 @@ class Material:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class MeshPart:
     """Triangles of one material."""
 
     name: str
@@ -36,7 +36,7 @@ class Part:
 class Mesh:
     """An object: its parts, and the terms under which it may be redistributed."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[MeshPart, ...]
     licence: str = ""
     attribution: str = ""
 

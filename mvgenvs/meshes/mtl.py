@@ -90,11 +90,11 @@ def _opacity(entry: dict[str, str], owner: str) -> float:
     return min(max(opacity, 0.0), 1.0)
 
 
-def _floats(words: str, owner: str) -> list[float]:
+def _floats(text: str, owner: str) -> list[float]:
     try:
-        numbers = [float(word) for word in words.partition("#")[0].split()]
+        numbers = [float(word) for word in text.partition("#")[0].split()]
     except ValueError:
         numbers = []
     if not numbers:
-        raise UserError(f"{owner} is damaged: '{words}' are not numbers")
+        raise UserError(f"{owner} is damaged: '{text}' are not numbers")
     return numbers

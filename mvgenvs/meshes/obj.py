@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mvgenvs.errors import UserError
-from mvgenvs.meshes.mesh import Material, Mesh, Part
+from mvgenvs.meshes.mesh import Material, Mesh, MeshPart
 from mvgenvs.meshes.mtl import OpenSibling, read_materials
 
 
@@ -149,7 +149,7 @@ def _part(
     faces: list[tuple[list[str], int, int]],
     vertices: Float[np.ndarray, "v xyz_rgb"],
     texcoords: Float[np.ndarray, "vt 2"],
-) -> Part:
+) -> MeshPart:
     """Triangles of one group in one material, with one vertex for each pair of position and texture coordinate."""
     counts = np.array([len(corners) for corners, _, _ in faces])
     corners = [corner.split("/") for face, _, _ in faces for corner in face]
@@ -169,7 +169,7 @@ def _part(
     positions, colors = vertices[v_of_pair, :3], None
     if vertices.shape[1] == 6:  # they replace the material's colour; they would tint a texture
         colors, material = np.clip(vertices[v_of_pair, 3:], 0, 1), replace(material, color=(1.0, 1.0, 1.0))
-    return Part(name, positions, triangles, uvs, material, colors)
+    return MeshPart(name, positions, triangles, uvs, material, colors)
 
 
 def _fans(counts: Int[np.ndarray, " face"]) -> Int[np.ndarray, "triangle 3"]:

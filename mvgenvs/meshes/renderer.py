@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 
 from mvgenvs.cameras import Cameras
 from mvgenvs.meshes.egl import open_context
-from mvgenvs.meshes.mesh import Mesh, Part
+from mvgenvs.meshes.mesh import Mesh, MeshPart
 from mvgenvs.meshes.normals import crease_normals
 from mvgenvs.meshes.shaders import COLOUR_SHADER, DEPTH_SHADER, VERTEX_SHADER
 
@@ -128,7 +128,7 @@ class Renderer:
     @contextmanager
     def _uploaded(self, mesh: Mesh) -> Iterator[list["_Draw"]]:
         """The mesh in OpenGL's memory: one draw for all parts with the same texture."""
-        by_texture: dict[int, list[Part]] = {}
+        by_texture: dict[int, list[MeshPart]] = {}
         for part in mesh.parts:
             if len(part.triangles):
                 by_texture.setdefault(id(part.material.texture), []).append(part)
@@ -188,7 +188,7 @@ def projection(K: Float[np.ndarray, "3 3"], hw: tuple[int, int], near: float, fa
     )
 
 
-def _vertices(part: Part) -> Float[np.ndarray, "corner 12"]:
+def _vertices(part: MeshPart) -> Float[np.ndarray, "corner 12"]:
     """Position, normal, texture coordinates and paint (RGBA) of each corner of each triangle."""
     corners = part.triangles.ravel()
     uvs = np.zeros((len(corners), 2)) if part.uvs is None else part.uvs[corners]

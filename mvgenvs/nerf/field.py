@@ -105,7 +105,7 @@ class Field(nn.Module):
         values, logits = sampled[..., :-1], sampled[..., -1]
         if self.visibility:
             logits = logits + (values[..., -1] + UNSEEN).log()
-        world = None if scene.world is None else self._of_world(scene.world, points)  # (batch, n, k)
+        world = None if scene.world is None else self._sample_world(scene.world, points)  # (batch, n, k)
         if world is not None and scene.num_mirrored:
             trust = torch.zeros_like(logits)
             trust[:, -scene.num_mirrored :] = world[:, None, :, -1]
@@ -137,7 +137,7 @@ class Field(nn.Module):
             colour = torch.lerp(colour, pixel[:3], gate * shown)
         return density, torch.cat([colour, out[4 : 1 + self.features]]).permute(1, 2, 0)
 
-    def _of_world(
+    def _sample_world(
         self, world: Float[Tensor, "batch k d h w"], points: Float[Tensor, "batch n 3"]
     ) -> Float[Tensor, "batch n k"]:
         """The world volume at the points; outside its box, the nearest border voxel."""

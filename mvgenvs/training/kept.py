@@ -29,7 +29,7 @@ TIMED = 3  # items per process that suffice to know how long one takes; the firs
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptItems:
     """All items when they are made: `count` of them, numbered from 0."""
 
     count: int
@@ -57,7 +57,7 @@ def make_all(
     make: Callable[[int], None],
     most: int,
     seconds: float | None,
-) -> Kept:
+) -> KeptItems:
     """Calls `make` with the path of each item in turn: `most` items, or as many as fit into the seconds.
 
     Several processes share the items. Raises `UserError` if the folder's items were made differently, or cannot be
@@ -91,7 +91,7 @@ def make_all(
         for index in missing(plan[0]):
             timed(index)
     accelerator.wait_for_everyone()
-    return Kept(plan[0], len(there) * plan[1])
+    return KeptItems(plan[0], len(there) * plan[1])
 
 
 def read_plan(path: Path) -> tuple[int, float] | None:

@@ -84,7 +84,7 @@ class Objective(nn.Module):
         losses: dict[str, Float[Tensor, ""]] = {}
         if self.weights.reconstruction:
             losses["reconstruction"] = self._reconstruction(batch.views, draws)
-        if any(self.weights.of_field) or self.weights.denoise:
+        if any(self.weights.field_weights) or self.weights.denoise:
             if isinstance(batch, RenderedBatch):
                 rendering = batch.rendering
             else:

@@ -157,7 +157,7 @@ def claim(recipe: Recipe) -> None:
         raise UserError(f"{recipe.output} belongs to another recipe, other data or minutes: choose another --output")
     names = [path.name for path in recipe.output.iterdir()] if recipe.output.exists() else []
     if RESOLVED not in names and any(not name.startswith(f".{RESOLVED}.") for name in names):  # left by a killed run
-        raise UserError(f"{recipe.output} holds files that are no recipe's: choose another --output")
+        raise UserError(f"{recipe.output} holds files that do not belong to a recipe: choose another --output")
     write_text(place, text)
 
 

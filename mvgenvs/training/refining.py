@@ -27,7 +27,7 @@ from mvgenvs.media import read_png, tile, write_png
 from mvgenvs.parts import Parts, checkpoint_sha256, find_checkpoint
 from mvgenvs.perceptual import PerceptualDistance
 from mvgenvs.pipeline import MultiViewPipeline
-from mvgenvs.training.kept import Kept, data_key, make_all
+from mvgenvs.training.kept import KeptItems, data_key, make_all
 from mvgenvs.training.objective import vgg_trunk, weighted_sum
 
 VIEWS = "views"  # in the run's folder
@@ -113,7 +113,7 @@ def forget_refiner(codec: PatchCodec) -> None:
     codec.refiner = Refiner(old.cell, codec.config.refiner_width, codec.config.refiner_blocks).to(old.enter.weight)
 
 
-def made_views(accelerator: Accelerator, scenes: CachedScenes, config: TrainConfig) -> tuple[Crops, Kept]:
+def made_views(accelerator: Accelerator, scenes: CachedScenes, config: TrainConfig) -> tuple[Crops, KeptItems]:
     """Crops of views of training sets that the model in `run.init_from` generates without its refiner.
 
     RUN/views/000000.png, ... hold the generated views of a set and, below them, the true ones. Raises `UserError`.

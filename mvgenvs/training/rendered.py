@@ -24,7 +24,7 @@ from mvgenvs.data.stored import CachedScenes
 from mvgenvs.errors import UserError
 from mvgenvs.files import atomically
 from mvgenvs.nerf.model import Rendering
-from mvgenvs.training.kept import Kept, data_key, make_all, weights_sha256
+from mvgenvs.training.kept import KeptItems, data_key, make_all, weights_sha256
 from mvgenvs.training.objective import Objective, RenderedBatch
 
 RENDERINGS = "renderings"  # in the run's folder
@@ -81,7 +81,7 @@ def file_of(folder: Path, number: int) -> Path:
 
 def rendered_sets(
     accelerator: Accelerator, objective: Objective, sets: TrainingSets, scenes: CachedScenes, config: TrainConfig
-) -> tuple[RenderedSets, Kept]:
+) -> tuple[RenderedSets, KeptItems]:
     """The renderings of the first `data.renderings` sets, or of as many as their share of the minutes allows.
 
     RUN/renderings/000000.safetensors, ... hold them in 16 bits. Raises `UserError` if the folder holds others.
@@ -112,7 +112,7 @@ def rendered_sets(
 def check_rendered(config: TrainConfig) -> None:
     """Raises `UserError` if kept renderings do not go together with other settings of a stage."""
     loss = config.loss
-    if tuple(config.run.train) != ("denoiser",) or not loss.denoise or any(loss.of_field) or loss.reconstruction:
+    if tuple(config.run.train) != ("denoiser",) or not loss.denoise or any(loss.field_weights) or loss.reconstruction:
         raise UserError("data.renderings are for stages that train the denoiser alone, by loss.denoise: set it to 0")
     if config.data.on_device:
         raise UserError("data.renderings are read from the disk: set them or data.on_device to 0")

@@ -116,7 +116,7 @@ def check(config: TrainConfig) -> None:
     if unknown := {*config.run.train, *config.run.init_parts} - set(PARTS):
         raise UserError(f"there is no part '{unknown.pop()}' for run.train or run.init_parts: use {', '.join(PARTS)}")
     loss = config.loss
-    others = (*loss.of_field, loss.reconstruction, loss.denoise)
+    others = (*loss.field_weights, loss.reconstruction, loss.denoise)
     if not any((*others, loss.refine)):
         raise UserError("there is nothing to learn: give a loss a weight, such as loss.denoise 1")
     if not (config.nerf.world_channels and config.nerf.world_density):

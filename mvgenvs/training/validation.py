@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvgenvs.config import TrainConfig
-from mvgenvs.data.scenes import Scenes, open_scenes
+from mvgenvs.data.scenes import ObjectDataset, open_scenes
 from mvgenvs.media import contact_sheet, write_png
 from mvgenvs.parts import Parts
 from mvgenvs.pipeline import MultiViewPipeline
@@ -18,7 +18,7 @@ from mvgenvs.views import ViewSet
 NUM_TARGETS = 7
 
 
-def training_images(scenes: Scenes, views_per_object: int = 10, most: int = 1000) -> Float[Tensor, "n 3 h w"]:
+def training_images(scenes: ObjectDataset, views_per_object: int = 10, most: int = 1000) -> Float[Tensor, "n 3 h w"]:
     """Some views of every object, or of every n-th if there are many, evenly spread over its views."""
     images = []
     for index in range(0, len(scenes), max(1, len(scenes) * views_per_object // most)):

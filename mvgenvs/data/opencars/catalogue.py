@@ -22,6 +22,6 @@ class Entry:
     front: bool = True  # False: its front is unknown, or it has none
 
 
-def seed_of(*words: object) -> int:
-    """A seed that depends on all the words, and on nothing else."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, words)).encode()).digest()[:8], "big")
+def seed_of(*keys: object) -> int:
+    """A seed that depends on all the keys, and on nothing else."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, keys)).encode()).digest()[:8], "big")

@@ -16,7 +16,7 @@ import numpy as np
 
 from mvgenvs.data.opencars.catalogue import Entry
 from mvgenvs.meshes.ac3d import read_ac3d
-from mvgenvs.meshes.mesh import Mesh, Part
+from mvgenvs.meshes.mesh import Mesh, MeshPart
 
 PACKAGE = "flightgear-data-base"
 DATA = "usr/share/games/flightgear/Scenery/Models"
@@ -196,7 +196,7 @@ def _load(path: Path, shape: _Shape) -> Mesh:
 def _off_the_ground(mesh: Mesh) -> Mesh:
     """The mesh without large triangles that touch the ground (y = 0): shadows, and the squares of wheels."""
 
-    def kept(part: Part) -> Part:
+    def kept(part: MeshPart) -> MeshPart:
         corners = part.positions[part.triangles]
         areas = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) / 2
         return replace(part, triangles=part.triangles[(corners[..., 1].min(axis=1) > GROUND) | (areas < LARGE)])

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from mvgenvs.meshes.mesh import Mesh, Part
+from mvgenvs.meshes.mesh import Mesh, MeshPart
 
 STRETCH = 0.08  # proportions change by up to this share along each axis
 # Words in the names of parts and materials that are not painted with the body.
@@ -26,10 +26,10 @@ def repainted(mesh: Mesh, rng: np.random.Generator) -> Mesh:
     def paint(rgb: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
         return _paint(rgb, turn, tint, strength, brightness)
 
-    def painted(part: Part) -> Part:
+    def painted(part: MeshPart) -> MeshPart:
         material = part.material
-        words = f"{part.name} {material.name}".lower()
-        if material.opacity < 0.95 or any(word in words for word in UNPAINTED):
+        names = f"{part.name} {material.name}".lower()
+        if material.opacity < 0.95 or any(word in names for word in UNPAINTED):
             return part
         texture = material.texture
         if texture is None:
@@ -58,7 +58,7 @@ def _paint(
     return turned.reshape(rgb.shape).clip(0, 1)
 
 
-def _stretched(part: Part, stretch: Float[np.ndarray, "3"]) -> Part:
+def _stretched(part: MeshPart, stretch: Float[np.ndarray, "3"]) -> MeshPart:
     """Stretches a part with the car; a single wheel moves with it, and stays round."""
     plain = replace(part, positions=part.positions * stretch)
     if not part.name.startswith("wheel") or not len(part.triangles):

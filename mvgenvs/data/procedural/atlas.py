@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from mvgenvs.data.procedural.solids import Triangles, normals
-from mvgenvs.meshes.mesh import Material, Part
+from mvgenvs.meshes.mesh import Material, MeshPart
 
 SIZE, MARGIN = 512, 3  # pixels; the margin keeps a neighbour's colour out of a panel's mipmaps
 Colour = tuple[float, float, float]  # RGB in [0, 1]
@@ -66,11 +66,11 @@ class Panel:
         cv2.polylines(drawn, [pixels], False, rgb, thickness, cv2.LINE_AA, shift=4)
         cv2.addWeighted(drawn, alpha, self.pixels, 1 - alpha, 0, dst=self.pixels)
 
-    def text(self, x: float, y: float, height: float, words: str, colour: Colour) -> None:
+    def text(self, x: float, y: float, height: float, lettering: str, colour: Colour) -> None:
         """Text of a height in metres, centred, legible to a viewer of the panel."""
-        (width, letters), _ = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, 1, 3)
+        (width, letters), _ = cv2.getTextSize(lettering, cv2.FONT_HERSHEY_SIMPLEX, 1, 3)
         mask = np.zeros((letters + 8, width + 8), np.uint8)
-        cv2.putText(mask, words, (4, letters + 2), cv2.FONT_HERSHEY_SIMPLEX, 1, 255, 3, cv2.LINE_AA)
+        cv2.putText(mask, lettering, (4, letters + 2), cv2.FONT_HERSHEY_SIMPLEX, 1, 255, 3, cv2.LINE_AA)
         rows, columns = self.pixels.shape[:2]
         per_metre = np.array([columns / abs(self.right - self.left), rows / (self.high - self.low)])
         size = np.maximum(np.array([height * mask.shape[1] / mask.shape[0], height]) * per_metre, 2).astype(int)
@@ -110,7 +110,7 @@ class Atlas:
         """Copies what has been drawn into the texture of all parts."""
         self.texture[..., :3] = self.pixels
 
-    def part(self, name: str, triangles: Triangles) -> Part:
+    def part(self, name: str, triangles: Triangles) -> MeshPart:
         """Painted triangles, each in the colours of the panel that it faces."""
         facing = normals(triangles)
         points = triangles + np.array([0, 0, self.length / 2])
@@ -129,7 +129,7 @@ class Atlas:
             uvs[chosen] = self._uvs(panel, points[chosen][..., axes])
         return self._textured(name, triangles, uvs)
 
-    def wheel(self, name: str, triangles: Triangles, radius: float) -> Part:
+    def wheel(self, name: str, triangles: Triangles, radius: float) -> MeshPart:
         """A wheel about the x axis through the middle of its triangles, in the colours of the wheel's panel."""
         points = triangles.reshape(-1, 3)
         middle = (points.min(axis=0) + points.max(axis=0)) / 2
@@ -140,8 +140,8 @@ class Atlas:
         pixel = self.panels[panel].place(points) + np.array([column, row])
         return pixel / SIZE * np.array([1, -1]) + np.array([0, 1])
 
-    def _textured(self, name: str, triangles: Triangles, uvs: Float[np.ndarray, "face 3 2"]) -> Part:
-        return Part(
+    def _textured(self, name: str, triangles: Triangles, uvs: Float[np.ndarray, "face 3 2"]) -> MeshPart:
+        return MeshPart(
             name,
             triangles.reshape(-1, 3),
             np.arange(3 * len(triangles)).reshape(-1, 3),
@@ -150,7 +150,7 @@ class Atlas:
         )
 
 
-def plain(name: str, triangles: Triangles, colour: Colour, opacity: float = 1.0) -> Part:
+def plain(name: str, triangles: Triangles, colour: Colour, opacity: float = 1.0) -> MeshPart:
     """Triangles of one colour."""
     indices = np.arange(3 * len(triangles)).reshape(-1, 3)
-    return Part(name, triangles.reshape(-1, 3), indices, None, Material(name, colour, opacity))
+    return MeshPart(name, triangles.reshape(-1, 3), indices, None, Material(name, colour, opacity))

@@ -11,7 +11,7 @@ from mvgenvs.data.procedural.form import Form, draw_form
 from mvgenvs.data.procedural.paint import contrast, draw_colour, paint_body
 from mvgenvs.data.procedural.solids import Triangles, box, grid, lathe
 from mvgenvs.data.procedural.wheels import draw_wheel, wheel
-from mvgenvs.meshes.mesh import Mesh, Part
+from mvgenvs.meshes.mesh import Mesh, MeshPart
 
 SEE_THROUGH = 0.2  # share of cars whose glass shows seats
 
@@ -69,7 +69,7 @@ def _pit(f: Form) -> Pit | None:
     return None
 
 
-def _glass(triangles: Triangles, clear: bool, rng: np.random.Generator) -> list[Part]:
+def _glass(triangles: Triangles, clear: bool, rng: np.random.Generator) -> list[MeshPart]:
     """Panes: mostly dark and opaque."""
     tone = rng.uniform(0.06, 0.24)
     colour: Colour = (tone, tone + rng.uniform(0, 0.03), tone + rng.uniform(0.0, 0.08))
@@ -78,7 +78,7 @@ def _glass(triangles: Triangles, clear: bool, rng: np.random.Generator) -> list[
     return [plain("glass", triangles, colour, rng.uniform(0.45, 0.75) if clear else 1.0)]
 
 
-def _deck(body: Body) -> Part:
+def _deck(body: Body) -> MeshPart:
     """A dark floor at the belt line, visible through the windows."""
     f = body.form
     s = np.linspace(f.cowl_s + 0.05, f.base_rear_s - 0.05, 6)
@@ -87,7 +87,7 @@ def _deck(body: Body) -> Part:
     return plain("deck", grid(np.stack(rows)), (0.1, 0.1, 0.11))
 
 
-def _load(atlas: Atlas, f: Form, colour: Colour, rng: np.random.Generator) -> list[Part]:
+def _load(atlas: Atlas, f: Form, colour: Colour, rng: np.random.Generator) -> list[MeshPart]:
     """A lorry's load: a box, a flat bed with boards, or a tank."""
     start, end = f.base_rear_s + 0.15, f.length
     middle, half = (start + end) / 2 - f.length / 2, (end - start) / 2

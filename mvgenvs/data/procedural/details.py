@@ -11,7 +11,7 @@ from mvgenvs.data.procedural.cabin import Sheet
 from mvgenvs.data.procedural.fittings import BOXY, CHROME, DARK
 from mvgenvs.data.procedural.form import Form
 from mvgenvs.data.procedural.solids import Triangles, both_sides, box, ellipsoid, grid, lathe, tube
-from mvgenvs.meshes.mesh import Part
+from mvgenvs.meshes.mesh import MeshPart
 
 
 def bumper(body: Body, front: bool, y: float, height: float, depth: float) -> Triangles:
@@ -30,7 +30,7 @@ def bumper(body: Body, front: bool, y: float, height: float, depth: float) -> Tr
     return grid(np.stack(rows) if front else np.stack(rows)[:, ::-1])
 
 
-def fit(atlas: Atlas, body: Body, colour: Colour, roof: Sheet | None, rng: np.random.Generator) -> list[Part]:
+def fit(atlas: Atlas, body: Body, colour: Colour, roof: Sheet | None, rng: np.random.Generator) -> list[MeshPart]:
     """Parts that suit the car: always mirrors, the rest by chance."""
     f = body.form
     z = f.cowl_s + 0.3 - f.length / 2
@@ -69,7 +69,7 @@ def fit(atlas: Atlas, body: Body, colour: Colour, roof: Sheet | None, rng: np.ra
     return parts
 
 
-def _on_roof(f: Form, roof: Sheet, colour: Colour, rng: np.random.Generator) -> list[Part]:
+def _on_roof(f: Form, roof: Sheet, colour: Colour, rng: np.random.Generator) -> list[MeshPart]:
     """Bars, a load, a taxi's sign or blue lamps."""
     t = np.linspace(0.12, 0.92, 5)
     parts = []
@@ -94,7 +94,7 @@ def _on_roof(f: Form, roof: Sheet, colour: Colour, rng: np.random.Generator) -> 
     return parts
 
 
-def _wing(body: Body, colour: Colour, rng: np.random.Generator) -> Part:
+def _wing(body: Body, colour: Colour, rng: np.random.Generator) -> MeshPart:
     """A board on two posts above the boot."""
     f = body.form
     lift, half = rng.uniform(0.08, 0.28), 0.42 * f.width
@@ -105,7 +105,7 @@ def _wing(body: Body, colour: Colour, rng: np.random.Generator) -> Part:
     )
 
 
-def seats(f: Form, deck: float, places: Sequence[float]) -> Part:
+def seats(f: Form, deck: float, places: Sequence[float]) -> MeshPart:
     """Pairs of seats at places along s; their backs reach above the belt."""
     blocks = []
     rise = min(0.8 * (f.height - 0.1 - deck), 0.5)
@@ -117,7 +117,7 @@ def seats(f: Form, deck: float, places: Sequence[float]) -> Part:
     return plain("seats", np.concatenate(blocks), (0.16, 0.15, 0.15))
 
 
-def cage(f: Form, colour: Colour, rng: np.random.Generator) -> list[Part]:
+def cage(f: Form, colour: Colour, rng: np.random.Generator) -> list[MeshPart]:
     """A buggy's tubes, its axles and its spare lamps."""
     x, z = 0.42 * f.body_width, f.length / 2
     feet = {"front": f.cowl_s, "rear": f.base_rear_s}
@@ -140,7 +140,7 @@ def cage(f: Form, colour: Colour, rng: np.random.Generator) -> list[Part]:
     return [*parts, axles(f)]
 
 
-def axles(f: Form) -> Part:
+def axles(f: Form) -> MeshPart:
     """Arms between body and open wheels."""
     x, z = f.width / 2 - f.wheel_width / 2, f.length / 2
     arms = []
@@ -151,7 +151,7 @@ def axles(f: Form) -> Part:
     return plain("axles", both_sides(np.concatenate(arms)), DARK)
 
 
-def formula(atlas: Atlas, f: Form, second: Colour, rng: np.random.Generator) -> list[Part]:
+def formula(atlas: Atlas, f: Form, second: Colour, rng: np.random.Generator) -> list[MeshPart]:
     """A single-seater's wings, engine cover, hoop, driver and arms."""
     z, half = f.length / 2, f.width / 2
     seat = f.cowl_s + 0.75

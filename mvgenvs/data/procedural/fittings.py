@@ -177,12 +177,12 @@ def _rear(
         panel.text(0.45 * half, 0.5 * (bumper + top) + 0.1, 0.06, str(rng.choice(["GTI", "2.0", "S4", "XL"])), CHROME)
 
 
-def _plate(panel: Panel, y: float, words: str, rng: np.random.Generator) -> None:
+def _plate(panel: Panel, y: float, lettering: str, rng: np.random.Generator) -> None:
     half, height = ((0.26, 0.115), (0.16, 0.16))[int(rng.random() < 0.25)]
     ground: Colour = (0.93, 0.93, 0.93) if rng.random() < 0.7 else (0.95, 0.8, 0.2)
     panel.rectangle(-half - 0.012, half + 0.012, y - 0.012, y + height + 0.012, DARK)
     panel.rectangle(-half, half, y, y + height, ground)
-    panel.text(0.0, y + height / 2, 0.75 * height, words, DARK)
+    panel.text(0.0, y + height / 2, 0.75 * height, lettering, DARK)
 
 
 def _top(atlas: Atlas, f: Form, rng: np.random.Generator) -> None:

@@ -69,10 +69,10 @@ def paint_body(atlas: Atlas, colour: Colour, belt: float, race: bool, rng: np.ra
     if rng.random() < (0.8 if race else 0.07):
         _number(atlas, belt, rng)
     if rng.random() < (0.5 if race else 0.06):
-        words = str(rng.choice(WORDS))
+        lettering = str(rng.choice(WORDS))
         s, height = rng.uniform(0.35, 0.65) * atlas.length, rng.uniform(0.12, 0.3)
         for name in ("left", "right"):
-            atlas.panels[name].text(s, 0.7 * belt, height, words, second)
+            atlas.panels[name].text(s, 0.7 * belt, height, lettering, second)
     if rng.random() < 0.5:
         _gloss(panels[:2], belt, rng)
     if rng.random() < 0.3:

@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 
 from mvgenvs.data.procedural.paint import draw_colour
 from mvgenvs.data.procedural.solids import Triangles, box, ellipsoid, lathe, normals, torus
-from mvgenvs.meshes.mesh import Material, Mesh, Part
+from mvgenvs.meshes.mesh import Material, Mesh, MeshPart
 
 MOST = 9  # solids in a heap
 TEXTURE = 64  # pixels
@@ -16,7 +16,7 @@ TEXTURE = 64  # pixels
 
 def random_shape(rng: np.random.Generator) -> Mesh:
     """One to nine solids, each close to an earlier one; sometimes a heap and its mirror image."""
-    parts: list[Part] = []
+    parts: list[MeshPart] = []
     middles: list[np.ndarray] = []
     radii: list[float] = []  # of the solids, about
     for number in range(int(rng.integers(1, MOST + 1))):
@@ -106,6 +106,8 @@ def _texture(rng: np.random.Generator) -> UInt8[np.ndarray, "h w 4"]:
 
 def _part(
     name: str, points: Triangles, uvs: Float[np.ndarray, "face 3 2"], texture: UInt8[np.ndarray, "h w 4"]
-) -> Part:
+) -> MeshPart:
     corners = np.arange(3 * len(points)).reshape(-1, 3)
-    return Part(name, points.reshape(-1, 3), corners, uvs.reshape(-1, 2), Material(name, (1.0, 1.0, 1.0), 1.0, texture))
+    return MeshPart(
+        name, points.reshape(-1, 3), corners, uvs.reshape(-1, 2), Material(name, (1.0, 1.0, 1.0), 1.0, texture)
+    )

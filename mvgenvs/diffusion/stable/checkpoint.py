@@ -27,7 +27,7 @@ ADDITIONS = ("class_embed_type", "num_class_embeds", "addition_embed_type", "enc
 
 
 def find_stable_diffusion(name: str) -> Path:
-    """The checkpoint's folder, all components present; one of the hub is downloaded. Raises `UserError`."""
+    """The checkpoint's folder with all components; a checkpoint on the hub is downloaded. Raises `UserError`."""
     if not name:
         raise UserError("setting 'model.init_from' must name a Stable Diffusion checkpoint: a folder, or a hub id")
     folder = Path(name) if Path(name).exists() else _download(name)
@@ -40,7 +40,7 @@ def find_stable_diffusion(name: str) -> Path:
 
 
 def _download(name: str) -> Path:
-    """The five components from the hub, as safetensors where it has them."""
+    """Downloads the five components from the hub, as safetensors if available."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -51,7 +51,7 @@ def _download(name: str) -> Path:
         if not list(folder.glob("unet/*.safetensors")):
             folder = Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=others))
     except (OSError, HFValidationError) as error:
-        raise UserError(f"model.init_from '{name}' is neither a folder nor a model that the hub gives us") from error
+        raise UserError(f"model.init_from '{name}' is neither a folder nor a model that the hub offers") from error
     return folder
 
 
@@ -61,7 +61,7 @@ def load_stable_diffusion(
     """Codec and denoiser that start from a checkpoint, in fp32, on the CPU.
 
     `image_size` is the side of the images in pixels; the rest is as in `StableDenoiser`. Raises `UserError` that names
-    the component which is missing, damaged, or of another kind of model.
+    the component that is missing, damaged, or of another kind of model.
     """
     folder = find_stable_diffusion(name)
     vae = _read("vae", folder, lambda path: _load_model(AutoencoderKL, path))
@@ -85,7 +85,7 @@ def load_stable_diffusion(
 
 
 def _read(component: str, folder: Path, load: Callable[[Path], Any]) -> Any:
-    """What `load` makes of a component's folder; its failures become one sentence."""
+    """The result of `load` for a component's folder; its failures become one sentence."""
     try:
         return load(folder / component)
     except UserError:
@@ -96,7 +96,7 @@ def _read(component: str, folder: Path, load: Callable[[Path], Any]) -> Any:
 
 
 def _load_model(cls: Any, path: Path) -> Any:
-    """A diffusers model, complete: diffusers itself only warns where weights are missing."""
+    """A diffusers model with all its weights: diffusers itself only warns if some are missing."""
     written = json.loads((path / "config.json").read_text()).get("_class_name", cls.__name__)
     if written != cls.__name__:
         raise ValueError(f"it is a {written}, not a {cls.__name__}")
@@ -112,12 +112,12 @@ def _load_scheduler(path: Path) -> dict[str, Any]:
     kind = settings.setdefault("prediction_type", "epsilon")
     if kind not in PREDICTION_TYPES:
         raise ValueError(f"prediction_type must be {' or '.join(PREDICTION_TYPES)}, not {kind}")
-    DiscreteNoise(settings)  # raises where its betas make no sense
+    DiscreteNoise(settings)  # raises if its betas make no sense
     return settings
 
 
 def _check(folder: Path, unet: UNet2DConditionModel, channels: int, inputs: int, text_channels: int) -> None:
-    """Raises `UserError` where the UNet does not go with the other components, or is not of SD 1 or 2."""
+    """Raises `UserError` if the UNet does not fit the other components, or is not of SD 1 or 2."""
     config = unet.config
     if added := [name for name in ADDITIONS if config.get(name) is not None]:
         raise UserError(f"the unet of {folder} is not of the Stable Diffusion 1 or 2 kind: it has {added[0]}")
@@ -134,13 +134,14 @@ def _check(folder: Path, unet: UNet2DConditionModel, channels: int, inputs: int,
 
 
 def _start_unet(unet: UNet2DConditionModel, checkpoint: UNet2DConditionModel, channels: int, scaling: float) -> None:
-    """Takes the checkpoint's weights. Input channels that it lacks start at zero; its class embedding stays zero.
+    """Loads the checkpoint's weights. Input channels that it lacks start at zero; the class embedding stays zero.
 
-    Where it has them, it is used to unscaled latents [Zero-1-to-3, arXiv 2303.11328; InstructPix2Pix, 2211.09800].
+    Further input channels that it has expect unscaled latents [Zero-1-to-3, arXiv 2303.11328; InstructPix2Pix,
+    2211.09800].
     """
     weights = checkpoint.state_dict()
     conv_in = unet.conv_in.weight.new_zeros(unet.conv_in.weight.shape)
     given = weights["conv_in.weight"]
     conv_in[:, : given.shape[1]] = given
     conv_in[:, channels:] /= scaling
-    unet.load_state_dict({**weights, "conv_in.weight": conv_in}, strict=False)  # strict but for the class embedding
+    unet.load_state_dict({**weights, "conv_in.weight": conv_in}, strict=False)  # strict except for the class embedding

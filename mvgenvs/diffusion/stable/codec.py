@@ -1,4 +1,4 @@
-"""The codec of a latent diffusion checkpoint: its VAE, with latents scaled to what every denoiser here expects."""
+"""The codec of a latent diffusion checkpoint: its VAE, with latents scaled to the RMS that denoisers here expect."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from mvgenvs.diffusion.stable.saved_config import public_entries
 
 
 class VaeCodec(Codec):
-    """An `AutoencoderKL`; its latents, which its own scaling brings to an RMS of 1, are scaled to one of 0.5."""
+    """An `AutoencoderKL`. Its own scaling gives latents an RMS of 1, which is scaled to 0.5 here."""
 
     @register_to_config
     def __init__(self, vae_config: dict[str, Any]) -> None:
@@ -40,5 +40,5 @@ class VaeCodec(Codec):
     def decode(
         self, latents: Float[Tensor, "n c lh lw"], rendering: Float[Tensor, "n 3 h w"] | None = None
     ) -> Float[Tensor, "n 3 h w"]:
-        """Images, nominally in [0, 1], not clamped. These latents correct no rendering, which is ignored."""
+        """Images, nominally in [0, 1], not clamped. These latents do not correct a rendering, so it is ignored."""
         return (self.vae.decode(latents / self.scale + self.shift).sample + 1) / 2

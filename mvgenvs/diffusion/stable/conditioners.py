@@ -1,21 +1,21 @@
-"""What shows a Stable Diffusion UNet the NeRF's feature renderings: a ControlNet or a T2I adapter made to fit it."""
+"""Conditioners, through which a Stable Diffusion UNet sees the NeRF's feature renderings: ControlNet or T2I adapter."""
 
 from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
 from torch import nn
 
 CONDITIONERS = ("controlnet", "t2i-adapter", "concat")
 HINT_CHANNELS = (16, 32, 96, 256)  # of the ControlNet's hint embedding, which halves the side between them
-HINT_SCALES = tuple(2**i for i in range(len(HINT_CHANNELS)))  # sides of hints over that of the latents
+HINT_SCALES = tuple(2**i for i in range(len(HINT_CHANNELS)))  # sides of hints divided by that of the latents
 
 
 def make_controlnet(unet: UNet2DConditionModel, features: int, hint_scale: int) -> ControlNetModel:
     """A ControlNet of the UNet's shape for hints of `features` channels and `hint_scale` times the latents' side.
 
-    It is `ControlNetModel.from_unet` for any UNet: that refuses a UNet without a mid block, such as tiny-sd's. The
-    ControlNet of such a UNet has no mid block either, and no convolution behind it.
+    It equals `ControlNetModel.from_unet` but accepts any UNet: that function refuses a UNet without a mid block, such
+    as tiny-sd's. The ControlNet of such a UNet has no mid block either, and no convolution behind it.
     """
     controlnet = ControlNetModel.from_config(
-        {**unet.config, "_class_name": "UNet2DConditionModel"},  # whose other settings are then left out in silence
+        {**unet.config, "_class_name": "UNet2DConditionModel"},  # settings that it does not know are silently ignored
         mid_block_type=unet.config.mid_block_type or "UNetMidBlock2D",
         conditioning_channels=features,
         conditioning_embedding_out_channels=HINT_CHANNELS[: 1 + HINT_SCALES.index(hint_scale)],
@@ -26,7 +26,7 @@ def make_controlnet(unet: UNet2DConditionModel, features: int, hint_scale: int) 
 
 
 def start_from_unet(controlnet: ControlNetModel, unet: UNet2DConditionModel) -> None:
-    """Copies the UNet's encoder into the ControlNet; the convolutions between the two stay what they are, zero."""
+    """Copies the UNet's encoder into the ControlNet; the convolutions between the two stay zero."""
     shared = {name: weight for name, weight in unet.state_dict().items() if name in controlnet.state_dict()}
     controlnet.load_state_dict(shared, strict=False)
 

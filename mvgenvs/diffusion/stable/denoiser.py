@@ -1,4 +1,4 @@
-"""The joint denoiser around a Stable Diffusion UNet, and the conditioners that show it the NeRF's renderings."""
+"""The joint denoiser around a Stable Diffusion UNet, with its conditioners."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,11 +22,11 @@ from mvgenvs.nerf.model import Rendering
 
 
 class StableDenoiser(JointModel):
-    """D(x_t; sigma, conditions) for the latents of all views of a set at once, by a checkpoint's UNet.
+    """D(x_t; sigma, conditions) for the latents of all views of a set at once, with a checkpoint's UNet.
 
     The UNet, and the ControlNet with it, has a class embedding: 0 for a view whose rendering is seen, 1 for one whose
-    rendering is dropped. It starts at zero, so that the UNet starts out as its checkpoint has it. The prompt is the
-    same for every view: its embedding is a buffer, and no text encoder is needed again.
+    rendering is dropped. It starts at zero, so that the UNet starts out equal to its checkpoint. The prompt is the same
+    for every view: its embedding is a buffer, so the text encoder is not needed again.
     """
 
     _supports_gradient_checkpointing = True
@@ -43,11 +43,11 @@ class StableDenoiser(JointModel):
         condition_scale: int = 4,
         attention: str = "joint",
     ) -> None:
-        """Random weights, but for those that start at zero. `unet_config` and `scheduler_config` are the checkpoint's,
-        `prompt_shape` is the (tokens, channels) of its prompts; the rest is as in `JointDenoiser`.
+        """Random weights, except for those that start at zero. `unet_config` and `scheduler_config` are the
+        checkpoint's, `prompt_shape` is the (tokens, channels) of its prompts; the rest is as in `JointDenoiser`.
 
-        controlnet and t2i-adapter see the NeRF's `features` at `condition_scale` times the latents' resolution,
-        concat sees its encoded RGB in further input channels. Raises `UserError` for another conditioner.
+        controlnet and t2i-adapter see the NeRF's `features` at `condition_scale` times the latents' resolution; concat
+        sees its encoded RGB in additional input channels. Raises `UserError` for another conditioner.
         """
         super().__init__()
         if conditioner not in CONDITIONERS:
@@ -81,7 +81,7 @@ class StableDenoiser(JointModel):
         cameras: Cameras,
         dropped: Bool[Tensor, "batch view"] | None = None,
     ) -> Conditions:
-        """The maps are what the conditioner sees, zero for a dropped view, and a last channel that is 1 for it.
+        """The maps are the conditioner's input, zero for a dropped view, and a last channel that is 1 for it.
 
         Feature maps are pooled to `condition_scale` times the latents' side, and their pixels folded into channels.
         """
@@ -96,7 +96,7 @@ class StableDenoiser(JointModel):
             pooled = F.avg_pool2d(features.flatten(0, 1), features.shape[-1] // (self.config.latent_size * scale))
             seen = F.pixel_unshuffle(pooled, scale).unflatten(0, dropped.shape)
         flag = (1 - keep).expand(*seen.shape[:2], 1, *seen.shape[-2:])
-        poses = cameras.c2w[..., :3, :].flatten(-2).to(seen.dtype)  # which this denoiser does not look at
+        poses = cameras.c2w[..., :3, :].flatten(-2).to(seen.dtype)  # not used by this denoiser
         std = torch.full_like(flag, SIGMA_DATA)
         points = flag.expand(-1, -1, 3, -1, -1)  # likewise
         return Conditions(torch.cat([seen, flag], dim=2), poses, torch.zeros_like(render_latents), std, points)
@@ -119,7 +119,7 @@ class StableDenoiser(JointModel):
         return (c_skip * xt)[:, :shown] + c_out[:, :shown] * network
 
     def _network(self, views: tuple[Tensor, ...], **attention: int | AnchorState) -> Float[Tensor, "batch view c h w"]:
-        """F, the checkpoint's prediction; `views` holds inputs, timesteps, what the conditioner sees, and flags."""
+        """F, the checkpoint's prediction; `views` holds inputs, timesteps, the conditioner's input, and flags."""
         inputs, timesteps, seen, flags = (x.flatten(0, 1) for x in views)
         given: dict[str, Any] = {
             "encoder_hidden_states": self.prompt_embedding.expand(len(inputs), -1, -1),
@@ -130,7 +130,7 @@ class StableDenoiser(JointModel):
         if self.controlnet is not None:
             hint = F.pixel_shuffle(seen, self.config.condition_scale)
             down, mid = self.controlnet(inputs, timesteps, controlnet_cond=hint, return_dict=False, **given)
-            if self.unet.mid_block is None:  # diffusers takes the others for an adapter's where there is none
+            if self.unet.mid_block is None:  # diffusers takes the others for an adapter's if there is no mid residual
                 mid = torch.zeros_like(mid)
             residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
         elif self.adapter is not None:

@@ -27,7 +27,7 @@ class DiscreteNoise:
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        """`settings` are those of the checkpoint's scheduler; the names in `SETTINGS` count."""
+        """`settings` are those of the checkpoint's scheduler; the names in `SETTINGS` are used."""
         alphas = DDPMScheduler(**{name: settings[name] for name in SETTINGS if name in settings}).alphas_cumprod
         alphas = alphas.double().clamp(min=2**-24)  # zero terminal SNR has no finite sigma
         self.log_sigmas = (math.log(SIGMA_DATA) + ((1 - alphas) / alphas).log() / 2).float()  # ascending
@@ -44,8 +44,8 @@ class DiscreteNoise:
     def preconditioning(self, sigma: Float[Tensor, "*shape"]) -> Preconditioning:
         """D(x; sigma) = c_skip x + c_out F(c_in x; c_noise) with F the checkpoint's network, c_noise its timestep.
 
-        Where F predicts eps, D = x - sigma F. Where it predicts v = sqrt(abar) eps - sqrt(1 - abar) x0 [Salimans & Ho
-        2022, arXiv 2202.00512], D = sqrt(abar) x_t - sqrt(1 - abar) F: EDM's preconditioning, but for the sign of F.
+        If F predicts eps, D = x - sigma F. If it predicts v = sqrt(abar) eps - sqrt(1 - abar) x0 [Salimans & Ho 2022,
+        arXiv 2202.00512], D = sqrt(abar) x_t - sqrt(1 - abar) F: EDM's preconditioning, except for the sign of F.
         """
         edm = preconditioning(sigma)
         if self.prediction_type == "v_prediction":

@@ -1,4 +1,4 @@
-"""What a checkpoint's own text encoder makes of a prompt: computed once, when a model is built, by transformers."""
+"""The embedding of a prompt by a checkpoint's text encoder: computed once, when a model is built, by transformers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mvgenvs.errors import UserError
 
-LONGEST_PROMPT = 77  # tokens, where a tokenizer names no length of its own
+LONGEST_PROMPT = 77  # tokens, if a tokenizer states no length of its own
 ENCODERS = {"clip_text_model": "CLIPTextModel", "t5": "T5EncoderModel"}  # by the model_type in their configuration
 
 
@@ -23,7 +23,7 @@ class Tokens:
 
 
 def tokenize(folder: Path, prompt: str) -> Tokens:
-    """The prompt's tokens by the tokenizer in `folder`, whatever its class. Raises what transformers raises."""
+    """The prompt's tokens by the tokenizer in `folder`, of any class. Raises what transformers raises."""
     tokenizer = _transformers().AutoTokenizer.from_pretrained(folder)
     tokens = tokenizer(
         prompt,
@@ -37,10 +37,10 @@ def tokenize(folder: Path, prompt: str) -> Tokens:
 
 @torch.no_grad()
 def embed(folder: Path, tokens: Tokens) -> Float[Tensor, "tokens channels"]:
-    """The last hidden states by the encoder in `folder`, CLIP's text model or T5's encoder as its configuration says.
+    """The last hidden states by the encoder in `folder`: CLIP's text model or T5's encoder, as its configuration says.
 
-    Stable Diffusion lets CLIP see its padding, and T5 not. Raises what transformers raises, and `ValueError` for other
-    kinds of encoders.
+    In Stable Diffusion, CLIP sees its padding and T5 does not. Raises what transformers raises, and `ValueError` for
+    other kinds of encoders.
     """
     transformers = _transformers()
     kind = transformers.AutoConfig.from_pretrained(folder).model_type

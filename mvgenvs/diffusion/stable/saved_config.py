@@ -1,4 +1,4 @@
-"""What a model writes down of the diffusers models inside it."""
+"""Configurations of diffusers models in the form in which a model that contains them saves them."""
 
 from collections.abc import Mapping
 from typing import Any
