@@ -148,7 +148,7 @@ def estimate(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    usage = "%(prog)s --config FILE [--section.field VALUE ...] [--resume auto] | export … | refine … | estimate …"
+    usage = "%(prog)s --config FILE [--section.field VALUE ...] [--resume auto] | recipe|export|refine|estimate …"
     parser = OneSentenceParser(usage=usage, description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, help="YAML file with changes to the defaults below")
     parser.add_argument("--resume", choices=["auto"], help="continue exactly from the run's newest checkpoint")

@@ -14,7 +14,7 @@ class DataConfig:
     category: str = ""
     """one of the data set's categories, such as cars; empty: all"""
     fit_captures: bool = True
-    """move captures into the model's world: the point that the cameras look at to the origin, they 1.3 away from it"""
+    """move captures into the model's world: their cameras look at the origin, from a distance of 1.3"""
     size: int = 128
     """image side in pixels"""
     num_views: int = 4
