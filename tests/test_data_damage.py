@@ -171,7 +171,7 @@ def test_a_packed_file_that_lacks_a_field_is_one_sentence(tmp_path: Path, key: s
     root = write_opencars(tmp_path / "data", {"train": 2}, size=16)
     packing.main([str(root), "--size", "16", "--output", str(tmp_path / "packed")])
     without(tmp_path / "packed/train.safetensors", key.split()[0], key in packed.FIELDS)
-    with pytest.raises(UserError, match=r"train\.safetensors lacks what should be said of its objects: pack"):
+    with pytest.raises(UserError, match=r"train\.safetensors lacks the records of its objects: pack"):
         open_scenes(tmp_path / "packed", "train", 16)
 
 

@@ -78,7 +78,7 @@ def test_rendering_twice_gives_the_same_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.fbx", b"", r"a\.fbx is no mesh that can be read here"),
+        ("a.fbx", b"", r"a\.fbx is not in a mesh format that can be read here"),
         ("a.ply", b"ply\nformat ascii 1.0\nelement vertex 9\n", r"a\.ply is damaged"),
         ("a.glb", b"glTF\x02\x00", r"a\.glb is damaged"),
         ("a.obj", b"v 0 0 0\n", r"a\.obj"),

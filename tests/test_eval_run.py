@@ -388,7 +388,7 @@ def test_missing_lpips_weights_leave_the_other_metrics(
     arguments: Callable[..., list[str]], pipeline: FakePipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run.main(arguments("--num-objects", "1", "--lpips-nets", "alex", "--lpips-trunks", str(tmp_path)))
-    assert "going on without LPIPS-alex" in capsys.readouterr().err
+    assert "continuing without LPIPS-alex" in capsys.readouterr().err
     figures = read_summary(tmp_path / "report")["table"][COPY]
     assert set(figures) == {"psnr", "ssim"}
 

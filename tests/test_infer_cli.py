@@ -87,7 +87,7 @@ def test_compilation_is_asked_for_and_its_failure_is_one_sentence(tmp_path, pipe
         raise TorchDynamoException("no working compiler\nand a long story")
 
     monkeypatch.setattr(pipeline, "stream", stream)
-    with pytest.raises(UserError, match=r"^torch\.compile failed, do without it: no working compiler$"):
+    with pytest.raises(UserError, match=r"^torch\.compile failed, run without it: no working compiler$"):
         infer(*arguments, "--compile")
 
 

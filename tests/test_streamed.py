@@ -183,7 +183,7 @@ def test_shards_may_lie_elsewhere(root: Path, tmp_path: Path) -> None:
 
 
 def test_fewer_shards_than_processes_and_mixtures_are_refused(data: Path, root: Path) -> None:
-    with pytest.raises(UserError, match="4 shards can't be shared by 5 processes"):
+    with pytest.raises(UserError, match="4 shards cannot be shared by 5 processes"):
         sets_of(root, world=5)
     with pytest.raises(UserError, match="shards are streamed alone"):
         open_mixture({str(root): 1.0, str(data): 1.0}, "train", SIZE)
