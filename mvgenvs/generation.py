@@ -53,7 +53,7 @@ def make_views(
     with explained_failures(results.partial):
         choose_precision(options, pipe, given, targets, plan, settings, unfinished)
     if options.compile:
-        pipe.denoiser.compile_unet()
+        pipe.denoiser.compile_network()
     blocks = [[view - len(known) for view in block.new] for block in plan]
     resume = None if options.save_progress else results.resumable(settings, blocks)  # a video cannot be continued
     made_before = {view for block in blocks[: resume.finished if resume else 0] for view in block}

@@ -1,6 +1,7 @@
 """The three learned parts of the system, built from a configuration or read from a pipeline folder."""
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +19,7 @@ from mvgenvs.diffusion.renoising import check_scheduler
 from mvgenvs.diffusion.stable.checkpoint import load_stable_diffusion
 from mvgenvs.diffusion.stable.codec import VaeCodec
 from mvgenvs.diffusion.stable.denoiser import StableDenoiser
+from mvgenvs.diffusion.transformer import ViewTransformer
 from mvgenvs.errors import UserError
 from mvgenvs.nerf.model import ViewNeRF
 
@@ -25,7 +27,10 @@ BUNDLED = Path(__file__).parent / "pretrained"
 CHECKPOINT_PREFIX = "checkpoint-"
 PARTS = ("codec", "nerf", "denoiser")
 DEFAULTS = ("default_steps", "default_guidance", "default_render_sigma")  # of calls that do not set their own
-CLASSES = {cls.__name__: cls for cls in (IdentityCodec, PatchCodec, VaeCodec, ViewNeRF, JointDenoiser, StableDenoiser)}
+CLASSES = {
+    cls.__name__: cls
+    for cls in (IdentityCodec, PatchCodec, VaeCodec, ViewNeRF, JointDenoiser, ViewTransformer, StableDenoiser)
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +77,7 @@ def build_parts(config: TrainConfig) -> Parts:
         )
     else:
         raise UserError(f"setting 'model.kind' must be latent or stable-diffusion, not '{config.model.kind}'")
-    condition_side = denoiser.config.latent_size * config.denoiser.condition_scale
+    condition_side = denoiser.condition_side
     if config.denoiser.render_size % condition_side or config.data.size % condition_side:
         raise UserError(f"'denoiser.render_size' and 'data.size' must be multiples of {condition_side} here")
     return Parts(codec, nerf, denoiser)
@@ -89,18 +94,22 @@ def build_codec(config: TrainConfig) -> Codec:
             shape.channels,
             shape.refiner_width,
             shape.refiner_blocks,
+            shape.whitening,
             refiner_cell=shape.refiner_cell or None,
         )
     raise UserError(f"setting 'codec.kind' must be patch or identity, not '{config.codec.kind}'")
 
 
-def build_denoiser(config: TrainConfig, codec: Codec, features: int) -> JointDenoiser:
-    """The denoiser of a model of kind latent, for renderings with `features` channels."""
+def build_denoiser(config: TrainConfig, codec: Codec, features: int) -> JointDenoiser | ViewTransformer:
+    """The denoiser of a model of kind latent, for renderings with `features` channels. Raises `UserError`."""
     channels, latent_size, _ = codec.latent_shape((config.data.size, config.data.size))
-    settings = asdict(config.denoiser)
-    for name in ("render_size", "fit_prior", "trainable", "lora_rank"):  # settings of training alone
-        del settings[name]
-    return JointDenoiser(latent_channels=channels, latent_size=latent_size, features=features, **settings)
+    networks: dict[str, Any] = {"unet": JointDenoiser, "transformer": ViewTransformer}
+    if config.denoiser.network not in networks:
+        raise UserError(f"setting 'denoiser.network' must be unet or transformer, not '{config.denoiser.network}'")
+    network = networks[config.denoiser.network]
+    taken = inspect.signature(network).parameters
+    settings = {name: value for name, value in asdict(config.denoiser).items() if name in taken}
+    return network(latent_channels=channels, latent_size=latent_size, features=features, **settings)
 
 
 def checkpoints(run: Path) -> list[Path]:

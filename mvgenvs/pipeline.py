@@ -25,6 +25,7 @@ from mvgenvs.diffusion.sequence import OnStep, SequenceSampler
 from mvgenvs.diffusion.stable.codec import VaeCodec
 from mvgenvs.diffusion.stable.denoiser import StableDenoiser
 from mvgenvs.diffusion.state import Frames, SequenceState, StepState
+from mvgenvs.diffusion.transformer import ViewTransformer
 from mvgenvs.errors import UserError
 from mvgenvs.known import check_known
 from mvgenvs.nerf.model import ViewNeRF
@@ -42,7 +43,7 @@ class MultiViewPipeline(DiffusionPipeline):
         self,
         codec: IdentityCodec | PatchCodec | VaeCodec,  # each by its name, by which diffusers' from_pipe compares
         nerf: ViewNeRF,
-        denoiser: JointDenoiser | StableDenoiser,
+        denoiser: JointDenoiser | ViewTransformer | StableDenoiser,
         scheduler: EDMScheduler,
         default_steps: int = DEFAULT_STEPS,
         default_guidance: float = DEFAULT_GUIDANCE,

@@ -77,7 +77,7 @@ def infer(*arguments):
 
 def test_compilation_is_asked_for_and_its_failure_is_one_sentence(tmp_path, pipeline, monkeypatch):
     compiled = []
-    denoiser = SimpleNamespace(compile_unet=lambda: compiled.append(True))
+    denoiser = SimpleNamespace(compile_network=lambda: compiled.append(True))
     monkeypatch.setattr(pipeline, "denoiser", denoiser, raising=False)
     arguments = ["--image", CAR, "--camera", CAMERA, "--output", tmp_path / "out", "--num-views", 4]
     assert infer(*arguments) == 0 and not compiled

@@ -35,7 +35,7 @@ def tiny_parts(config: TrainConfig | None = None, seed: int = 0) -> Parts:
     """Random parts, the layers that start at zero included: a model that does nothing would hide every mistake."""
     torch.manual_seed(seed)
     parts = build_parts(tiny_config() if config is None else config)
-    for last in (parts.denoiser.unet.conv_out, *([parts.codec.refiner.leave] if parts.codec.downscale > 1 else [])):
+    for last in (parts.denoiser.final_layer, *([parts.codec.refiner.leave] if parts.codec.downscale > 1 else [])):
         nn.init.normal_(last.weight, std=0.1)
         nn.init.normal_(last.bias, std=0.1)
     for part in parts.modules().values():

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -36,7 +35,7 @@ class Mode:
     """One way to denoise a set of views. Its anchors are true views."""
 
     name: str
-    network: bool = True  # False: the UNet's output is zero, as in an untrained denoiser; its preconditioning alone
+    network: bool = True  # False: the network's output is zero, as in an untrained denoiser; its preconditioning alone
     joint: bool = True  # False: each view is denoised alone
     input: bool = False  # whether the input is an anchor
     neighbours: int = 0  # how many targets before the set are anchors; the orbit is closed, so the first set has some
@@ -142,14 +141,14 @@ def denoised_error(
     sigma[:, len(new) :].clamp_(max=ANCHOR_LEVELS[mode.anchor_level])
     conditions = (inputs.conditions if mode.rendered else inputs.dropped).select(members)
     xt, each = x0 + sigma[..., None, None, None] * noise, concatenate_conditions([conditions] * len(SIGMAS), dim=0)
-    with nullcontext() if mode.network else pipeline.denoiser.unet.register_forward_hook(_zeroed):
+    with nullcontext() if mode.network else pipeline.denoiser.final_layer.register_forward_hook(_zeroed):
         made = pipeline.denoiser(xt, sigma, each, joint=mode.joint, num_anchors=len(anchors))
     return _rmse(made[:, : len(new)], x0[:, : len(new)])
 
 
-def _zeroed(unet: nn.Module, inputs: Any, output: UNet2DConditionOutput) -> UNet2DConditionOutput:
-    """A forward hook: the output of an untrained UNet, whose last layer is zero."""
-    return UNet2DConditionOutput(sample=torch.zeros_like(output.sample))
+def _zeroed(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    """A forward hook: the output of an untrained network, whose last layer is zero."""
+    return torch.zeros_like(output)
 
 
 def _rmse(a: Float[Tensor, "#set view c h w"], b: Float[Tensor, "#set view c h w"]) -> Float[Tensor, "set view"]:

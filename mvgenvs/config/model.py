@@ -23,6 +23,8 @@ class CodecConfig:
     """pixels per latent along each side"""
     channels: int = 16
     """latent channels"""
+    whitening: float = 0.7
+    """patch: how far strong components are brought down to weak ones; 0 keeps noise of pixels white"""
     refiner_width: int = 48
     """channels of the refiner, the network that refines the linear reconstruction"""
     refiner_blocks: int = 6
@@ -73,6 +75,8 @@ class NerfConfig:
 
 @dataclass(frozen=True)
 class DenoiserConfig:
+    network: str = "unet"
+    """unet: over all cells of all views; transformer: over the tokens near the object, for a codec of single pixels"""
     render_size: int = 64
     """side of the NeRF's feature renderings in training, in pixels; sampling renders at the image size"""
     condition_scale: int = 2
@@ -89,6 +93,14 @@ class DenoiserConfig:
     """residual blocks per level"""
     transformer_layers: int = 1
     """transformer blocks after each residual block of an attention level"""
+    patch: int = 8
+    """transformer: side of a token in latents"""
+    width: int = 192
+    """transformer: channels of a token"""
+    layers: int = 6
+    """transformer: blocks"""
+    reproject: bool = True
+    """transformer: let the prior know what the other views of a set show of the same surface"""
     num_heads: int = 4
     """attention heads"""
     qk_norm: bool = True

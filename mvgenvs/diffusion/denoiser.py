@@ -10,7 +10,7 @@ holds unchanged, pixel by pixel; views whose rendering is dropped get mean 0 and
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from attention import AnchorCache, AnchorState, add_qk_norm
 from mvgenvs.cameras import Cameras
 from mvgenvs.diffusion.codec import SIGMA_DATA
-from mvgenvs.diffusion.joint_model import JointModel
+from mvgenvs.diffusion.joint_model import JointUNet
 from mvgenvs.diffusion.noise import preconditioning
 from mvgenvs.nerf.model import Rendering
 
@@ -38,15 +38,26 @@ TIMESTEP_SCALE = 1000  # c_noise spans about [-1.5, 1.2]; diffusers' sinusoids r
 class Conditions:
     """All that the denoiser knows of the views besides their noisy latents. Made once per sequence."""
 
-    maps: Float[Tensor, "batch view c h w"]  # at the latents' resolution
-    poses: Float[Tensor, "batch view 12"]  # camera-to-world matrices, flattened
+    maps: Float[Tensor, "batch view c mh mw"]  # what the network is shown, at a resolution of its choice
+    poses: Float[Tensor, "batch view 12"]  # the cameras, as 3 x 4 matrices of the denoiser's choice
     mean: Float[Tensor, "batch view l h w"]  # what the latents are expected to be
     std: Float[Tensor, "batch view k h w"]  # and by how much they may differ: alike (k = 1), or each channel by its own
     points: Float[Tensor, "batch view 3 h w"]  # where in the world the surface is that each latent shows
 
+    def of_set(self, number: int) -> "Conditions":
+        """Those of one set, in a batch of 1."""
+        return self._map(lambda x: x[number : number + 1])
+
+    def for_draws(self, draws: int) -> "Conditions":
+        """Each set's `draws` times in a row."""
+        return self if draws == 1 else self._map(lambda x: x.repeat_interleave(draws, dim=0))
+
     def select(self, views: Int[Tensor, " chosen"]) -> "Conditions":
         """Those of the chosen views, in that order."""
-        return Conditions(*(getattr(self, field.name)[:, views] for field in dataclasses.fields(Conditions)))
+        return self._map(lambda x: x[:, views])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Conditions":
+        return Conditions(*(change(getattr(self, field.name)) for field in dataclasses.fields(Conditions)))
 
 
 def surface_points(
@@ -86,7 +97,27 @@ def concatenate_conditions(parts: Sequence[Conditions], dim: int) -> Conditions:
     return Conditions(*(torch.cat([getattr(part, name) for part in parts], dim=dim) for name in names))
 
 
-class JointDenoiser(JointModel):
+def prior_deviation(
+    opacity: Float[Tensor, "batch view 1 rh rw"],
+    hw: tuple[int, int],
+    config: Any,
+    keep: Float[Tensor, "batch view 1 1 1"],
+) -> Float[Tensor, "batch view k h w"]:
+    """By how much latents of size `hw` may differ from the rendering's, whose opacity this is; `config` has the
+    constants of `JointDenoiser`. `keep` is 0 where the rendering is dropped: then it is EDM's sigma_data.
+    """
+    # Not a way for gradients: the square root's is infinite where nothing is hit.
+    largest = F.adaptive_max_pool2d(opacity.detach().flatten(0, 1), hw)
+    std = (config.std_floor + config.std_slope * largest.clamp(min=0).sqrt()).clamp(max=config.std_ceiling)
+    reach = config.air_distance
+    nearby = F.max_pool2d(largest, 2 * reach + 1, stride=1, padding=reach)
+    std = torch.where(nearby < AIR_OPACITY, config.std_air, std).unflatten(0, keep.shape[:2])
+    if config.std_channels is not None:
+        std = std * std.new_tensor(config.std_channels)[:, None, None]
+    return keep * std + (1 - keep) * SIGMA_DATA
+
+
+class JointDenoiser(JointUNet):
     """D(x_t; sigma, conditions) for the latents of all views of a set at once."""
 
     _supports_gradient_checkpointing = True
@@ -182,16 +213,7 @@ class JointDenoiser(JointModel):
         poses = cameras.c2w[..., :3, :].flatten(-2).to(render.dtype)
         if not self.config.render_prior:
             keep = torch.zeros_like(keep)
-        # Not a way for gradients: the square root's is infinite where nothing is hit.
-        opacity = F.adaptive_max_pool2d(rendering.opacity.detach().flatten(0, 1), hw).unflatten(0, keep.shape[:2])
-        config = self.config
-        std = (config.std_floor + config.std_slope * opacity.clamp(min=0).sqrt()).clamp(max=config.std_ceiling)
-        reach = config.air_distance
-        nearby = F.max_pool2d(opacity.flatten(0, 1), 2 * reach + 1, stride=1, padding=reach)
-        std = torch.where(nearby.unflatten(0, keep.shape[:2]) < AIR_OPACITY, config.std_air, std)
-        if config.std_channels is not None:
-            std = std * std.new_tensor(config.std_channels)[:, None, None]
-        std = keep * std + (1 - keep) * SIGMA_DATA
+        std = prior_deviation(rendering.opacity, hw, self.config, keep)
         points = surface_points(rendering, cameras, hw, dropped)
         return Conditions(torch.cat(maps, dim=2), poses, keep * render_latents, std, points.to(std.dtype))
 
@@ -206,10 +228,12 @@ class JointDenoiser(JointModel):
     ) -> Float[Tensor, "batch out c h w"]:
         """The denoised latents x0. `joint=False` denoises every view alone: the baseline, not a mode of training.
 
+        `conditions` may be of fewer sets than `xt`: each then serves as many draws, one after another.
         The last `num_anchors` views of each set are its anchors; block-causal attention raises `TypeError` if it is
         not told how many. It may be given a `cache`: then x0 is that of the new views alone, and what the cache holds
         of the anchors is not computed again. The cache serves inference, and must not outlive a change of the weights.
         """
+        conditions = conditions.for_draws(len(xt) // len(conditions.mean))
         scale = preconditioning(sigma[..., None, None, None], conditions.std)
         centred = xt - conditions.mean
         views = (

@@ -1,9 +1,9 @@
-"""What all joint denoisers share: the attention of their layers, and the cache of their anchors."""
+"""What joint denoisers share: the attention of their layers, and around a UNet the cache of their anchors."""
 
 from diffusers import ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import ConfigMixin
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from attention import PROCESSORS, AnchorCache, AnchorState, AttentionBackend, install_joint_attention
 from mvgenvs.errors import UserError
@@ -16,7 +16,6 @@ class JointModel(ModelMixin, ConfigMixin):
     """
 
     attention_backend = AttentionBackend.SDPA
-    unet: UNet2DConditionModel
     render_prior: bool
     """whether the denoised latents are a correction of the encoded rendering, whose detail can then be kept"""
     sees_render_latents: bool
@@ -38,11 +37,32 @@ class JointModel(ModelMixin, ConfigMixin):
         self.attention_backend = backend
         install_joint_attention(self, backend, self.config.attention)
 
-    def compile_unet(self) -> None:
-        """Compiles the UNet in place at its next call: the same weights under the same names.
+    @property
+    def condition_side(self) -> int:
+        """Side of the feature maps that `conditions` makes of renderings, whose side is a multiple of it."""
+        return int(self.config.latent_size * self.config.condition_scale)
 
-        Shapes are static: each number of views is compiled separately, which takes minutes on a CPU.
-        """
+    @property
+    def final_layer(self) -> nn.Module:
+        """The layer whose output is the network's, up to its shape."""
+        raise NotImplementedError
+
+    def compile_network(self) -> None:
+        """Compiles the network in place at its next call: the same weights under the same names."""
+        raise NotImplementedError
+
+
+class JointUNet(JointModel):
+    """A joint model around a diffusers UNet, through which whole views pass, and which can keep anchors in a cache."""
+
+    unet: UNet2DConditionModel
+
+    @property
+    def final_layer(self) -> nn.Module:
+        return self.unet.conv_out
+
+    def compile_network(self) -> None:
+        """Shapes are static: each number of views is compiled separately, which takes minutes on a CPU."""
         self.unet.compile(dynamic=False)
 
     def attend(

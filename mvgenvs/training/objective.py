@@ -67,7 +67,7 @@ class Objective(nn.Module):
             if config.run.gradient_checkpointing:
                 self.denoiser.enable_gradient_checkpointing()
             if config.run.compile:
-                self.denoiser.compile_unet()
+                self.denoiser.compile_network()
         if "nerf" in self.trained and config.run.compile:
             self.nerf.compile_encoders()
 

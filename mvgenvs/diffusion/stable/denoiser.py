@@ -14,14 +14,14 @@ from attention import AnchorCache, AnchorState
 from mvgenvs.cameras import Cameras
 from mvgenvs.diffusion.codec import SIGMA_DATA
 from mvgenvs.diffusion.denoiser import Conditions
-from mvgenvs.diffusion.joint_model import JointModel
+from mvgenvs.diffusion.joint_model import JointUNet
 from mvgenvs.diffusion.stable.conditioners import CONDITIONERS, HINT_SCALES, make_adapter, make_controlnet
 from mvgenvs.diffusion.stable.noise import DiscreteNoise
 from mvgenvs.errors import UserError
 from mvgenvs.nerf.model import Rendering
 
 
-class StableDenoiser(JointModel):
+class StableDenoiser(JointUNet):
     """D(x_t; sigma, conditions) for the latents of all views of a set at once, with a checkpoint's UNet.
 
     The UNet, and the ControlNet with it, has a class embedding: 0 for a view whose rendering is seen, 1 for one whose
@@ -111,6 +111,7 @@ class StableDenoiser(JointModel):
         cache: AnchorCache | None = None,
     ) -> Float[Tensor, "batch out c h w"]:
         """The denoised latents x0; the arguments are those of `JointDenoiser.forward`."""
+        conditions = conditions.for_draws(len(xt) // len(conditions.mean))
         scale = self.noise.preconditioning(sigma)
         c_skip, c_out, c_in = (x[..., None, None, None] for x in (scale.c_skip, scale.c_out, scale.c_in))
         maps, flag = conditions.maps[:, :, :-1], conditions.maps[:, :, -1, 0, 0]

@@ -58,12 +58,13 @@ class DenoisingLoss:
         xt = x0 + sigma[..., None, None, None] * noise
         needed = self.denoiser.sees_render_latents
         render_latents = encode_rendering(self.codec, rendering.rgb, self.denoiser.config.latent_size, needed)
-        conditions = self.denoiser.conditions(
-            rendering.repeat(repeats),
-            render_latents.repeat_interleave(repeats, dim=0),
-            batch.views.cameras.repeat(repeats),
-            dropped,
-        )
+        cameras = batch.views.cameras
+        if dropped.any():  # else the draws of a set have the same conditions
+            render_latents = render_latents.repeat_interleave(repeats, dim=0)
+            rendering_of, cameras = rendering.repeat(repeats), cameras.repeat(repeats)
+            conditions = self.denoiser.conditions(rendering_of, render_latents, cameras, dropped)
+        else:
+            conditions = self.denoiser.conditions(rendering, render_latents, cameras)
         denoised = self.denoised(xt, sigma, conditions, batch.num_known)
         error = (denoised - x0).square().mean(dim=(-1, -2, -3))
         counted = (~anchors).to(error.dtype)

@@ -1,0 +1,89 @@
+"""What the views of a set tell of one another before any network looks: their pixels, moved over by the rendered depth.
+
+Each pixel of a view shows a point of the rendered surface. Another view of the set sees that point too, unless its own
+rendering has something in front of it; then its pixel there, noisy as it is, is a guess of the first one's. The guesses
+of all views and the rendering are Gaussians that differ in how much they know, and their product is the prior on which
+the denoiser is centred. A clean neighbour tells nearly everything, one as noisy as the view itself halves its noise.
+
+Averaging warped noisy neighbours by depth is known from texture synthesis on meshes, e.g. SyncMVD (Liu et al. 2023,
+arXiv 2311.12891); here it is a prior, which the network may overrule, and not an average that replaces the views.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from mvgenvs.precision import without_autocast
+
+SAME_DEPTH = 0.04  # world units: a source whose surface is farther than this from the point sees something else
+ERROR_NEAR, ERROR_FAR = 0.25, 0.9  # deviation of moved latents: from the same direction, and what 90 degrees add to it
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Sources:
+    """Where in the other views of one set the points of its pixels are seen."""
+
+    place: Int[Tensor, "pixel view"]  # the nearest pixel there, among the pixels of all views
+    variance: Float[Tensor, "pixel view"]  # of what a clean source tells; infinite where it does not see the point
+
+
+@without_autocast
+def find_sources(
+    points: Float[Tensor, "view 3 h w"],
+    solid: Bool[Tensor, "view 1 h w"],
+    projections: Float[Tensor, "view 3 4"],
+    pixels: Int[Tensor, " pixel"],
+) -> Sources:
+    """The sources of some `pixels`, numbered through all views of a set.
+
+    `points` is what each pixel shows, `solid` whether it shows anything; `projections` take world to pixels.
+    """
+    num_views, _, height, width = points.shape
+    own, flat = pixels // (height * width), points.movedim(1, -1).flatten(0, 2)  # (view h w, 3)
+    target = flat[pixels]
+    seen = torch.einsum("vij,pj->pvi", projections[:, :, :3], target) + projections[:, :, 3]
+    depth = seen[..., 2]
+    column, row = (seen[..., :2] / depth.clamp(min=1e-3)[..., None]).floor().long().unbind(-1)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (depth > 1e-3)
+    views = torch.arange(num_views, device=points.device)
+    place = views * (height * width) + row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+    there = torch.einsum("vj,pvj->pv", projections[:, 2, :3], flat[place]) + projections[:, 2, 3]
+    shown = solid.flatten()
+    sees = inside & shown[place] & shown[pixels][:, None] & ((there - depth).abs() < SAME_DEPTH)
+    sees = sees & (views != own[:, None])
+    centers = -torch.linalg.solve(projections[:, :, :3], projections[:, :, 3:])[..., 0]
+    rays = F.normalize(target[:, None] - centers, dim=-1)  # (pixel, view, 3)
+    cosine = (rays * rays.gather(1, own[:, None, None].expand(-1, 1, 3))).sum(dim=-1)
+    variance = ERROR_NEAR**2 + ERROR_FAR**2 * (1 - cosine)
+    return Sources(place, torch.where(sees, variance, torch.inf))
+
+
+@without_autocast
+def combined_prior(
+    latents: Float[Tensor, "draw view c h w"],
+    sigma: Float[Tensor, "draw view"],
+    mean: Float[Tensor, "1 view c h w"],
+    std: Float[Tensor, "1 view k h w"],
+    pixels: Int[Tensor, " pixel"],
+    sources: Sources,
+) -> tuple[Float[Tensor, "draw view c h w"], Float[Tensor, "draw view k h w"]]:
+    """The prior of clean latents, N(`mean`, `std`^2), after what the noisy `latents` of other views tell of `pixels`.
+
+    Each source is Gaussian about its noisy latents, with the variance of its noise added to that of the move.
+    """
+    flat, own_mean = (x.movedim(2, 1).flatten(2) for x in (latents, mean))  # (draw, c, view h w)
+    own_std = std.movedim(2, 1).flatten(2)
+    told = flat[:, :, sources.place.flatten()].unflatten(2, sources.place.shape)  # (draw, c, pixel, view)
+    precision = 1 / (sigma[:, None, None] ** 2 + sources.variance)  # (draw, 1, pixel, view)
+    prior_mean, prior_precision = own_mean[..., pixels], own_std[..., pixels] ** -2
+    total = prior_precision + precision.sum(dim=-1)
+    combined = (prior_precision * prior_mean + (precision * told).sum(dim=-1)) / total
+
+    def put(new: Tensor, old: Tensor, shape: Tensor) -> Tensor:
+        whole = old.expand(len(latents), -1, -1).index_copy(2, pixels, new.to(old.dtype))
+        return whole.unflatten(2, (shape.shape[1], *shape.shape[-2:])).movedim(1, 2)
+
+    return put(combined, own_mean, mean), put(total.rsqrt(), own_std, std)

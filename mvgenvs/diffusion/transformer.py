@@ -1,0 +1,292 @@
+"""A joint denoiser of pixels: a transformer over the patches of all views of a set that show the object.
+
+Where the UNet of `JointDenoiser` computes every cell of every view, this one computes the tokens near the rendered
+object, a third of them at the usual framing. Its prior is that of `JointDenoiser`, the rendering, and further what the
+other views of the set show of the same surface, see `reprojection`: so an untrained network already lets views agree.
+
+Patches of pixels go in and come out by one linear layer each, as in "Back to basics" [Li & He 2025, arXiv 2511.13720];
+noise levels, one for each view, enter by adaptive normalisation [Peebles & Xie 2023, arXiv 2212.09748].
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention_processor import Attention
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attention import AnchorCache, add_qk_norm
+from mvgenvs.cameras import Cameras
+from mvgenvs.diffusion.denoiser import AIR_OPACITY, Conditions, prior_deviation, surface_points
+from mvgenvs.diffusion.joint_model import JointModel
+from mvgenvs.diffusion.noise import preconditioning
+from mvgenvs.diffusion.reprojection import combined_prior, find_sources
+from mvgenvs.errors import UserError
+from mvgenvs.nerf.model import Rendering
+
+LEVEL_CHANNELS = 64  # sines and cosines of a noise level
+FEATURE_CELLS = 2  # the NeRF's features are pooled to so many cells along a token's side
+PLUCKER = 6
+SOLID = 0.5  # opacity of what other views are asked about
+
+
+class TransformerBlock(nn.Module):
+    """Attention and an MLP, each scaled, shifted and gated by the noise level of the token's view."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(2))
+        self.attention = Attention(query_dim=width, heads=heads, dim_head=width // heads, bias=True)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.modulation = nn.Linear(width, 6 * width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        for last in (self.attention.to_out[0], self.mlp[2]):
+            nn.init.normal_(last.weight, std=0.006)  # a deep stack starts near the identity
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "draw n d"],
+        level: Float[Tensor, "draw view d"],
+        view: Int[Tensor, " n"],
+        told: dict[str, Any],
+    ) -> Float[Tensor, "draw n d"]:
+        """`view` says which view each token is of, `told` what the attention processor is told."""
+        scale, shift, gate, scale_mlp, shift_mlp, gate_mlp = self.modulation(level)[:, view].chunk(6, dim=-1)
+        attended = self.attention(self.norms[0](tokens) * (1 + scale) + shift, **told)
+        tokens = tokens + (1 + gate) * attended
+        return tokens + (1 + gate_mlp) * self.mlp(self.norms[1](tokens) * (1 + scale_mlp) + shift_mlp)
+
+
+class ViewTransformer(JointModel):
+    """D(x_t; sigma, conditions) for the pixels, or latents of pixels, of all views of a set at once."""
+
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int = 3,
+        latent_size: int = 128,
+        features: int = 16,
+        patch: int = 8,
+        width: int = 192,
+        layers: int = 6,
+        num_heads: int = 3,
+        qk_norm: bool = True,
+        attention: str = "joint",
+        rotary_points: bool = True,
+        reproject: bool = True,
+        std_floor: float = 0.05,
+        std_slope: float = 0.9,
+        std_ceiling: float = 0.8,
+        std_air: float = 0.004,
+        air_distance: int = 4,
+        std_channels: Sequence[float] | None = None,
+    ) -> None:
+        """`patch` is the side of a token in latents, `reproject` adds to the prior what other views show, and
+        `rotary_points` is as in `JointDenoiser`, as are the prior's deviations. Tokens whose pixels, and those within
+        half a patch around them, see no opacity are left out, and their views keep the prior there.
+
+        `attention` is joint or independent; raises `UserError` for another, and where patches do not fill the latents.
+        """
+        super().__init__()
+        self.gradient_checkpointing = False  # which diffusers sets
+        if latent_size % patch or patch % FEATURE_CELLS:
+            raise UserError(f"setting 'denoiser.patch' must be even and divide {latent_size}, the latents' side")
+        if width % num_heads:
+            raise UserError("setting 'denoiser.width' must be a multiple of denoiser.num_heads")
+        pixels = latent_channels * patch**2
+        maps = patch**2 + features * FEATURE_CELLS**2 + PLUCKER
+        self.enter = nn.Linear(2 * pixels + maps + (pixels + patch**2) * reproject, width)
+        self.level = nn.Sequential(nn.Linear(LEVEL_CHANNELS, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.blocks = nn.ModuleList(TransformerBlock(width, num_heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulation = nn.Linear(width, 2 * width)
+        self.leave = nn.Linear(width, pixels)
+        for layer in (self.modulation, self.leave):  # F = 0: the untrained denoiser is its preconditioning
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        if qk_norm:
+            add_qk_norm(self)
+        self.render_prior = self.sees_render_latents = True
+        self.set_attention(attention)
+
+    def set_attention(self, attention: str) -> None:
+        if attention == "block-causal":
+            raise UserError("a transformer over the tokens of a set attends jointly or independently: use the UNet")
+        super().set_attention(attention)
+
+    @property
+    def condition_side(self) -> int:
+        return FEATURE_CELLS * self.config.latent_size // self.config.patch
+
+    @property
+    def final_layer(self) -> nn.Module:
+        return self.leave
+
+    def compile_network(self) -> None:
+        """Compiles its blocks, for any number of tokens."""
+        for block in self.blocks:
+            block.compile(dynamic=True)
+
+    def conditions(
+        self,
+        rendering: Rendering,
+        render_latents: Float[Tensor, "batch view l h w"],
+        cameras: Cameras,
+        dropped: Bool[Tensor, "batch view"] | None = None,
+    ) -> Conditions:
+        """The maps of each token: opacities, the NeRF's features, the Plücker map, and whether it is computed.
+
+        `poses` are the projections from the world to the latents' pixels. A dropped view has zeros for a rendering,
+        EDM's own prior, shows nothing to other views, and is computed everywhere.
+        """
+        config, hw = self.config, render_latents.shape[-2:]
+        if dropped is None:
+            dropped = torch.zeros(render_latents.shape[:2], dtype=torch.bool, device=render_latents.device)
+        keep = (~dropped).to(render_latents.dtype)[..., None, None, None]
+        side = config.latent_size // config.patch
+
+        def pooled(x: Tensor, size: int) -> Tensor:
+            return F.adaptive_avg_pool2d(x.flatten(0, 1), (size, size))
+
+        opacity = keep * rendering.opacity.detach()
+        fine = pooled(opacity, config.latent_size)
+        features = pooled(keep * torch.cat([rendering.rgb * 2 - 1, rendering.features[:, :, 3:]], dim=2), 2 * side)
+        half = config.patch // 2
+        near = F.max_pool2d(F.adaptive_max_pool2d(opacity.flatten(0, 1), hw), 2 * config.patch, config.patch, half)
+        maps = [
+            F.pixel_unshuffle(fine, config.patch),
+            F.pixel_unshuffle(features, FEATURE_CELLS),
+            cameras.resized((side, side)).plucker().to(fine.dtype).flatten(0, 1),
+            ((near > AIR_OPACITY) | dropped.flatten()[:, None, None, None]).to(fine.dtype),
+        ]
+        scaled = cameras.resized(hw)
+        w2c = torch.linalg.inv(scaled.c2w.double())[..., :3, :]
+        projections = (scaled.K.double() @ w2c).to(fine.dtype)
+        return Conditions(
+            maps=torch.cat(maps, dim=1).unflatten(0, dropped.shape),
+            poses=projections.flatten(-2),
+            mean=keep * render_latents,
+            std=prior_deviation(rendering.opacity, hw, config, keep),
+            points=surface_points(rendering, cameras, hw, dropped).to(fine.dtype),
+        )
+
+    def forward(
+        self,
+        xt: Float[Tensor, "batch view c h w"],
+        sigma: Float[Tensor, "batch view"],
+        conditions: Conditions,
+        joint: bool = True,
+        num_anchors: int | None = None,
+        cache: AnchorCache | None = None,
+    ) -> Float[Tensor, "batch view c h w"]:
+        """The denoised latents x0; the arguments are those of `JointDenoiser.forward`.
+
+        Sets are computed one after another, as each has its own number of tokens. `conditions` may be of fewer sets
+        than `xt`: each then serves as many draws, one after another, and is looked at once.
+        """
+        if cache is not None:
+            raise ValueError("the anchors of this denoiser see the new views, and cannot be cached: see block-causal")
+        draws = len(xt) // len(conditions.mean)
+        xt, sigma = xt.unflatten(0, (-1, draws)), sigma.unflatten(0, (-1, draws))
+        if joint and self.config.attention == "joint":
+            parts = [self._denoise_set(xt[i], sigma[i], conditions.of_set(i)) for i in range(len(xt))]
+            return torch.cat(parts)
+        views = torch.arange(xt.shape[2], device=xt.device).split(1)
+        parts = [
+            torch.cat(
+                [self._denoise_set(xt[i, :, v], sigma[i, :, v], conditions.of_set(i).select(v)) for v in views], 1
+            )
+            for i in range(len(xt))
+        ]
+        return torch.cat(parts)
+
+    def _denoise_set(
+        self, xt: Float[Tensor, "draw view c h w"], sigma: Float[Tensor, "draw view"], conditions: Conditions
+    ) -> Float[Tensor, "draw view c h w"]:
+        """x0 of several draws of one set, whose conditions have a batch of 1."""
+        mean, std = conditions.mean, conditions.std
+        shown = conditions.maps[0, :, -1].flatten()
+        chosen = shown.nonzero()[:, 0]  # tokens, numbered through the views
+        if not len(chosen):  # one, whose output is thrown away below
+            chosen = torch.zeros(1, dtype=torch.long, device=xt.device)
+        seen = [mean.expand_as(xt)]
+        if self.config.reproject:
+            mean, std = self._combined_prior(xt, sigma, conditions, chosen)
+            shares = (std / conditions.std).mean(dim=2, keepdim=True)
+            seen += [(mean - conditions.mean) / conditions.std, shares]
+        scale = preconditioning(sigma[..., None, None, None], std)
+        centred = xt - mean
+        tokens = [self._tokens(x, chosen) for x in (scale.c_in * centred, *seen)]
+        known = conditions.maps[0, :, :-1].flatten(2).mT.flatten(0, 1)[chosen]
+        tokens.append(known.expand(len(xt), -1, -1))
+        out = shown[chosen, None] * self._network(torch.cat(tokens, dim=-1), sigma, conditions, chosen)
+        return mean + scale.c_skip * centred + scale.c_out * self._views(out, chosen, xt)
+
+    def _network(
+        self,
+        tokens: Float[Tensor, "draw n _"],
+        sigma: Float[Tensor, "draw view"],
+        conditions: Conditions,
+        chosen: Int[Tensor, " n"],
+    ) -> Float[Tensor, "draw n pixel"]:
+        """F of [EDM eq. 7] for the chosen tokens."""
+        view = chosen // conditions.maps[0, 0, 0].numel()
+        level = self.level(level_channels(sigma).to(tokens.dtype))
+        told: dict[str, Any] = {"num_views": 1}  # the tokens of all views are one sequence already
+        if self.config.rotary_points:
+            told["points"] = {len(chosen): self._token_points(conditions)[chosen].expand(len(tokens), -1, -1)}
+        hidden = self.enter(tokens)
+        for block in self.blocks:
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                hidden = self._gradient_checkpointing_func(block, hidden, level, view, told)
+            else:
+                hidden = block(hidden, level, view, told)
+        gain, shift = self.modulation(level)[:, view].chunk(2, dim=-1)
+        return self.leave(self.norm(hidden) * (1 + gain) + shift).to(sigma.dtype)
+
+    def _combined_prior(
+        self, xt: Float[Tensor, "draw view c h w"], sigma: Tensor, conditions: Conditions, chosen: Int[Tensor, " n"]
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the clean latents by the rendering and by the other views' noisy ones."""
+        num_views, side = xt.shape[1], self.config.latent_size
+        numbers = torch.arange(num_views * side * side, device=xt.device).view(1, num_views, 1, side, side)
+        pixels = self._tokens(numbers, chosen).flatten()
+        opacity = F.pixel_shuffle(conditions.maps[0, :, : self.config.patch**2], self.config.patch)
+        projections = conditions.poses[0].unflatten(-1, (3, 4))
+        sources = find_sources(conditions.points[0], opacity > SOLID, projections, pixels)
+        return combined_prior(xt, sigma, conditions.mean, conditions.std, pixels, sources)
+
+    def _token_points(self, conditions: Conditions) -> Float[Tensor, "n 3"]:
+        """The point that each token of a set shows: the mean of its latents' points, by their opacity."""
+        patch = self.config.patch
+        opacity = F.pixel_shuffle(conditions.maps[0, :, : patch**2], patch) + 1e-4
+        points = F.avg_pool2d(conditions.points[0] * opacity, patch) / F.avg_pool2d(opacity, patch)
+        return points.flatten(2).mT.flatten(0, 1)
+
+    def _tokens(self, views: Tensor, chosen: Int[Tensor, " n"]) -> Tensor:
+        """(draw, view, c, h, w) -> (draw, n, c patch^2), the chosen tokens of all views."""
+        p = self.config.patch
+        return rearrange(views, "r v c (h p) (w q) -> r (v h w) (c p q)", p=p, q=p)[:, chosen]
+
+    def _views(self, tokens: Float[Tensor, "draw n pixel"], chosen: Int[Tensor, " n"], like: Tensor) -> Tensor:
+        """The inverse, zero where no token is."""
+        p, (draws, views, _, height, width) = self.config.patch, like.shape
+        whole = tokens.new_zeros(draws, views * (height // p) * (width // p), tokens.shape[-1])
+        whole = whole.index_copy(1, chosen, tokens)
+        shape = {"v": views, "h": height // p, "p": p, "q": p}
+        return rearrange(whole, "r (v h w) (c p q) -> r v c (h p) (w q)", **shape)
+
+
+def level_channels(sigma: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape c"]:
+    """Sines and cosines of ln(sigma) / 4, which resolve a noise level and its neighbours."""
+    rates = torch.linspace(math.log(0.5), math.log(40), LEVEL_CHANNELS // 2, device=sigma.device).exp()
+    angles = (sigma.log() / 4)[..., None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
