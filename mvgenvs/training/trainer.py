@@ -207,7 +207,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     state = join_processes()
     precision = [best_mixed_precision() if config.run.mixed_precision == "auto" else config.run.mixed_precision]
     if state.num_processes > 1:
-        broadcast_object_list(precision)  # trials on several processes may differ
+        broadcast_object_list(precision)  # the machines they run on may differ
     torch.backends.cudnn.benchmark = True  # shapes do not change
     accelerator = Accelerator(
         mixed_precision=precision[0],
