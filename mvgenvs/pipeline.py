@@ -164,6 +164,8 @@ class MultiViewPipeline(DiffusionPipeline):
     ) -> MultiViewOutput | Any:
         """All target views at once: `images`, and the NeRF's own `renders` and `depth`.
 
+        Each option is an argument, as diffusers' users expect, and `help` shows them.
+
         images: (batch, known, 3 or 4, h, w) in [0, 1] on white, the known views. A fourth channel is the matte, 1 on
             the object, for models that see it (`nerf.config.matte`). None for `unconditional` views.
         cameras: (batch, known), those of the images.

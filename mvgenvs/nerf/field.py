@@ -68,7 +68,9 @@ class Field(nn.Module):
         matte: bool = False,
         visibility: bool = False,
     ) -> None:
-        """`world_coordinates` feeds the encoded position to the MLP, which departs from GeNVS and helps posed data;
+        """The arguments are those of `ViewNeRF`, whose configuration they are part of.
+
+        `world_coordinates` feeds the encoded position to the MLP, which departs from GeNVS and helps posed data;
         `source_colour` lets the field copy the known pixels that a point projects to, and with `matte` their mattes are
         shown to it. The world's volume, if it has channels, spans the box of half sides `world_extent`; its last
         channel says how far to trust mirror images, and the one before, with `world_density`, is a logit of matter, to

@@ -79,7 +79,9 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         matte: bool = False,
         visibility: bool = False,
     ) -> None:
-        """`mirror_known` adds the mirror image of every known view, seen by its mirrored camera, to the known views:
+        """The arguments, so many of them, are the model's saved configuration: diffusers asks for one of each.
+
+        `mirror_known` adds the mirror image of every known view, seen by its mirrored camera, to the known views:
         a prior for objects symmetric in x, as cars are, which shows the field a guess of the unseen side.
         `world_channels` adds a volume in the world, see `WorldVolume`, and nothing beyond its box is rendered then.
         `density` and `world_density` as in `Field`, `world_detail` as in `WorldVolume`. `zoom_known` crops known views
