@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import diffusers
+from diffusers import ModelMixin
 from torch import nn
 
 from mvgenvs.config import TrainConfig
@@ -26,6 +28,10 @@ CHECKPOINT_PREFIX = "checkpoint-"
 PARTS = ("codec", "nerf", "denoiser")
 DEFAULTS = ("default_steps", "default_guidance", "default_render_sigma")  # of calls that do not choose
 CLASSES = {cls.__name__: cls for cls in (IdentityCodec, PatchCodec, VaeCodec, ViewNeRF, JointDenoiser, StableDenoiser)}
+
+# diffusers' `DiffusionPipeline.from_pretrained` looks for a part's base class in the module of the part.
+for _part in CLASSES.values():
+    vars(sys.modules[_part.__module__])["ModelMixin"] = ModelMixin
 
 
 @dataclass(frozen=True, eq=False)

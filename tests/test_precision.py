@@ -19,11 +19,7 @@ CAMERAS = ring_cameras(5)
 CAR = ray_cast(toy_car(1), CAMERAS).images[None]
 
 
-@pytest.fixture(autouse=True)
-def no_grad():
-    """`stream` asks for it, but the shape checks of the tests hide from torch that it is a generator."""
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 
 @pytest.fixture

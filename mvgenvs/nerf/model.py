@@ -20,6 +20,7 @@ from mvgenvs.nerf.renderer import Bounds, RayRendering, background_features, box
 from mvgenvs.nerf.visibility import visibility, with_visibility
 from mvgenvs.nerf.world import WorldVolume
 from mvgenvs.nerf.zoom import mean_colour, zoom
+from mvgenvs.offload import on_its_device
 from mvgenvs.precision import without_autocast
 from mvgenvs.views import with_matte
 
@@ -110,6 +111,7 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         """Half sides of the box that is rendered; None where it is the sphere alone."""
         return None if self.world is None else self.config.world_extent
 
+    @on_its_device
     def encode(
         self,
         images: Float[Tensor, "batch view c h w"],
@@ -211,6 +213,7 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         parts = map_chunks(render, chunks, [*volumes, *self.field.parameters()], num_kept)
         return RayRendering(*(torch.cat(each, dim=1) for each in zip(*parts, strict=True)))
 
+    @on_its_device
     def render(
         self, scene: Scene, cameras: Cameras, jitter: Float[Tensor, "batch ray"] | None = None, chunk: int | None = None
     ) -> Rendering:
