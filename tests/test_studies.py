@@ -20,12 +20,7 @@ from mvgenvs.folders import OwnFolder
 from mvgenvs.nerf.model import ViewNeRF
 from mvgenvs.pipeline import MultiViewPipeline
 
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    """`stream` asks for it, but the shape checks of the tests hide from torch that it is a generator."""
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 
 @pytest.fixture(scope="module")

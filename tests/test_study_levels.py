@@ -41,10 +41,7 @@ CLEAN, MATCHED = Mode("clean", input=True, neighbours=4), Mode("matched", input=
 SECOND = SETS[1]
 
 
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 
 @pytest.fixture(scope="module")
