@@ -254,17 +254,27 @@ def oblong_image(root: Path) -> None:
     cv2.imwrite(str(root / "cars_train/train-0/rgb/000000.png"), np.zeros((32, 48, 3), np.uint8))
 
 
-DAMAGES = [
-    damage_index, damage_index_json, damage_pose, damage_pose_words, remove_pose, remove_intrinsics, damage_intrinsics,
-    damage_image, truncated_image, wide_image, remove_images, oblong_image,
-]  # fmt: skip
+DAMAGES = {
+    damage_index: r"meta\.json is not a list of objects",
+    damage_index_json: r"meta\.json is not JSON",
+    damage_pose: r"000001\.txt holds 4 numbers where at least 16",
+    damage_pose_words: r"cannot read numbers from .*000001\.txt",
+    remove_pose: r"cannot read numbers from .*000001\.txt",
+    remove_intrinsics: r"cannot read numbers from .*intrinsics\.txt",
+    damage_intrinsics: r"intrinsics\.txt holds 3 numbers where at least 10",
+    damage_image: r"000000\.png is damaged or not an image",
+    truncated_image: r"000000\.png is damaged or not an image",
+    wide_image: r"000000\.png is not an 8-bit image \(its mode is I;16\)",
+    remove_images: "found no images in .*rgb",
+    oblong_image: r"000000\.png is not square",
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_malformed_data_are_user_errors(tmp_path, damage):
     write_srn(tmp_path, {"train": 1}, views=2)
     damage(tmp_path)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=DAMAGES[damage]):
         SRNScenes(tmp_path, "train", 32).load(0)
 
 

@@ -127,15 +127,16 @@ def test_wrong_images_are_user_errors(pipeline):
         pipeline(given["images"], None, given["target_cameras"])
 
 
-WRONG = [
-    {"plan": "zigzag"}, {"sampler": "ddim"}, {"num_inference_steps": 0}, {"block": 0}, {"start": "zeros"},
-    {"sigma_max": 0.01}, {"rho": -1.0}, {"start": "render", "plan": [Block((1, 2, 3), (0,), ())]},
-]  # fmt: skip
+WRONG = [  # what `SamplingOptions` refuses is told in its own tests
+    ({"plan": "zigzag"}, "no plan 'zigzag'"),
+    ({"sigma_max": 0.01}, "sigma_max must be above this model's lowest noise level, 0.02, but is 0.01"),
+    ({"start": "render", "plan": [Block((1, 2, 3), (0,), ())]}, "start 'render' needs a rendering of every view"),
+]
 
 
-@pytest.mark.parametrize("wrong", WRONG)
-def test_wrong_options_are_user_errors(pipeline, wrong):
-    with pytest.raises(UserError):
+@pytest.mark.parametrize(("wrong", "sentence"), WRONG)
+def test_wrong_options_are_user_errors(pipeline, wrong, sentence):
+    with pytest.raises(UserError, match=sentence):
         pipeline(**inputs(), **(options() | wrong))
 
 
@@ -164,7 +165,7 @@ def test_incomplete_folders_are_user_errors(saved, tmp_path, missing):
         if path.is_file() and not str(relative).startswith(missing):
             (tmp_path / relative).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / relative).symlink_to(path)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=f"is not an mvgenvs pipeline: cannot read its '{missing.split('/')[0]}'"):
         MultiViewPipeline.from_pretrained(tmp_path)
 
 

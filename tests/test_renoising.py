@@ -337,24 +337,3 @@ def test_the_seed_decides(churn):
     )
     assert torch.equal(first[-1].latents, again[-1].latents)
     assert not torch.allclose(first[-1].latents, other[-1].latents)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"sampler": "ddim"},
-        {"renoise": "never"},
-        {"anchor_level": "dirty"},
-        {"anchor_level": 0.0},
-        {"anchor_level": ("clean", -1.0)},
-        {"anchor_level": math.nan},
-        {"steps": 0},
-        {"sampler": "dpmpp-2m", "churn": 1.0},
-        {"churn": -1.0},
-        {"rho": 0.0},
-        {"rho": math.inf},
-    ],
-)
-def test_impossible_options_are_user_errors(wrong):
-    with pytest.raises(UserError):
-        choose(**wrong)

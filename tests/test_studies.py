@@ -213,8 +213,14 @@ def test_the_seam_is_where_blocks_meet():
 
 
 @pytest.mark.parametrize(
-    "wrong", [[], ["guess"], ["steps"], ["plans", "--data", "x", "--output", "y", "--split", "all"]]
+    ("wrong", "sentence"),
+    [
+        ([], r"required: conditional\|geometry\|levels\|steps\|plans"),
+        (["guess"], "invalid choice: 'guess'"),
+        (["steps"], "required: --data, --output"),
+        (["plans", "--data", "x", "--output", "y", "--split", "all"], "--split: invalid choice: 'all'"),
+    ],
 )
-def test_mistaken_words_are_user_errors(wrong):
-    with pytest.raises(UserError):
+def test_mistaken_words_are_user_errors(wrong, sentence):
+    with pytest.raises(UserError, match=sentence):
         study.parser().parse_args(wrong)
