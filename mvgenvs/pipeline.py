@@ -28,6 +28,7 @@ from mvgenvs.diffusion.state import Frames, SequenceState, StepState
 from mvgenvs.diffusion.transformer import ViewTransformer
 from mvgenvs.errors import UserError
 from mvgenvs.known import check_known
+from mvgenvs.model_card import describe
 from mvgenvs.nerf.model import ViewNeRF
 from mvgenvs.outputs import Callback, MultiViewOutput, check_output_type, gather_views, step_callback
 from mvgenvs.parts import DEFAULTS, Parts, load_parts, load_scheduler, resolve_checkpoint
@@ -38,6 +39,9 @@ SIGMA_MAX = 8.0  # 10 x the latents' deviation from the rendering
 
 class MultiViewPipeline(DiffusionPipeline):
     """Novel views by multi-view joint denoising, each view conditioned on a NeRF lifted from the known views."""
+
+    # The denoiser comes last: blocks alternate between all three, and it stays where it computes until a call ends.
+    model_cpu_offload_seq = "nerf->codec->denoiser"
 
     def __init__(
         self,
@@ -61,6 +65,8 @@ class MultiViewPipeline(DiffusionPipeline):
             default_steps=default_steps, default_guidance=default_guidance, default_render_sigma=default_render_sigma
         )
         self.register_modules(codec=codec, nerf=nerf, denoiser=denoiser, scheduler=scheduler)
+        if not list(codec.parameters()):  # nothing to move, and accelerate asks where the first one is
+            self.model_cpu_offload_seq, self._exclude_from_cpu_offload = "nerf->denoiser", ["codec"]
 
     @classmethod
     def from_pretrained(
@@ -110,6 +116,20 @@ class MultiViewPipeline(DiffusionPipeline):
             scheduler=EDMEulerScheduler(sigma_min=CLEAN_SIGMA, sigma_max=SIGMA_MAX),
             **{**parts.defaults, **defaults},
         )
+
+    def save_pretrained(self, save_directory: str | Path, *arguments: Any, **options: Any) -> None:
+        """As diffusers' own, and beside the parts a model card, unless there is one, and the file `pipeline.py`.
+
+        By that `DiffusionPipeline.from_pretrained(FOLDER, custom_pipeline=FOLDER, trust_remote_code=True)` finds this
+        class.
+        """
+        describe(self, Path(save_directory))
+        super().save_pretrained(save_directory, *arguments, **options)
+
+    def _upload_folder(self, working_dir: str | Path, *arguments: Any, **options: Any) -> Any:
+        """What diffusers' `push_to_hub` ends with; the empty card that it has written by then becomes ours."""
+        describe(self, Path(working_dir))
+        return super()._upload_folder(working_dir, *arguments, **options)
 
     @property
     def size(self) -> int:
@@ -165,6 +185,8 @@ class MultiViewPipeline(DiffusionPipeline):
     ) -> MultiViewOutput | Any:
         """All target views at once: `images`, and the NeRF's own `renders` and `depth`.
 
+        Each option is an argument, as diffusers' users expect, and `help` shows them.
+
         images: (batch, known, 3 or 4, h, w) in [0, 1] on white, the known views. A fourth channel is the matte, 1 on
             the object, for models that see it (`nerf.config.matte`). None for `unconditional` views.
         cameras: (batch, known), those of the images.
@@ -194,7 +216,7 @@ class MultiViewPipeline(DiffusionPipeline):
             for callback in callbacks:
                 callback(state)
 
-        out = gather_views(list(sampler.frames(after_step)), output_type)
+        out = gather_views(list(self._offloading(sampler.frames(after_step))), output_type)
         return out if return_dict else out.to_tuple()
 
     @takes_sampling_options
@@ -225,7 +247,15 @@ class MultiViewPipeline(DiffusionPipeline):
         encoded rendering of each view [SDEdit, Meng et al. 2022]. Without either the checkpoint chooses both.
         Raises `UserError` at once, before anything is computed, for what is out of range or does not go together.
         """
-        return self._sampler(images, cameras, target_cameras, generator, options).frames(on_step, resume)
+        sampler = self._sampler(images, cameras, target_cameras, generator, options)
+        return self._offloading(sampler.frames(on_step, resume))
+
+    def _offloading(self, frames: Iterator[Frames]) -> Iterator[Frames]:
+        """The same frames; parts that were brought from the CPU for them go back at their end."""
+        try:
+            yield from frames
+        finally:
+            self.maybe_free_model_hooks()
 
     def _sampler(
         self,
@@ -242,4 +272,6 @@ class MultiViewPipeline(DiffusionPipeline):
         check_levels(self.scheduler, resolved)
         known = check_known(images, cameras, target_cameras, self.size, chosen.unconditional)
         check_generators(generator, target_cameras.c2w.shape[0])
+        if getattr(self, "_all_hooks", None):  # offloaded: all tensors follow the denoiser
+            self.denoiser._hf_hook.pre_forward(self.denoiser)
         return SequenceSampler(self.networks, self.scheduler, resolved, known, cameras, target_cameras, generator)

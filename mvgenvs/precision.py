@@ -1,7 +1,6 @@
 """Where mixed precision begins, and where it ends."""
 
 import functools
-import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -58,25 +57,12 @@ def _rms_norm(norm: nn.RMSNorm, x: Tensor) -> Tensor:
     return F.rms_norm(x, norm.normalized_shape, _like(x, norm.weight), norm.eps)
 
 
-@functools.cache
 def best_mixed_precision() -> str:
-    """bf16 where it makes convolutions and products at least a quarter faster, found by trying; no elsewhere."""
+    """What `run.mixed_precision: auto` means on this machine, the same in every process: no clock decides.
+
+    A GPU decides by what it computes, bf16 or else fp16. A CPU takes bf16 if it has instructions for products in bf16
+    (AVX512_BF16, which every processor with AMX has too), and none elsewhere, where bf16 would be computed in fp32.
+    """
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-
-    def seconds(dtype: torch.dtype) -> float:
-        image, kernel = torch.ones(4, 64, 32, 32, dtype=dtype), torch.ones(64, 64, 3, 3, dtype=dtype)
-        rows, matrix = torch.ones(1024, 256, dtype=dtype), torch.ones(256, 256, dtype=dtype)
-        best = float("inf")
-        for _ in range(5):
-            start = time.perf_counter()
-            for _ in range(4):
-                F.conv2d(image, kernel, padding=1)
-                rows @ matrix
-            best = min(best, time.perf_counter() - start)
-        return best
-
-    try:
-        return "bf16" if 1.25 * seconds(torch.bfloat16) < seconds(torch.float32) else "no"
-    except RuntimeError:  # a processor that has no kernel for it
-        return "no"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"

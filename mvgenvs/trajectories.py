@@ -41,24 +41,23 @@ def cameras_at(centers: Float[Tensor, "view 3"], hw: tuple[int, int] = (128, 128
     return Cameras(look_at_origin(centers), K.repeat(len(centers), 1, 1), hw)
 
 
-def canonical_camera(hw: tuple[int, int] = (128, 128)) -> Cameras:
+def canonical_camera() -> Cameras:
     """The camera that is assumed for a photo without a camera: three quarters from the front, a little above."""
-    return cameras_at(centers_at(torch.tensor([CANONICAL_AZIMUTH]), torch.tensor([CANONICAL_ELEVATION])), hw)
+    return cameras_at(centers_at(torch.tensor([CANONICAL_AZIMUTH]), torch.tensor([CANONICAL_ELEVATION])))
 
 
 def orbit(
     num_views: int = 24,
     elevation: float = 20.0,
     azimuth: float = 0.0,
-    radius: float = RADIUS,
     hw: tuple[int, int] = (128, 128),
 ) -> Cameras:
     """A full turn at one elevation, evenly spaced from `azimuth` on; the last view is one step short of the first."""
     turn = azimuth + torch.arange(num_views, dtype=torch.float64) * 360.0 / num_views
-    return cameras_at(centers_at(turn, torch.full_like(turn, elevation), radius).float(), hw)
+    return cameras_at(centers_at(turn, torch.full_like(turn, elevation)).float(), hw)
 
 
-def srn_spiral(num_views: int = 251, radius: float = RADIUS, hw: tuple[int, int] = (128, 128)) -> Cameras:
+def srn_spiral(num_views: int = 251, hw: tuple[int, int] = (128, 128)) -> Cameras:
     """The Archimedean spiral of the test sets in SRN's layout: from the equator up to the pole, 20 radians around it.
 
     View i of n is at elevation 90 i / n degrees, 20 (1 + i / n) radians around from +x towards -z. The 251 poses of
@@ -66,7 +65,7 @@ def srn_spiral(num_views: int = 251, radius: float = RADIUS, hw: tuple[int, int]
     """
     progress = torch.arange(num_views, dtype=torch.float64) / num_views
     azimuth = 90.0 - torch.rad2deg(20.0 * (1.0 + progress))
-    return cameras_at(centers_at(azimuth, 90.0 * progress, radius).float(), hw)
+    return cameras_at(centers_at(azimuth, 90.0 * progress).float(), hw)
 
 
 def circle(
@@ -74,7 +73,6 @@ def circle(
     elevation: float = CANONICAL_ELEVATION,
     azimuth: float = CANONICAL_AZIMUTH,
     angle: float = 12.0,
-    radius: float = RADIUS,
     hw: tuple[int, int] = (128, 128),
 ) -> Cameras:
     """A small circle around one viewing direction, at an angle of `angle` degrees: the camera wobbles."""
@@ -83,21 +81,20 @@ def circle(
     turn = torch.arange(num_views, dtype=torch.float64)[:, None] * 2 * math.pi / num_views
     tilt = math.radians(angle)
     centers = -math.cos(tilt) * forward + math.sin(tilt) * (turn.cos() * right - turn.sin() * down)
-    return cameras_at((radius * centers).float(), hw)
+    return cameras_at((RADIUS * centers).float(), hw)
 
 
 def random_views(
     num_views: int,
     rng: np.random.Generator,
     upper: bool = True,
-    radius: float = RADIUS,
     hw: tuple[int, int] = (128, 128),
 ) -> Cameras:
     """Cameras in random directions, uniform over the sphere or its upper half, as in SRN's train sets."""
     height = rng.uniform(0 if upper else -1, 1, num_views)  # [Archimedes] equal heights cut equal areas off a sphere
     azimuth = rng.uniform(0, 360, num_views)
     elevation = torch.rad2deg(torch.asin(torch.from_numpy(height)))
-    return cameras_at(centers_at(torch.from_numpy(azimuth), elevation, radius).float(), hw)
+    return cameras_at(centers_at(torch.from_numpy(azimuth), elevation).float(), hw)
 
 
 # Every named trajectory, from (num_views, elevation, azimuth, hw); the spiral has its own angles.

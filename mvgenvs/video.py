@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mvgenvs.media import to_uint8
 
+FPS = 12
 MIN_VIDEO_SIDE = 256  # pixels; players show smaller videos as tiny stamps
 
 
@@ -23,13 +24,12 @@ class VideoWriter:
     Small frames are enlarged by a whole factor to at least 256 pixels; odd sides lose a pixel.
     """
 
-    def __init__(self, path: str | os.PathLike[str], fps: int = 12) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self._target = Path(path)
         self._temporary = self._target.with_name(f".{self._target.name}.{os.getpid()}")
         self._container = av.open(
             os.fspath(self._temporary), mode="w", format="mp4", options={"movflags": "+faststart"}
         )
-        self._fps = fps
         self._stream: av.VideoStream | None = None
 
     def __enter__(self) -> "VideoWriter":
@@ -43,7 +43,7 @@ class VideoWriter:
             pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_LANCZOS4)
         pixels = np.ascontiguousarray(pixels[: pixels.shape[0] // 2 * 2, : pixels.shape[1] // 2 * 2], dtype=np.uint8)
         if self._stream is None:
-            stream = self._container.add_stream("libx264", rate=Fraction(self._fps), options={"crf": "17"})
+            stream = self._container.add_stream("libx264", rate=Fraction(FPS), options={"crf": "17"})
             stream.height, stream.width, stream.pix_fmt = pixels.shape[0], pixels.shape[1], "yuv420p"
             self._stream = stream
         if pixels.shape[:2] != (self._stream.height, self._stream.width):

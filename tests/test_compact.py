@@ -125,7 +125,7 @@ def test_damage_is_one_sentence(file: Path, tmp_path: Path) -> None:
     tensors = load_file(file)
     del tensors["ranges"]
     save_file(tensors, path, {"mvgenvs": "{}"})
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="damaged or missing"):
         CompactScenes(path)
 
 

@@ -16,7 +16,9 @@ def test_every_config_loads_and_builds_its_model(path: Path, tmp_path: Path) -> 
     config = load_config(path)
     if config.model.kind == "stable-diffusion":  # whose checkpoint would have to be downloaded
         config = replace(config, model=replace(config.model, init_from=str(write_sd(tmp_path))))
-    build_parts(config)
+    parts = build_parts(config)
+    side = parts.denoiser.config.latent_size
+    assert parts.codec.latent_shape((config.data.size, config.data.size))[1:] == (side, side)
 
 
 def test_there_are_configs() -> None:

@@ -8,13 +8,13 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from test_training import DATA, tiny
-from tiny import tiny_pipeline
+from tiny import sampled, tiny_pipeline
 
 import train_multiview
 from attention import AttentionBackend, resolve_backend
 from attention.backends import attend
 from mvgenvs.data.scenes import open_scenes
-from mvgenvs.parts import checkpoints
+from mvgenvs.parts import PARTS, checkpoints
 
 pytestmark = [
     pytest.mark.gpu,
@@ -51,6 +51,20 @@ def test_data_on_the_device_are_the_loaders(tmp_path: Path) -> None:
         for name in ("images", "mask", "depth"):
             assert (getattr(ours.views, name).cpu() - getattr(theirs.views, name)).abs().max() < 1e-5
         assert (ours.views.cameras.c2w.cpu() - theirs.views.cameras.c2w).abs().max() < 1e-6
+
+
+def test_offloaded_parts_compute_on_the_gpu_and_go_back_to_the_cpu() -> None:
+    pipe = tiny_pipeline()
+    expected = sampled(pipe).images
+    pipe.enable_model_cpu_offload()
+    parts = [getattr(pipe, name) for name in PARTS]
+    seen = {}
+    for part, module in zip(parts, (pipe.codec.refiner, pipe.nerf.encoder, pipe.denoiser.unet), strict=True):
+        module.register_forward_pre_hook(lambda _, given, part=part: seen.update({type(part): given[0].device.type}))
+    for _ in range(2):
+        assert (sampled(pipe).images.cpu() - expected).abs().mean() < 1 / 255
+        assert seen == dict.fromkeys(map(type, parts), "cuda")
+        assert {x.device.type for part in parts for x in part.parameters()} == {"cpu"}
 
 
 @pytest.mark.parametrize("backend", list(AttentionBackend))

@@ -3,6 +3,7 @@
 The model is a stand-in that repeats its input; tests with real models are elsewhere.
 """
 
+import itertools
 import json
 import os
 import re
@@ -14,8 +15,11 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import av
+import cv2
+import numpy as np
 import pytest
 import torch
+from tiny import tiny_pipeline
 from torch._dynamo.exc import TorchDynamoException
 
 import infer_multiview
@@ -146,6 +150,45 @@ def test_every_plan_leaves_all_frames_and_its_progress(tmp_path, pipeline, plan)
     assert blocks[-1].again
     with av.open(str(tmp_path / "progress.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 2 * len(blocks)
+
+
+SAMPLED = {
+    "sampler": [{"sampler": "euler"}, {"sampler": "heun"}, {"sampler": "dpmpp-2m"}],
+    "anchor level": [{"anchor_level": "matched"}, {"anchor_level": "clean"}],
+    "start": [{"start": "noise"}, {"start": "render"}],
+    "plan": [{"plan": plan} for plan in PLANS if plan != "unconditional"],
+}
+
+
+@pytest.mark.usefixtures("no_grad")
+@pytest.mark.parametrize("choice", SAMPLED)
+def test_each_choice_is_sampled_as_the_pipeline_samples_it(tmp_path, monkeypatch, choice):
+    """By real networks: frames are those of the same call from Python, and each way of sampling makes others."""
+    given, made = [], []
+    stream = MultiViewPipeline.stream
+
+    def watched(self, *inputs, **options):
+        given.append((self, inputs))
+        return stream(self, *inputs, **options)
+
+    monkeypatch.setattr(MultiViewPipeline, "stream", watched)
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    fixed = ["--image", CAR, "--camera", CAMERA, "--checkpoint", tmp_path / "model", "--steps", 3]
+    views = 5 if choice == "plan" else 3
+    for number, asked in enumerate(SAMPLED[choice]):
+        settings = {"plan": "sliding", "block": 2} | asked
+        if settings["plan"] in ("joint", "autoregressive"):  # which choose the block
+            del settings["block"]
+        words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
+        infer(*fixed, "--num-views", views, "--seed", 5, "--output", tmp_path / str(number), *words)
+        pipeline, inputs = given[-1]
+        generator = torch.Generator().manual_seed(5)
+        expected = pipeline(*inputs, generator=generator, num_inference_steps=3, **settings).images
+        files = sorted((tmp_path / str(number) / "frames").iterdir())
+        found = np.stack([cv2.imread(str(path))[..., ::-1] for path in files])
+        made.append(torch.from_numpy(found).movedim(-1, 1) / 255)
+        assert (made[-1] - expected[0]).abs().max() <= 0.5 / 255 + 1e-6
+    assert min((a - b).abs().max() for a, b in itertools.combinations(made, 2)) > 2 / 255
 
 
 def test_plans_that_can_be_asked_for_are_those_that_there_are():

@@ -153,6 +153,11 @@ def test_other_sizes_and_damaged_files_are_user_errors(opencars, tmp_path):
 
 
 def test_mistaken_arguments_are_user_errors(tmp_path):
-    for arguments in ([str(tmp_path / "nowhere")], [str(tmp_path)], [str(tmp_path), "--size", "0"]):
-        with pytest.raises(UserError):
+    mistakes = {
+        "there is no folder .*nowhere": [str(tmp_path / "nowhere")],
+        "found no data set": [str(tmp_path)],
+        "--size: 0 is not a whole number of at least 1": [str(tmp_path), "--size", "0"],
+    }
+    for sentence, arguments in mistakes.items():
+        with pytest.raises(UserError, match=sentence):
             packing.main([*arguments, "--output", str(tmp_path / "packed")])

@@ -11,6 +11,7 @@ import mvgenvs.trial
 from mvgenvs.diffusion.stable.checkpoint import load_stable_diffusion
 from mvgenvs.errors import UserError
 from mvgenvs.pipeline import MultiViewPipeline
+from mvgenvs.precision import best_mixed_precision
 from mvgenvs.trial import fastest_precision
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -18,11 +19,7 @@ CAMERAS = ring_cameras(5)
 CAR = ray_cast(toy_car(1), CAMERAS).images[None]
 
 
-@pytest.fixture(autouse=True)
-def no_grad():
-    """`stream` asks for it, but the shape checks of the tests hide from torch that it is a generator."""
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 
 @pytest.fixture
@@ -82,10 +79,14 @@ def test_stable_diffusion_in_half_precision(tmp_path, conditioner, dtype, how):
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_unconditional_views_in_half_precision(pipeline, dtype):
+    def sampled() -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        options = {"plan": "unconditional", "unconditional": True, "num_inference_steps": 2, "generator": generator}
+        return pipeline(None, None, CAMERAS.batched(), **options).images
+
+    expected = sampled()
     pipeline.set_precision(dtype)
-    cameras = CAMERAS.batched()
-    out = pipeline(None, None, cameras, plan="unconditional", unconditional=True, num_inference_steps=2)
-    assert out.images.isfinite().all()
+    assert 0 < difference(sampled(), expected) <= 2 / 255
 
 
 def test_networks_compute_in_what_was_chosen_and_geometry_and_latents_in_fp32(pipeline):
@@ -145,6 +146,26 @@ def test_the_trial_runs_on_the_model_itself(pipeline, monkeypatch):
     cameras = CAMERAS.batched()
     for known, of_known in ((CAR[:, :1], cameras.select([0])), (None, None)):
         assert fastest_precision(pipeline, known, of_known, cameras, 2, 99) in (torch.float32, *HALVES)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "gpu_bf16", "cpu_bf16", "expected"),
+    [(True, True, False, "bf16"), (True, False, True, "fp16"), (False, True, True, "bf16"), (False, True, False, "no")],
+)
+def test_what_trains_is_decided_by_the_machine_and_not_by_a_clock(monkeypatch, gpu, gpu_bf16, cpu_bf16, expected):
+    """A trial of milliseconds chose before, and two processes of one command could differ."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: gpu_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: cpu_bf16)
+
+    def clock():
+        raise AssertionError("a trial")
+
+    for name in ("perf_counter", "process_time", "monotonic", "time"):
+        monkeypatch.setattr(f"time.{name}", clock)
+    found = best_mixed_precision()
+    monkeypatch.undo()
+    assert found == expected
 
 
 WRONG = {

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -251,3 +252,34 @@ def test_a_scaler_hears_of_every_overflow(tmp_path: Path, scaler: object | None)
     assert [report.skipped for report in reports] == [1, 2]
     assert optimizer.steps == (0 if scaler is None else 2)
     assert ema.optimization_step == 0, "averages take no part of a step that was none"
+
+
+class Scaling(Accelerator):
+    """What accelerate is under fp16, without fp16: the loss is scaled, and gradients are scaled back."""
+
+    mixed_precision = "fp16"
+
+
+def test_a_scaled_step_is_the_plain_one_and_an_overflow_costs_a_step() -> None:
+    """The first scale is so large that gradients overflow; the scaler backs off, and the second step counts."""
+    config = replace(with_losses(("nerf",), rgb=1e4, rays=4), optim=replace(tiny_config().optim, steps=2, batch=2))
+
+    def trained_by(accelerator: Accelerator, steps: int) -> tuple[list[loop.StepReport], list[torch.Tensor]]:
+        objective = Objective(tiny_parts(config), config)
+        trained = [p for p in objective.parameters() if p.requires_grad]
+        optimizer = accelerator.prepare_optimizer(torch.optim.SGD(trained, lr=1e-5))
+        schedule, ema = LambdaLR(optimizer, lambda step: 1.0), EMAModel(trained)
+        data = itertools.repeat(batch_of())
+        every = loop.train(accelerator, objective, optimizer, schedule, ema, data, config, StageLength(config, int), 0)
+        return list(itertools.islice(every, steps)), [p.detach().clone() for p in trained]
+
+    (plain,), expected = trained_by(Accelerator(cpu=True), 1)
+    accelerator = Scaling(cpu=True)
+    accelerator.native_amp = True
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-100)
+    (overflow, scaled), found = trained_by(accelerator, 2)
+    assert not math.isfinite(overflow.grad_norm) and overflow.skipped == scaled.skipped == 1
+    assert accelerator.scaler.get_scale() == 2.0**27
+    assert scaled.grad_norm == pytest.approx(plain.grad_norm, rel=1e-4)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)

@@ -12,11 +12,7 @@ CAR = ray_cast(toy_car(1), CAMERAS).images[None]
 KNOWN, TARGETS = CAMERAS.select([0]).batched(), CAMERAS.select(range(1, 8)).batched()
 
 
-@pytest.fixture(autouse=True)
-def no_grad():
-    """`stream` asks for it, but the shape checks of the tests hide from torch that it is a generator."""
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 
 WAYS = {

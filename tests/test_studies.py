@@ -20,12 +20,7 @@ from mvgenvs.folders import OwnFolder
 from mvgenvs.nerf.model import ViewNeRF
 from mvgenvs.pipeline import MultiViewPipeline
 
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    """`stream` asks for it, but the shape checks of the tests hide from torch that it is a generator."""
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 
 @pytest.fixture(scope="module")
@@ -218,8 +213,14 @@ def test_the_seam_is_where_blocks_meet():
 
 
 @pytest.mark.parametrize(
-    "wrong", [[], ["guess"], ["steps"], ["plans", "--data", "x", "--output", "y", "--split", "all"]]
+    ("wrong", "sentence"),
+    [
+        ([], r"required: conditional\|geometry\|levels\|steps\|plans"),
+        (["guess"], "invalid choice: 'guess'"),
+        (["steps"], "required: --data, --output"),
+        (["plans", "--data", "x", "--output", "y", "--split", "all"], "--split: invalid choice: 'all'"),
+    ],
 )
-def test_mistaken_words_are_user_errors(wrong):
-    with pytest.raises(UserError):
+def test_mistaken_words_are_user_errors(wrong, sentence):
+    with pytest.raises(UserError, match=sentence):
         study.parser().parse_args(wrong)

@@ -108,6 +108,25 @@ def test_training_changes_what_it_trains(uninterrupted: Path) -> None:
     assert all(map(torch.equal, first["codec"].parameters(), last["codec"].parameters())), "the codec is frozen"
 
 
+def test_every_loss_falls_on_one_set(tmp_path: Path) -> None:
+    changes = {"loss__mask": "0.1", "loss__reconstruction": "1.0", "run__train": "[codec, nerf, denoiser]"}
+    config = tiny(tmp_path, **changes)
+    torch.manual_seed(0)
+    objective = Objective(build_parts(config), config).train()
+    optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], lr=5e-3)
+    batch = Batch(stack([ray_cast(toy_car(seed), ring_cameras(3)) for seed in range(2)]), 1, [0, 1])
+    history = []
+    for _ in range(10):
+        losses = objective(batch, 0.0)
+        objective.total(losses).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        history.append({name: value.item() for name, value in losses.items()})
+    assert set(history[0]) >= {"rgb", "mask", "reconstruction", "denoise"}
+    for name, first in history[0].items():
+        assert history[-1][name] < 0.8 * first, (name, first, history[-1][name])
+
+
 def test_accumulation_changes_nothing(tmp_path: Path, uninterrupted: Path) -> None:
     train_multiview.train(tiny(tmp_path / "run", optim__accumulation="2"), resume=False)
     assert_equal(weights(tmp_path / "run"), weights(uninterrupted), tolerance=2e-4)

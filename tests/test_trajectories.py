@@ -95,4 +95,8 @@ def test_canonical_camera_shows_the_front_on_the_right():
 
 def test_no_gimbal_at_the_pole():
     cameras = cameras_at(centers_at(torch.tensor([30.0]), torch.tensor([90.0])))
-    assert torch.isfinite(cameras.c2w).all()
+    rotation = cameras.c2w[0, :3, :3]
+    torch.testing.assert_close(rotation @ rotation.T, torch.eye(3), atol=1e-5, rtol=0)
+    pixels, depth = cameras.project(torch.zeros(1, 1, 3))
+    torch.testing.assert_close(pixels[0, 0], cameras.K[0, :2, 2], atol=1e-3, rtol=0)
+    assert depth.item() == pytest.approx(cameras.centers[0].norm().item(), abs=1e-5), "it looks at the origin"

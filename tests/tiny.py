@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from mvgenvs.parts import Parts, build_parts
 from mvgenvs.pipeline import MultiViewPipeline
 from mvgenvs.views import ViewSet
 
+STEPS = 2  # of a sampler, unless chosen otherwise
 SIZE = 32  # images; the latents of the tiny codec are 4 x 4, the renderings of the tiny NeRF 8 x 8
 
 
@@ -64,6 +66,27 @@ def ring_cameras(count: int, size: int = SIZE, start: float = 0.3, elevation: fl
 def stacked(cameras: Cameras, batch: int) -> Cameras:
     """The same cameras for every entry of a batch."""
     return Cameras(cameras.c2w.repeat(batch, 1, 1, 1), cameras.K.repeat(batch, 1, 1, 1), cameras.hw)
+
+
+def inputs(targets: int = 3, known: int = 1, batch: int = 1) -> dict[str, Any]:
+    """What a pipeline samples from: a toy car seen by `known` cameras, and target cameras beside them."""
+    views = ray_cast(toy_car(0), ring_cameras(known))
+    return {
+        "images": views.images.repeat(batch, 1, 1, 1, 1),
+        "cameras": stacked(views.cameras, batch),
+        "target_cameras": stacked(ring_cameras(targets, start=1.0), batch),
+    }
+
+
+def options(seed: int = 0, **more: Any) -> dict[str, Any]:
+    """How it samples."""
+    return {"num_inference_steps": STEPS, "generator": torch.Generator().manual_seed(seed)} | more
+
+
+def sampled(pipeline: MultiViewPipeline, batch: int = 1, **options: Any) -> Any:
+    """What the pipeline makes of `inputs`: three views in two blocks, unless chosen otherwise."""
+    options = {"generator": torch.Generator().manual_seed(3), "num_inference_steps": STEPS, "block": 2} | options
+    return pipeline(**inputs(3, batch=batch), **options)
 
 
 @dataclass(frozen=True)

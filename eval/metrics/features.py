@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-import mvgenvs  # noqa: F401  (mends torchvision beside a CPU torch, before torch_fidelity imports it)
 from eval.metrics.image import rounded_to_8_bits
 from mvgenvs.errors import UserError
 

@@ -51,14 +51,14 @@ class ConditionalFit:
 
 
 def fit_of_sampler(
-    views: GaussianViews, num_new: int, options: SamplingOptions, pixels: int | None = None, seed: int = 0
+    views: GaussianViews, num_new: int, options: SamplingOptions, pixels: int | None = None
 ) -> ConditionalFit:
     """Samples new views given true anchors, and compares them with the conditional.
 
     Sampler and denoiser are linear, so new = M a + noise: M is found by regression, and with it the mean square of W2
     over anchors, E |(M - B) a|^2 + W2(residuals, S)^2, where B and S are the truth.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     pixels = PIXELS if pixels is None else pixels
     a = views.draw(pixels, generator)[num_new:]
     scheduler = EDMEulerScheduler(sigma_min=CLEAN_SIGMA, sigma_max=SIGMA_MAX)

@@ -37,13 +37,13 @@ class Change:
     interval: tuple[float, float] | None
 
 
-def changes(found: Sequence[SetErrors], against: str = ALONE.name) -> dict[str, list[Change]]:
-    """Each mode's errors relative to those of `against`, set by set, at each of `SIGMAS`."""
+def changes(found: Sequence[SetErrors]) -> dict[str, list[Change]]:
+    """Each mode's errors relative to those of views alone, set by set, at each of `SIGMAS`."""
     rmse = {name: np.array([np.mean(e.rmse[name], axis=1) for e in found]) for name in found[0].rmse}  # (set, sigma)
     made = {}
     for name in rmse:
-        if name not in (against, RENDERING):
-            percent = 100 * (rmse[name] / rmse[against] - 1)
+        if name not in (ALONE.name, RENDERING):
+            percent = 100 * (rmse[name] / rmse[ALONE.name] - 1)
             made[name] = [Change(float(p.mean()), mean_interval(p.tolist())) for p in percent.T]
     return made
 

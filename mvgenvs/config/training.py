@@ -169,7 +169,7 @@ class RunConfig:
     tracker: str = "tensorboard"
     """accelerate tracker, or none"""
     mixed_precision: str = "no"
-    """no, bf16, fp16, or auto: bf16 where the processor has it and a short trial finds it faster"""
+    """no, bf16, fp16, or auto: bf16 where the GPU or CPU has instructions for it, else fp16 on a GPU and no on a CPU"""
     gradient_checkpointing: bool = False
     """recompute the denoiser's activations instead of keeping them: less memory, same gradients"""
     compile: bool = False

@@ -33,13 +33,11 @@ DEPTH_SCALE = 20000  # steps of a depth map in one world unit
 class SRNScenes(CachedScenes):
     """The objects of one split, in the order of their folders."""
 
-    def __init__(
-        self, root: Path, split: str, size: int = 128, white_background: bool = True, category: str = ""
-    ) -> None:
+    def __init__(self, root: Path, split: str, size: int = 128, category: str = "") -> None:
         """Lists the objects under `root`; images come back as `size` x `size` pixels.
 
-        For an object without mask/, `white_background` takes pure white for background and everything else for the
-        mask, which is right for renderings. `category` reads only <category>_<split>; all categories by default.
+        For an object without mask/, everything that is not pure white is the mask, which is right for renderings.
+        `category` reads only <category>_<split>; all categories by default.
 
         Raises `UserError` if there is no such folder, split, category, or object.
         """
@@ -53,7 +51,7 @@ class SRNScenes(CachedScenes):
         if category and category not in categories:
             raise UserError(f"there is no folder {category}_{split} in {root}: choose one of {', '.join(categories)}")
         index = _read_index(Path(root))
-        self.size, self.white_background = size, white_background
+        self.size = size
         self.objects = [
             _describe(folder, kind, index)
             for split_folder, kind in zip(folders, categories, strict=True)
@@ -76,14 +74,14 @@ class SRNScenes(CachedScenes):
             hw = image.shape[:2]
             if has_mask:
                 masks.append(resized(read_mask(item.folder / "mask" / f"{view_id:06d}.png", hw), self.size))
-            elif self.white_background:
+            else:
                 masks.append(_not_white(images[-1]))
             if has_depth:
                 depths.append(resized_depth(read_depth(item.folder / "depth" / f"{view_id:06d}.png", hw), self.size))
         c2w = torch.from_numpy(np.stack(poses)).float()
         K, native_hw = _intrinsics(item.folder)
         cameras = Cameras(c2w, K.repeat(len(poses), 1, 1), native_hw).resized((self.size, self.size))
-        return store(images, cameras, masks or None, depths or None, 1 / DEPTH_SCALE)
+        return store(images, cameras, masks, depths or None, 1 / DEPTH_SCALE)
 
 
 def splits_in(root: Path) -> list[str]:

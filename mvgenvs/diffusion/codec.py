@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mvgenvs.diffusion.refiner import Refiner
+from mvgenvs.offload import on_its_device
 from mvgenvs.precision import without_autocast
 
 SIGMA_DATA = 0.5
@@ -136,6 +137,7 @@ class PatchCodec(Codec):
         self.basis.copy_(components)
         self.scale.copy_(scale)
 
+    @on_its_device
     @without_autocast
     def encode(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c lh lw"]:
         """Latents of images in [0, 1]."""
@@ -158,6 +160,7 @@ class PatchCodec(Codec):
             return images
         return images + rendering - self.decode_linear(self.encode(rendering))
 
+    @on_its_device
     def decode(
         self, latents: Float[Tensor, "n c lh lw"], rendering: Float[Tensor, "n 3 h w"] | None = None
     ) -> Float[Tensor, "n 3 h w"]:

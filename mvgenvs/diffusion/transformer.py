@@ -42,12 +42,13 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(2))
         self.attention = Attention(query_dim=width, heads=heads, dim_head=width // heads, bias=True)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        last = nn.Linear(4 * width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), last)
         self.modulation = nn.Linear(width, 6 * width)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
-        for last in (self.attention.to_out[0], self.mlp[2]):
-            nn.init.normal_(last.weight, std=0.006)  # a deep stack starts near the identity
+        for weight in (self.attention.to_out.get_parameter("0.weight"), last.weight):
+            nn.init.normal_(weight, std=0.006)  # a deep stack starts near the identity
 
     def forward(
         self,
@@ -89,7 +90,9 @@ class ViewTransformer(JointModel):
         air_distance: int = 4,
         std_channels: Sequence[float] | None = None,
     ) -> None:
-        """`patch` is the side of a token in latents, `reproject` adds to the prior what other views show, and
+        """The arguments are this many because they are the model's saved configuration.
+
+        `patch` is the side of a token in latents, `reproject` adds to the prior what other views show, and
         `rotary_points` is as in `JointDenoiser`, as are the prior's deviations. Tokens whose pixels, and those within
         half a patch around them, see no opacity are left out, and their views keep the prior there.
 
@@ -147,7 +150,7 @@ class ViewTransformer(JointModel):
         `poses` are the projections from the world to the latents' pixels. A dropped view has zeros for a rendering,
         EDM's own prior, shows nothing to other views, and is computed everywhere.
         """
-        config, hw = self.config, render_latents.shape[-2:]
+        config, hw = self.config, (self.config.latent_size, self.config.latent_size)
         if dropped is None:
             dropped = torch.zeros(render_latents.shape[:2], dtype=torch.bool, device=render_latents.device)
         keep = (~dropped).to(render_latents.dtype)[..., None, None, None]

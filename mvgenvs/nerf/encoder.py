@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 GROUPS = 16
 DECODER_WIDTH = 64  # channels of the features
+DILATIONS = (1, 2, 4)
 
 
 class ResnetStage(nn.Sequential):
@@ -35,13 +36,13 @@ class ResnetStage(nn.Sequential):
 class AtrousPyramid(nn.Module):
     """Atrous spatial pyramid pooling: the same features at several dilations, and their global mean."""
 
-    def __init__(self, channels: int, out_channels: int, dilations: tuple[int, ...] = (1, 2, 4)) -> None:
+    def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
-            nn.Conv2d(channels, out_channels, 3, padding=rate, dilation=rate) for rate in dilations
+            nn.Conv2d(channels, out_channels, 3, padding=rate, dilation=rate) for rate in DILATIONS
         )
         self.pooled = nn.Linear(channels, out_channels)
-        self.merge = nn.Conv2d(out_channels * (len(dilations) + 1), out_channels, 1)
+        self.merge = nn.Conv2d(out_channels * (len(DILATIONS) + 1), out_channels, 1)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h w"]:
         parts = [branch(x) for branch in self.branches]
@@ -60,7 +61,6 @@ class ImageEncoder(nn.Module):
         widths: Sequence[int],
         volume_channels: int,
         volume_depth: int,
-        decoder_width: int = DECODER_WIDTH,
         in_channels: int = 3,
     ) -> None:
         super().__init__()
@@ -70,12 +70,12 @@ class ImageEncoder(nn.Module):
         self.stage1 = ResnetStage(stem, stem, 1)
         self.stage2 = nn.Sequential(nn.Conv2d(stem, middle, 3, stride=2, padding=1), ResnetStage(middle, middle, 2))
         self.stage3 = nn.Sequential(nn.Conv2d(middle, deep, 3, stride=2, padding=1), ResnetStage(deep, deep, 2))
-        self.pyramid = AtrousPyramid(deep, decoder_width)
+        self.pyramid = AtrousPyramid(deep, DECODER_WIDTH)
         self.decoder = nn.Sequential(
-            nn.Conv2d(decoder_width + stem, decoder_width, 3, padding=1), ResnetStage(decoder_width, decoder_width, 1)
+            nn.Conv2d(DECODER_WIDTH + stem, DECODER_WIDTH, 3, padding=1), ResnetStage(DECODER_WIDTH, DECODER_WIDTH, 1)
         )
         self.head = nn.Sequential(
-            nn.GroupNorm(GROUPS, decoder_width), nn.SiLU(), nn.Conv2d(decoder_width, volume_channels * volume_depth, 1)
+            nn.GroupNorm(GROUPS, DECODER_WIDTH), nn.SiLU(), nn.Conv2d(DECODER_WIDTH, volume_channels * volume_depth, 1)
         )
 
     def forward(

@@ -14,6 +14,7 @@ from mvgenvs.nerf.mlp import blockwise_mlp
 from mvgenvs.nerf.occupancy import Occupancy
 from mvgenvs.nerf.volume import frustum_coordinates, sample_images, sample_volumes
 
+OCTAVES = 4  # of the encoded position
 UNSEEN = 0.01  # weight of a view for points that are hidden from it; a view that sees them has weight 1
 LOGIT_SLOPE = 2.0  # of the log density with respect to the world volume's logit of matter
 MAX_LOG_DENSITY = 8.0  # a surface that absorbs 95% of the light within a thousandth of the object's size
@@ -60,7 +61,6 @@ class Field(nn.Module):
         fusion: str = "softmax",
         world_coordinates: bool = True,
         source_colour: bool = True,
-        octaves: int = 4,
         world_channels: int = 0,
         world_extent: Sequence[float] = (0.32, 0.32, 0.52),
         density: str = "softplus",
@@ -68,7 +68,9 @@ class Field(nn.Module):
         matte: bool = False,
         visibility: bool = False,
     ) -> None:
-        """`world_coordinates` gives the MLP the encoded position, which departs from GeNVS and helps posed data.
+        """The arguments are those of `ViewNeRF`, whose configuration they are part of.
+
+        `world_coordinates` gives the MLP the encoded position, which departs from GeNVS and helps posed data.
         `source_colour` lets the field copy the known pixels that a point projects to; with `matte` it also sees their
         mattes. The world volume, if it has channels, spans the box of half sides `world_extent`. Its last channel says
         how far to trust mirror images; with `world_density`, the channel before is a logit of matter, to which the MLP
@@ -80,12 +82,12 @@ class Field(nn.Module):
         super().__init__()
         self.channels, self.features, self.near, self.far = channels, features, near, far
         self.fusion, self.world_coordinates, self.source_colour = fusion, world_coordinates, source_colour
-        self.register_buffer("frequencies", math.pi * 2.0 ** torch.arange(octaves), persistent=False)
+        self.register_buffer("frequencies", math.pi * 2.0 ** torch.arange(OCTAVES), persistent=False)
         self.density, self.world_density = density, world_density
         self.visibility = visibility
         self.world_channels, self.world_extent = world_channels, tuple(world_extent)
         of_views = channels + visibility + (3 + matte) * source_colour
-        inputs = of_views + (3 + 6 * octaves) * world_coordinates + max(0, world_channels - 1)
+        inputs = of_views + (3 + 6 * OCTAVES) * world_coordinates + max(0, world_channels - 1)
         self.mlp = nn.Sequential(
             nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(),
             nn.Linear(hidden, 1 + features + source_colour),

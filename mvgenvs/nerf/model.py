@@ -20,6 +20,7 @@ from mvgenvs.nerf.renderer import Bounds, RayRendering, background_features, box
 from mvgenvs.nerf.visibility import visibility, with_visibility
 from mvgenvs.nerf.world import WorldVolume
 from mvgenvs.nerf.zoom import mean_colour, zoom
+from mvgenvs.offload import on_its_device
 from mvgenvs.precision import without_autocast
 from mvgenvs.views import with_matte
 
@@ -79,7 +80,9 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         matte: bool = False,
         visibility: bool = False,
     ) -> None:
-        """`mirror_known` adds the mirror image of every known view, with its mirrored camera, to the known views: a
+        """The arguments are this many because they are the model's saved configuration: diffusers asks for one of each.
+
+        `mirror_known` adds the mirror image of every known view, with its mirrored camera, to the known views: a
         prior for objects symmetric in x, such as cars, which gives the field a guess of the unseen side.
         `world_channels` adds a volume in the world, see `WorldVolume`; nothing outside its box is rendered then. For
         `density` and `world_density` see `Field`, for `world_detail` see `WorldVolume`. `zoom_known` crops known views
@@ -108,6 +111,7 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         """Half sides of the box that is rendered; None if it is only the sphere."""
         return None if self.world is None else self.config.world_extent
 
+    @on_its_device
     def encode(
         self,
         images: Float[Tensor, "batch view c h w"],
@@ -209,6 +213,7 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         parts = map_chunks(render, chunks, [*volumes, *self.field.parameters()], num_kept)
         return RayRendering(*(torch.cat(each, dim=1) for each in zip(*parts, strict=True)))
 
+    @on_its_device
     def render(
         self, scene: Scene, cameras: Cameras, jitter: Float[Tensor, "batch ray"] | None = None, chunk: int | None = None
     ) -> Rendering:

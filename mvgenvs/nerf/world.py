@@ -17,6 +17,7 @@ from mvgenvs.nerf.volume import frustum_coordinates
 from mvgenvs.precision import without_autocast
 
 GROUPS = 16
+LAYERS = 3  # of the transformer over the coarsest voxels
 PIXEL_FEATURES, FINE_FEATURES = 32, 8  # channels from an image where a voxel projects to
 
 
@@ -38,9 +39,7 @@ class VoxelBlock(nn.Module):
 class VoxelUNet(nn.Module):
     """Two levels of 3-D convolutions, and transformer layers at a third; the output has twice as many voxels."""
 
-    def __init__(
-        self, in_channels: int, channels: int, widths: Sequence[int], grid: Sequence[int], layers: int
-    ) -> None:
+    def __init__(self, in_channels: int, channels: int, widths: Sequence[int], grid: Sequence[int]) -> None:
         super().__init__()
         fine, middle, deep = widths
         self.enter = nn.Conv3d(in_channels, fine, 1)
@@ -50,7 +49,7 @@ class VoxelUNet(nn.Module):
         self.shrink2 = nn.Conv3d(middle, deep, 2, stride=2)
         self.places = nn.Parameter(torch.randn(grid[0] * grid[1] * grid[2] // 64, deep) * 0.02)
         layer = nn.TransformerEncoderLayer(deep, deep // 32, 4 * deep, 0.0, "gelu", batch_first=True, norm_first=True)
-        self.attend = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.attend = nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False)
         self.grow2 = nn.ConvTranspose3d(deep, middle, 2, stride=2)
         self.merge2 = nn.Conv3d(2 * middle, middle, 1)
         self.up2 = nn.Sequential(VoxelBlock(middle), VoxelBlock(middle))
@@ -105,7 +104,6 @@ class WorldVolume(nn.Module):
         widths: Sequence[int] = (48, 96, 192),
         grid: Sequence[int] = (20, 20, 32),
         extent: Sequence[float] = (0.32, 0.32, 0.52),
-        layers: int = 3,
         detail: int = 0,
         pixel_channels: int = 3,
     ) -> None:
@@ -118,7 +116,7 @@ class WorldVolume(nn.Module):
             self.register_buffer(name, centers_of(sides) * torch.tensor(self.extent).view(3, 1, 1, 1), persistent=False)
         seen = pixel_channels + 1  # besides the features: the pixel, and the voxel's depth in the view
         self.project = nn.Conv2d(image_channels, PIXEL_FEATURES, 1)
-        self.unet = VoxelUNet(2 * (PIXEL_FEATURES + seen) + 6, channels, widths, grid, layers)
+        self.unet = VoxelUNet(2 * (PIXEL_FEATURES + seen) + 6, channels, widths, grid)
         self.detail = None
         if detail:
             self.project_fine = nn.Conv2d(image_channels, FINE_FEATURES, 1)

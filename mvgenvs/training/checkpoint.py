@@ -27,6 +27,7 @@ from mvgenvs.config import TrainConfig, to_dict
 from mvgenvs.errors import UserError
 from mvgenvs.files import share
 from mvgenvs.folders import OwnFolder
+from mvgenvs.model_card import CARD, LOADER
 from mvgenvs.parts import CHECKPOINT_PREFIX, PARTS, Parts, checkpoints
 from mvgenvs.pipeline import MultiViewPipeline
 from mvgenvs.training.trainable import lora_merged
@@ -148,7 +149,7 @@ def save_fp16(pipeline: MultiViewPipeline, folder: Path) -> None:
     with OwnFolder(folder) as own, explained_failures(folder):
         staged = folder / STAGED
         own.add(pipeline_files(folder))
-        own.check(["model_index.json", *parts])
+        own.check(["model_index.json", LOADER, *parts])
         shutil.rmtree(staged, ignore_errors=True)
         try:
             halved.save_pretrained(staged, safe_serialization=True)
@@ -157,7 +158,8 @@ def save_fp16(pipeline: MultiViewPipeline, folder: Path) -> None:
                 path.write_text(json.dumps(config, indent=2) + "\n")
             for path in staged.glob("*/*.safetensors"):
                 share(path)
-            for path in [*sorted(staged.glob("*/*")), staged / "model_index.json"]:
+            names = ["model_index.json", LOADER, *([CARD] if own.owns(CARD) or not (folder / CARD).exists() else [])]
+            for path in [*sorted(staged.glob("*/*")), *(staged / name for name in names)]:
                 own.replace(path.relative_to(staged).as_posix(), path)
         except SafetensorError as error:  # which hides the system's
             raise UserError(f"cannot write to {folder} ({error}): free some space or choose another folder") from error
@@ -172,6 +174,6 @@ def pipeline_files(folder: Path) -> list[str]:
             return []
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    names = ["model_index.json", "scheduler/scheduler_config.json"]
+    names = ["model_index.json", LOADER, "scheduler/scheduler_config.json"]
     names += [f"{part}/{file}" for part in PARTS for file in ("config.json", "diffusion_pytorch_model.safetensors")]
     return [name for name in names if (folder / name).exists()]

@@ -66,13 +66,8 @@ def train(config: TrainConfig, resume: bool) -> int:
         items = kept_items(accelerator, objective, sets, scenes, config, length)
     start, skipped = checkpoint.resume(accelerator, config, ema)
     data = loop.batches(items, config, accelerator, start)
-    fits = config.denoiser.fit_prior and "denoiser" in config.run.train and "denoiser" not in taken
-    if fits and isinstance(objective, Objective):
-        if start:
-            recall_prior(parts.denoiser, run / f"{CHECKPOINT_PREFIX}{start:06d}" / "pipeline")
-        else:
-            size = config.optim.batch // config.optim.accumulation
-            fit_prior(objective, first_sets(items, size, accelerator.device))
+    if config.denoiser.fit_prior and "denoiser" in config.run.train and "denoiser" not in taken:
+        give_prior(objective, items, config, start, accelerator.device)
     if config.run.tracker != "none":
         accelerator.init_trackers("logs")
 
@@ -97,6 +92,18 @@ def train(config: TrainConfig, resume: bool) -> int:
         tracker.finish()
     lock.close()
     return 1 if stop and not last else 0
+
+
+def give_prior(
+    objective: Objective | Refinement, items: loop.Items, config: TrainConfig, start: int, device: torch.device
+) -> None:
+    """Fits the denoiser's prior to the first sets, or recalls that of the checkpoint at step `start`."""
+    if not isinstance(objective, Objective):
+        return
+    if start:
+        recall_prior(objective.denoiser, Path(config.run.output) / f"{CHECKPOINT_PREFIX}{start:06d}" / "pipeline")
+    else:
+        fit_prior(objective, first_sets(items, config.optim.batch // config.optim.accumulation, device))
 
 
 def note_validation(
@@ -207,7 +214,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     state = join_processes()
     precision = [best_mixed_precision() if config.run.mixed_precision == "auto" else config.run.mixed_precision]
     if state.num_processes > 1:
-        broadcast_object_list(precision)  # trials on several processes may differ
+        broadcast_object_list(precision)  # the machines they run on may differ
     torch.backends.cudnn.benchmark = True  # shapes do not change
     accelerator = Accelerator(
         mixed_precision=precision[0],

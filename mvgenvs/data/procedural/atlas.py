@@ -49,9 +49,9 @@ class Panel:
         cv2.fillPoly(filled, [pixels], rgb, cv2.LINE_AA, shift=4)
         cv2.addWeighted(filled, alpha, self.pixels, 1 - alpha, 0, dst=self.pixels)
 
-    def rectangle(self, x0: float, x1: float, y0: float, y1: float, colour: Colour, alpha: float = 1.0) -> None:
+    def rectangle(self, x0: float, x1: float, y0: float, y1: float, colour: Colour) -> None:
         """Fills a rectangle."""
-        self.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], colour, alpha)
+        self.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], colour)
 
     def disc(self, x: float, y: float, radius: float, colour: Colour, stretch: float = 1.0) -> None:
         """Fills a circle, or an ellipse `stretch` times as wide as it is high."""

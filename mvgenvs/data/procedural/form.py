@@ -127,25 +127,16 @@ def draw_form(rng: np.random.Generator) -> Form:
     kind = KINDS[name]
 
     def pick(bounds: Range) -> float:
-        return float(rng.uniform(*bounds))
+        return _pick(rng, bounds)
 
     length, width, height = pick(kind.length), pick(kind.width), pick(kind.height)
     nose, cowl, belt, tail = (height * pick(share) for share in (kind.nose, kind.cowl, kind.belt, kind.tail))
     wheelbase, front_axle = length * pick(kind.wheelbase), length * pick(kind.overhang)
     boxy = name in ("bus", "lorry", "van")
     plump = not boxy and rng.random() < 0.2  # the roundness of older cars
-    gap = pick(kind.cowl_gap)
-    cowl_s = max(front_axle + gap, float(rng.uniform(0.04, 0.16)))
-    base_rear_s = length - pick(kind.boot)
-    if name == "lorry":
-        base_rear_s = cowl_s + float(rng.uniform(1.5, 2.1))
-        gap = 0.0
-    rise_front, rise_rear = height - cowl, height - belt
-    roof_front_s = cowl_s + rise_front * np.tan(np.deg2rad(pick(kind.screen)))
-    roof_rear_s = base_rear_s - rise_rear * np.tan(np.deg2rad(pick(kind.rear)))
-    if roof_rear_s - roof_front_s < 0.7:  # the roof keeps a minimal length: the rear window becomes steeper
-        roof_front_s = min(roof_front_s, base_rear_s - 1.0)
-        roof_rear_s = min(roof_front_s + 0.7, base_rear_s - 0.03)
+    cowl_s, roof_front_s, roof_rear_s, base_rear_s = _draw_cabin(
+        rng, name, length, front_axle, height - cowl, height - belt
+    )
     long_roof = roof_rear_s - roof_front_s
     columns = int(rng.choice(kind.columns))
     if name == "pickup":
@@ -165,8 +156,8 @@ def draw_form(rng: np.random.Generator) -> Form:
         belt=belt,
         tail=tail,
         cowl_s=cowl_s,
-        roof_front_s=float(roof_front_s),
-        roof_rear_s=float(roof_rear_s),
+        roof_front_s=roof_front_s,
+        roof_rear_s=roof_rear_s,
         base_rear_s=base_rear_s,
         columns=columns,
         blind=bool(rng.random() < kind.blind),
@@ -184,3 +175,28 @@ def draw_form(rng: np.random.Generator) -> Form:
         hump=pick((0.05, 0.11)) if plump else pick((0.0, 0.05)),
         roof_arc=pick((0.01, 0.04)) if boxy else pick((0.03, 0.1)),
     )
+
+
+def _draw_cabin(
+    rng: np.random.Generator, name: str, length: float, front_axle: float, rise_front: float, rise_rear: float
+) -> tuple[float, float, float, float]:
+    """How far back the windscreen's foot, the roof's front and rear ends and the rear window's foot lie.
+
+    `rise_front` and `rise_rear` are the heights of the two windows.
+    """
+    kind = KINDS[name]
+    gap = _pick(rng, kind.cowl_gap)
+    cowl_s = max(front_axle + gap, _pick(rng, (0.04, 0.16)))
+    base_rear_s = length - _pick(rng, kind.boot)
+    if name == "lorry":
+        base_rear_s = cowl_s + _pick(rng, (1.5, 2.1))
+    roof_front_s = cowl_s + rise_front * np.tan(np.deg2rad(_pick(rng, kind.screen)))
+    roof_rear_s = base_rear_s - rise_rear * np.tan(np.deg2rad(_pick(rng, kind.rear)))
+    if roof_rear_s - roof_front_s < 0.7:  # the roof keeps a length: the rear window stands steeper
+        roof_front_s = min(roof_front_s, base_rear_s - 1.0)
+        roof_rear_s = min(roof_front_s + 0.7, base_rear_s - 0.03)
+    return cowl_s, float(roof_front_s), float(roof_rear_s), base_rear_s
+
+
+def _pick(rng: np.random.Generator, bounds: Range) -> float:
+    return float(rng.uniform(*bounds))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mvgenvs.diffusion.codec import SIGMA_DATA, Codec
 from mvgenvs.diffusion.stable.saved_config import public_entries
+from mvgenvs.offload import on_its_device
 
 
 class VaeCodec(Codec):
@@ -33,10 +34,12 @@ class VaeCodec(Codec):
         """(channel, height, width) of the latents of an image of size `hw`."""
         return self.vae.config.latent_channels, hw[0] // self.downscale, hw[1] // self.downscale
 
+    @on_its_device
     def encode(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c lh lw"]:
         """The mean of the posterior, not a sample of it, of images in [0, 1]."""
         return (self.vae.encode(images * 2 - 1).latent_dist.mean - self.shift) * self.scale
 
+    @on_its_device
     def decode(
         self, latents: Float[Tensor, "n c lh lw"], rendering: Float[Tensor, "n 3 h w"] | None = None
     ) -> Float[Tensor, "n 3 h w"]:
