@@ -105,7 +105,7 @@ def test_callbacks_of_diffusers_own_class(pipeline):
 
 
 def test_callbacks_that_ask_for_or_give_what_there_is_not(pipeline):
-    with pytest.raises(UserError, match="callbacks cannot have 'prompt_embeds', but latents"):
+    with pytest.raises(UserError, match="callbacks cannot have 'prompt_embeds', only latents"):
         sampled(pipeline, callback_on_step_end=print, callback_on_step_end_tensor_inputs=["prompt_embeds"])
     with pytest.raises(UserError, match="a callback made latents"):
         sampled(pipeline, callback_on_step_end=lambda *_: {"latents": torch.zeros(1, 1, 1, 1, 1)})

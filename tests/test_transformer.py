@@ -5,17 +5,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import SIZE, ring_cameras, stacked, tiny_config, tiny_parts, write_srn
+from tiny import SIZE, ray_cast, ring_cameras, stacked, tiny_config, tiny_parts, toy_car, write_srn
 from torch import nn
 
 from attention import AnchorCache, AttentionBackend
+from mvgenvs.cameras import Cameras
 from mvgenvs.config import CodecConfig
 from mvgenvs.diffusion.denoiser import concatenate_conditions
+from mvgenvs.diffusion.networks import Networks
 from mvgenvs.diffusion.noise import preconditioning
 from mvgenvs.errors import UserError
 from mvgenvs.nerf.model import Rendering
 from mvgenvs.pipeline import MultiViewPipeline
 from mvgenvs.training.trainer import train
+from mvgenvs.training.validation import neighbour_figures
 
 
 def config(*folders, **denoiser):
@@ -231,3 +234,25 @@ def test_each_channel_may_have_its_own_deviation():
     xt, sigma, conditions = inputs(denoiser)
     assert conditions.std.shape[2] == 3
     assert denoiser(xt, sigma, conditions).isfinite().all()
+
+
+def test_validation_tells_what_other_views_are_worth(monkeypatch):
+    """A NeRF that knows the geometry and no colour: views learn their colours from one another, or not at all."""
+    car, cameras = toy_car(2), ring_cameras(8, elevation=0.2)
+
+    def render(networks, scene, camera):
+        seen = ray_cast(car, Cameras(camera.c2w[0], camera.K[0], camera.hw))
+        grey = torch.where(seen.mask > 0, 0.5, 1.0).expand(-1, 16, -1, -1)
+        return Rendering(grey[None], seen.depth[None], seen.mask[None])
+
+    monkeypatch.setattr(Networks, "_render", render)
+    pipeline = MultiViewPipeline.from_parts(parts(std_ceiling=0.5))
+    nn.init.zeros_(pipeline.denoiser.leave.weight)
+    nn.init.zeros_(pipeline.denoiser.leave.bias)
+    found = neighbour_figures(pipeline, ray_cast(car, cameras), seed=0)
+    assert all(found[f"neighbours_{level}"] < -0.05 for level in ("1", "2"))
+    pipeline.denoiser.set_attention("independent")
+    alone = neighbour_figures(pipeline, ray_cast(car, cameras), seed=0)
+    for level in ("0.3", "1", "2"):
+        assert alone[f"neighbours_{level}"] == pytest.approx(0, abs=1e-6)
+        assert alone[f"x0_error_{level}"] == pytest.approx(found[f"x0_error_{level}"], rel=1e-5)

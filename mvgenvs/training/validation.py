@@ -9,6 +9,8 @@ from torch import Tensor
 
 from mvgenvs.config import TrainConfig
 from mvgenvs.data.scenes import ObjectDataset, open_scenes
+from mvgenvs.diffusion.denoiser import concatenate_conditions
+from mvgenvs.diffusion.options import CLEAN_SIGMA
 from mvgenvs.media import contact_sheet, write_png
 from mvgenvs.parts import Parts
 from mvgenvs.pipeline import MultiViewPipeline
@@ -16,6 +18,7 @@ from mvgenvs.training.refining import sampling_options
 from mvgenvs.views import ViewSet
 
 NUM_TARGETS = 7
+LEVELS = (0.3, 1.0, 2.0)  # noise levels at which views are denoised with and without the others
 
 
 def training_images(scenes: ObjectDataset, views_per_object: int = 10, most: int = 1000) -> Float[Tensor, "n 3 h w"]:
@@ -31,8 +34,8 @@ def validate(parts: Parts, config: TrainConfig, step: int) -> dict[str, float]:
     """Samples views of validation objects, writes a sheet, and returns mean metrics.
 
     PSNRs in dB: `codec` of the codec's reconstructions, `nerf` of the NeRF's RGB, `samples` of the samples, against the
-    true views; and the NeRF's geometry as in `geometry_figures`, if the data have mattes and depth. Only what the stage
-    can tell is computed.
+    true views; the NeRF's geometry as in `geometry_figures`, if the data have mattes and depth; and what the denoiser
+    gains from other views, as in `neighbour_figures`. Only what the stage can tell is computed.
     """
     scenes = open_scenes(
         Path(config.data.root), "val", config.data.size, config.data.category, config.data.fit_captures
@@ -64,6 +67,8 @@ def validate(parts: Parts, config: TrainConfig, step: int) -> dict[str, float]:
             for name, value in geometry_figures(out.depth[0].cpu(), targets).items():
                 figures.setdefault(name, []).append(value)
             if sampled:
+                for name, value in neighbour_figures(pipeline, views, config.run.seed).items():
+                    figures.setdefault(name, []).append(value)
                 rows.append(("samples", out.images[0].cpu()))
                 figures.setdefault("samples", []).append(_psnr(out.images[0].cpu(), targets.images))
     write_png(Path(config.run.output) / f"validation-{step:06d}.png", contact_sheet(rows))
@@ -78,6 +83,36 @@ def geometry_figures(depth: Float[Tensor, "view 1 h w"], truth: ViewSet) -> dict
     both = solid & (truth.depth > 0)
     error = (depth - truth.depth).abs()[both].mean().item() if both.any() else float("nan")
     return {"nerf_iou": ((solid & there).sum() / (solid | there).sum()).item(), "nerf_depth_error": error}
+
+
+@torch.no_grad()
+def neighbour_figures(pipeline: MultiViewPipeline, views: ViewSet, seed: int) -> dict[str, float]:
+    """Whether views are denoised better with others in sight: what a joint denoiser must show.
+
+    Every second view is noisy, the others are true and almost clean. For each S of `LEVELS`, `x0_error_S` is the root
+    mean square error of the noisy views' latents, each denoised alone, and `neighbours_S` the relative change of that
+    error when all are denoised jointly; negative is better. The first of the `views` is the known one.
+    """
+    networks, cameras = pipeline.networks, views.cameras.to(pipeline.device).batched()
+    scene = networks.lift([views.rgba[None, :1].to(pipeline.device)], cameras.select([0]))
+    order = [*range(1, views.num_views, 2), *range(0, views.num_views, 2)]  # the noisy ones first
+    num_noisy, num_clean = views.num_views // 2, views.num_views - views.num_views // 2
+    seen = [networks.render_view(scene, cameras.select([v]), guided=False, start=False) for v in order]
+    conditions = concatenate_conditions([view.conditions for view in seen], dim=1)
+    x0 = torch.cat([networks.encode(views.images[None, v].to(pipeline.device)) for v in order], dim=1)
+    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(seed)).to(x0)
+    figures: dict[str, float] = {}
+    for level in LEVELS:
+        sigma = x0.new_tensor([[level] * num_noisy + [CLEAN_SIGMA] * num_clean])
+        xt = x0 + sigma[..., None, None, None] * noise
+
+        def error(joint: bool, xt: Tensor = xt, sigma: Tensor = sigma) -> float:
+            made = networks.denoise(xt, sigma, conditions, joint=joint, num_anchors=num_clean)
+            return (made - x0)[:, :num_noisy].square().mean().sqrt().item()
+
+        alone = error(joint=False)
+        figures |= {f"x0_error_{level:g}": alone, f"neighbours_{level:g}": error(joint=True) / alone - 1}
+    return figures
 
 
 def _psnr(images: Float[Tensor, "n 3 h w"], truth: Float[Tensor, "n 3 h w"]) -> float:
