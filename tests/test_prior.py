@@ -23,6 +23,8 @@ from mvgenvs.training.objective import Objective
 from mvgenvs.training.prior import CONSTANTS, LEAST, SETS, deviations, fit_prior
 from mvgenvs.views import stack
 
+FITTED = (*CONSTANTS, "std_channels")
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +59,7 @@ def test_deviations_are_those_of_the_residuals() -> None:
 def test_nothing_solid_or_nothing_empty_gives_numbers_all_the_same(opacity: float) -> None:
     residual = 0.2 * torch.randn(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     found = deviations(residual, torch.full((5, 1, 4, 4), opacity))
-    values = torch.tensor([*(found[name] for name in CONSTANTS[:4]), *found["std_channels"]])
+    values = torch.tensor([*(found[name] for name in CONSTANTS), *found["std_channels"]])
     assert values.isfinite().all() and (values > 0).all()
 
 
@@ -91,10 +93,10 @@ def test_the_denoiser_takes_them_and_keeps_them(objective: Objective, tmp_path: 
         parts = [objective.residual(batch) for batch in itertools.islice(batches([]), SETS // 16)]
     residual, opacity = (torch.cat(x).flatten(0, 1) for x in zip(*parts, strict=True))
     expected = deviations(residual, opacity)
-    assert {name: objective.denoiser.config[name] for name in CONSTANTS} == expected
+    assert {name: objective.denoiser.config[name] for name in FITTED} == expected
     objective.denoiser.save_pretrained(tmp_path)
     loaded = JointDenoiser.from_pretrained(tmp_path)
-    assert {name: loaded.config[name] for name in CONSTANTS} == expected
+    assert {name: loaded.config[name] for name in FITTED} == expected
     opacity = torch.rand(1, 3, 1, 8, 8)
     rendering = Rendering(torch.rand(1, 3, 16, 8, 8), torch.ones(1, 3, 1, 8, 8), opacity)
     given = (rendering, torch.zeros(1, 3, 8, 4, 4), stacked(ring_cameras(3), 1))
@@ -122,6 +124,6 @@ def test_a_resumed_run_has_the_prior_that_it_had(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(loop, "train", original)
     train_multiview.train(tiny(tmp_path / "run", **changes), resume=True)
     whole, resumed = (load_parts(find_pipeline(tmp_path / run)).denoiser.config for run in ("whole", "run"))
-    assert {name: whole[name] for name in CONSTANTS} != {name: JointDenoiser().config[name] for name in CONSTANTS}
-    assert {name: resumed[name] for name in CONSTANTS} == {name: whole[name] for name in CONSTANTS}
+    assert {name: whole[name] for name in FITTED} != {name: JointDenoiser().config[name] for name in FITTED}
+    assert {name: resumed[name] for name in FITTED} == {name: whole[name] for name in FITTED}
     assert_equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))

@@ -5,7 +5,7 @@ import math
 import torch
 from tiny import Solid, ray_cast, ring_cameras, toy_car
 
-from mvgenvs.diffusion.reprojection import ERROR_FAR, ERROR_NEAR, Sources, combined_prior, find_sources
+from mvgenvs.diffusion.reprojection import ERROR_FAR, ERROR_NEAR, Sources, find_sources, told_by_others
 
 SIZE = 64
 
@@ -67,26 +67,14 @@ def test_variance_grows_with_the_angle_between_the_views():
     torch.testing.assert_close(variance[1], variance[11], rtol=0.02, atol=0)
 
 
-def test_the_prior_is_the_product_of_its_gaussians():
-    """One pixel, one channel, three views, the third of which does not see it."""
-    latents = torch.tensor([0.0, 2.0, -9.0]).view(1, 3, 1, 1, 1)
-    sigma, mean, std = (
-        torch.tensor([[0.3, 0.4, 0.1]]),
-        torch.full((1, 3, 1, 1, 1), 1.0),
-        torch.full((1, 3, 1, 1, 1), 0.5),
+def test_what_is_told_is_the_product_of_the_sources():
+    """Two pixels of four views: two sources for the first, none for the second."""
+    latents = torch.tensor([0.0, 2.0, -1.0, 7.0]).view(1, 4, 1, 1, 1)
+    sigma = torch.tensor([[0.3, 0.4, 0.1, 0.2]])
+    sources = Sources(
+        torch.tensor([[0, 1, 2, 3]] * 2), torch.tensor([[math.inf, 0.09, 0.03, math.inf], [math.inf] * 4])
     )
-    sources = Sources(torch.tensor([[0, 1, 2]]), torch.tensor([[math.inf, 0.09, math.inf]]))
-    combined, deviation = combined_prior(latents, sigma, mean, std, torch.tensor([0]), sources)
-    precision = 1 / 0.5**2 + 1 / (0.4**2 + 0.09)
-    expected = (1.0 / 0.5**2 + 2.0 / (0.4**2 + 0.09)) / precision
-    torch.testing.assert_close(combined.flatten(), torch.tensor([expected, 1.0, 1.0]))
-    torch.testing.assert_close(deviation.flatten(), torch.tensor([precision**-0.5, 0.5, 0.5]))
-
-
-def test_much_noise_leaves_the_rendering_alone():
-    latents = torch.randn(2, 3, 4, 2, 2) * 100
-    mean, std = torch.randn(1, 3, 4, 2, 2), torch.rand(1, 3, 1, 2, 2) + 0.1
-    sources = Sources(torch.randint(12, (12, 3)), torch.full((12, 3), 0.1))
-    combined, deviation = combined_prior(latents, torch.full((2, 3), 1e4), mean, std, torch.arange(12), sources)
-    torch.testing.assert_close(combined, mean.expand_as(combined), rtol=0, atol=1e-4)
-    torch.testing.assert_close(deviation, std.expand_as(deviation), rtol=1e-4, atol=0)
+    mean, precision = told_by_others(latents, sigma, sources)
+    first, second = 1 / (0.4**2 + 0.09), 1 / (0.1**2 + 0.03)
+    torch.testing.assert_close(precision, torch.tensor([[first + second, 0.0]]))
+    torch.testing.assert_close(mean, torch.tensor([[[(2 * first - second) / (first + second), 0.0]]]))

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import SIZE, ray_cast, ring_cameras, stacked, tiny_config, tiny_parts, toy_car, write_srn
+from tiny import SIZE, Solid, ray_cast, ring_cameras, stacked, tiny_config, tiny_parts, toy_car, write_srn
 from torch import nn
+from torch.nn import functional as F
 
 from attention import AnchorCache, AttentionBackend
 from mvgenvs.cameras import Cameras
@@ -14,6 +15,7 @@ from mvgenvs.config import CodecConfig
 from mvgenvs.diffusion.denoiser import concatenate_conditions
 from mvgenvs.diffusion.networks import Networks
 from mvgenvs.diffusion.noise import preconditioning
+from mvgenvs.diffusion.transformer import cosine_basis
 from mvgenvs.errors import UserError
 from mvgenvs.nerf.model import Rendering
 from mvgenvs.pipeline import MultiViewPipeline
@@ -72,24 +74,66 @@ def test_only_tokens_near_the_object_are_computed():
     assert (out - prior)[near].abs().mean() > 0.01
 
 
+def untrained(**settings):
+    made = parts(seed=1, **settings).denoiser
+    nn.init.zeros_(made.leave.weight)
+    nn.init.zeros_(made.leave.bias)
+    return made
+
+
 @torch.no_grad()
-def test_the_untrained_network_is_its_preconditioning_by_all_views():
-    """Where another view sees the pixel, nearer to that view's latents than the rendering alone would be."""
-    denoiser = parts(seed=1).denoiser
-    nn.init.zeros_(denoiser.leave.weight)
-    nn.init.zeros_(denoiser.leave.bias)
-    xt, _, conditions = inputs(denoiser, views=6)
-    sigma = torch.full((1, 6), 1e-3)
-    sigma[:, 0] = 5.0
-    chosen = conditions.maps[0, :, -1].flatten().nonzero()[:, 0]
-    mean, std = denoiser._combined_prior(xt, sigma, conditions, chosen)
-    moved = std[0, 0] < 0.9 * conditions.std[0, 0]
-    assert moved.float().mean() > 0.02
-    scale = preconditioning(sigma[..., None, None, None], std)
-    torch.testing.assert_close(denoiser(xt, sigma, conditions), mean + scale.c_skip * (xt - mean))
-    alone = preconditioning(sigma[..., None, None, None], conditions.std)
-    expected = conditions.mean + alone.c_skip * (xt - conditions.mean)
+def test_the_untrained_network_alone_is_its_preconditioning():
+    """With components that are all alike, and where the deviation is the same all over a patch."""
+    denoiser = untrained(std_slope=0.0, std_floor=0.4, std_air=0.4)
+    xt, sigma, conditions = inputs(denoiser)
+    scale = preconditioning(sigma[..., None, None, None], 0.4)
+    expected = conditions.mean + scale.c_skip * (xt - conditions.mean)
     torch.testing.assert_close(denoiser(xt, sigma, conditions, joint=False), expected)
+
+
+@torch.no_grad()
+def test_each_component_of_a_patch_is_filtered_by_its_own_deviation():
+    """Where only the constant component may differ from the rendering, speckle goes and the mean stays."""
+    denoiser = untrained(std_slope=0.0, std_floor=0.4, std_air=0.4)
+    spectrum = torch.full((3, 64), 1e-4)
+    spectrum[:, 0] = 8.0
+    denoiser.register_to_config(std_spectrum=spectrum.flatten().tolist())
+    xt, _, conditions = inputs(denoiser)
+    sigma = torch.full((1, 4), 0.1)
+    out = denoiser(xt, sigma, conditions, joint=False) - conditions.mean
+    near = conditions.maps[:, :, -1].flatten(0, 1)[:, None].bool().expand(-1, 3, -1, -1)
+    patches = F.avg_pool2d((xt - conditions.mean).flatten(0, 1), 8)
+    torch.testing.assert_close(F.avg_pool2d(out.flatten(0, 1), 8)[near], patches[near], rtol=1e-2, atol=1e-3)
+    speckle = out.flatten(0, 1) - F.interpolate(F.avg_pool2d(out.flatten(0, 1), 8), scale_factor=8)
+    assert speckle[near.repeat_interleave(8, 2).repeat_interleave(8, 3)].abs().max() < 1e-3
+
+
+@torch.no_grad()
+def test_the_untrained_network_is_told_by_clean_neighbours():
+    """The error of a noisy view of a ball of one colour, whose rendering has another one, falls with them in sight."""
+    denoiser = untrained(std_ceiling=0.5)
+    ball, cameras = [Solid((0.0, 0.0, 0.0), 0.3, (0.9, 0.2, 0.1))], ring_cameras(8, elevation=0.0)
+    views = ray_cast(ball, cameras)
+    grey = torch.where(views.mask > 0, 0.5, 1.0).expand(-1, 16, -1, -1)
+    seen = Rendering(grey[None], views.depth[None], views.mask[None])
+    conditions = denoiser.conditions(seen, seen.rgb * 2 - 1, stacked(cameras, 1))
+    x0, sigma = views.images[None] * 2 - 1, torch.full((1, 8), 1e-3)
+    sigma[:, 0] = 4.0
+    xt = x0 + sigma[..., None, None, None] * torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
+    errors = [(denoiser(xt, sigma, conditions, joint=joint) - x0)[:, 0].square().mean() for joint in (True, False)]
+    assert errors[0] < 0.5 * errors[1]
+
+
+def test_the_cosine_basis_is_orthonormal_and_begins_with_the_mean():
+    basis = cosine_basis(8)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(64), rtol=0, atol=1e-5)
+    torch.testing.assert_close(basis[0], torch.full((64,), 1 / 8))
+    denoiser = parts().denoiser
+    latents = torch.randn(2, 3, SIZE, SIZE)
+    tokens = denoiser._tokens(latents[None], torch.arange(2 * 16))
+    torch.testing.assert_close(denoiser._pixels(denoiser._spectral(tokens)), tokens)
+    listed = denoiser.components(latents).flatten(2).mT.flatten(0, 1)
+    torch.testing.assert_close(denoiser._spectral(tokens)[0], listed)
 
 
 @torch.no_grad()
@@ -226,14 +270,6 @@ def test_conditions_join_along_both_axes():
     assert torch.equal(again.maps, conditions.maps)
     views = [conditions.select(torch.tensor([v])) for v in range(4)]
     assert torch.equal(concatenate_conditions(views, dim=1).points, conditions.points)
-
-
-def test_each_channel_may_have_its_own_deviation():
-    denoiser = parts().denoiser
-    denoiser.register_to_config(std_channels=[1.0, 0.5, 2.0])
-    xt, sigma, conditions = inputs(denoiser)
-    assert conditions.std.shape[2] == 3
-    assert denoiser(xt, sigma, conditions).isfinite().all()
 
 
 def test_validation_tells_what_other_views_are_worth(monkeypatch):

@@ -112,7 +112,7 @@ def prior_deviation(
     reach = config.air_distance
     nearby = F.max_pool2d(largest, 2 * reach + 1, stride=1, padding=reach)
     std = torch.where(nearby < AIR_OPACITY, config.std_air, std).unflatten(0, keep.shape[:2])
-    if config.std_channels is not None:
+    if config.get("std_channels") is not None:
         std = std * std.new_tensor(config.std_channels)[:, None, None]
     return keep * std + (1 - keep) * SIGMA_DATA
 

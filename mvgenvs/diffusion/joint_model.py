@@ -18,6 +18,8 @@ class JointModel(ModelMixin, ConfigMixin):
     attention_backend = AttentionBackend.SDPA
     render_prior: bool
     """whether the denoised latents are a correction of the encoded rendering, whose detail can then be kept"""
+    std_factors: str = "std_channels"
+    """the setting that holds the factors of the components' deviations"""
     sees_render_latents: bool
     """whether `conditions` uses the encoded rendering at all"""
 
@@ -46,6 +48,10 @@ class JointModel(ModelMixin, ConfigMixin):
     def final_layer(self) -> nn.Module:
         """The layer whose output is the network's, up to its shape."""
         raise NotImplementedError
+
+    def components(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k th tw"]:
+        """Latents as the components that the prior tells apart, each by its own deviation: their channels."""
+        return latents
 
     def compile_network(self) -> None:
         """Compiles the network in place at its next call: the same weights under the same names."""

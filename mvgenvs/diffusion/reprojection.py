@@ -2,8 +2,8 @@
 
 Each pixel of a view shows a point of the rendered surface. Another view of the set sees that point too, unless its own
 rendering has something in front of it; then its pixel there, noisy as it is, is a guess of the first one's. The guesses
-of all views and the rendering are Gaussians that differ in how much they know, and their product is the prior on which
-the denoiser is centred. A clean neighbour tells nearly everything, one as noisy as the view itself halves its noise.
+of all views are Gaussians that differ in how much they know, and their product joins the rendering in the prior on
+which the denoiser is centred. A clean neighbour tells much, one as noisy as the view itself a little.
 
 Averaging warped noisy neighbours by depth is known from texture synthesis on meshes, e.g. SyncMVD (Liu et al. 2023,
 arXiv 2311.12891); here it is a prior, which the network may overrule, and not an average that replaces the views.
@@ -62,28 +62,15 @@ def find_sources(
 
 
 @without_autocast
-def combined_prior(
-    latents: Float[Tensor, "draw view c h w"],
-    sigma: Float[Tensor, "draw view"],
-    mean: Float[Tensor, "1 view c h w"],
-    std: Float[Tensor, "1 view k h w"],
-    pixels: Int[Tensor, " pixel"],
-    sources: Sources,
-) -> tuple[Float[Tensor, "draw view c h w"], Float[Tensor, "draw view k h w"]]:
-    """The prior of clean latents, N(`mean`, `std`^2), after what the noisy `latents` of other views tell of `pixels`.
+def told_by_others(
+    latents: Float[Tensor, "draw view c h w"], sigma: Float[Tensor, "draw view"], sources: Sources
+) -> tuple[Float[Tensor, "draw c pixel"], Float[Tensor, "draw pixel"]]:
+    """What the noisy latents of other views say of the pixels' clean ones: its mean and its precision, 0 for nothing.
 
-    Each source is Gaussian about its noisy latents, with the variance of its noise added to that of the move.
+    Each source is a Gaussian about its noisy latents, with the variance of its noise added to that of the move.
     """
-    flat, own_mean = (x.movedim(2, 1).flatten(2) for x in (latents, mean))  # (draw, c, view h w)
-    own_std = std.movedim(2, 1).flatten(2)
+    flat = latents.movedim(2, 1).flatten(2)  # (draw, c, view h w)
     told = flat[:, :, sources.place.flatten()].unflatten(2, sources.place.shape)  # (draw, c, pixel, view)
-    precision = 1 / (sigma[:, None, None] ** 2 + sources.variance)  # (draw, 1, pixel, view)
-    prior_mean, prior_precision = own_mean[..., pixels], own_std[..., pixels] ** -2
-    total = prior_precision + precision.sum(dim=-1)
-    combined = (prior_precision * prior_mean + (precision * told).sum(dim=-1)) / total
-
-    def put(new: Tensor, old: Tensor, shape: Tensor) -> Tensor:
-        whole = old.expand(len(latents), -1, -1).index_copy(2, pixels, new.to(old.dtype))
-        return whole.unflatten(2, (shape.shape[1], *shape.shape[-2:])).movedim(1, 2)
-
-    return put(combined, own_mean, mean), put(total.rsqrt(), own_std, std)
+    precision = 1 / (sigma[:, None] ** 2 + sources.variance)  # (draw, pixel, view)
+    total = precision.sum(dim=-1)
+    return (precision[:, None] * told).sum(dim=-1) / total.clamp(min=1e-12)[:, None], total

@@ -1,11 +1,15 @@
 """A joint denoiser of pixels: a transformer over the patches of all views of a set that show the object.
 
 Where the UNet of `JointDenoiser` computes every cell of every view, this one computes the tokens near the rendered
-object, a third of them at the usual framing. Its prior is that of `JointDenoiser`, the rendering, and further what the
-other views of the set show of the same surface, see `reprojection`: so an untrained network already lets views agree.
+object, a third of them at the usual framing. Patches of pixels go in and come out by one linear layer each, as in "Back
+to basics" [Li & He 2025, arXiv 2511.13720]; noise levels, one for each view, enter by adaptive normalisation [Peebles &
+Xie 2023, arXiv 2212.09748].
 
-Patches of pixels go in and come out by one linear layer each, as in "Back to basics" [Li & He 2025, arXiv 2511.13720];
-noise levels, one for each view, enter by adaptive normalisation [Peebles & Xie 2023, arXiv 2212.09748].
+Its prior is that of `JointDenoiser`, the rendering, with two things more. What pixels lack of a rendering is smooth: in
+the cosine basis of a patch, each component has its own deviation, and white noise is white in that basis too, so that
+EDM's preconditioning is the Wiener filter of a patch. And the other views of the set show the same surface, see
+`reprojection`: what they tell of a patch is weighed against the rendering, component by component. So an untrained
+network already draws no speckle and lets views agree.
 """
 
 import math
@@ -25,9 +29,10 @@ from mvgenvs.cameras import Cameras
 from mvgenvs.diffusion.denoiser import AIR_OPACITY, Conditions, prior_deviation, surface_points
 from mvgenvs.diffusion.joint_model import JointModel
 from mvgenvs.diffusion.noise import preconditioning
-from mvgenvs.diffusion.reprojection import combined_prior, find_sources
+from mvgenvs.diffusion.reprojection import find_sources, told_by_others
 from mvgenvs.errors import UserError
 from mvgenvs.nerf.model import Rendering
+from mvgenvs.precision import without_autocast
 
 LEVEL_CHANNELS = 64  # sines and cosines of a noise level
 FEATURE_CELLS = 2  # the NeRF's features are pooled to so many cells along a token's side
@@ -68,6 +73,7 @@ class ViewTransformer(JointModel):
     """D(x_t; sigma, conditions) for the pixels, or latents of pixels, of all views of a set at once."""
 
     _supports_gradient_checkpointing = True
+    std_factors = "std_spectrum"
 
     @register_to_config
     def __init__(
@@ -88,13 +94,14 @@ class ViewTransformer(JointModel):
         std_ceiling: float = 0.8,
         std_air: float = 0.004,
         air_distance: int = 4,
-        std_channels: Sequence[float] | None = None,
+        std_spectrum: Sequence[float] | None = None,
     ) -> None:
         """The arguments are this many because they are the model's saved configuration.
 
         `patch` is the side of a token in latents, `reproject` adds to the prior what other views show, and
-        `rotary_points` is as in `JointDenoiser`, as are the prior's deviations. Tokens whose pixels, and those within
-        half a patch around them, see no opacity are left out, and their views keep the prior there.
+        `rotary_points` is as in `JointDenoiser`, as are the prior's deviations; `std_spectrum` holds their factors for
+        the components of a patch, of mean square 1. Tokens whose pixels, and those within half a patch around them, see
+        no opacity are left out: their views keep the prior there.
 
         `attention` is joint or independent; raises `UserError` for another, and where patches do not fill the latents.
         """
@@ -106,7 +113,7 @@ class ViewTransformer(JointModel):
             raise UserError("setting 'denoiser.width' must be a multiple of denoiser.num_heads")
         pixels = latent_channels * patch**2
         maps = patch**2 + features * FEATURE_CELLS**2 + PLUCKER
-        self.enter = nn.Linear(2 * pixels + maps + (pixels + patch**2) * reproject, width)
+        self.enter = nn.Linear(2 * pixels + maps + (2 * pixels + 1) * reproject, width)
         self.level = nn.Sequential(nn.Linear(LEVEL_CHANNELS, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.blocks = nn.ModuleList(TransformerBlock(width, num_heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
@@ -117,6 +124,7 @@ class ViewTransformer(JointModel):
             nn.init.zeros_(layer.bias)
         if qk_norm:
             add_qk_norm(self)
+        self.register_buffer("basis", cosine_basis(patch), persistent=False)
         self.render_prior = self.sees_render_latents = True
         self.set_attention(attention)
 
@@ -211,27 +219,36 @@ class ViewTransformer(JointModel):
         ]
         return torch.cat(parts)
 
+    def components(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k th tw"]:
+        """Each patch in its cosine basis: k = c patch^2 components for each token."""
+        folded = rearrange(latents, "n c (h p) (w q) -> n h w c (p q)", p=self.config.patch, q=self.config.patch)
+        return (folded @ self.basis.T).flatten(-2).movedim(-1, 1)
+
     def _denoise_set(
         self, xt: Float[Tensor, "draw view c h w"], sigma: Float[Tensor, "draw view"], conditions: Conditions
     ) -> Float[Tensor, "draw view c h w"]:
         """x0 of several draws of one set, whose conditions have a batch of 1."""
-        mean, std = conditions.mean, conditions.std
         shown = conditions.maps[0, :, -1].flatten()
         chosen = shown.nonzero()[:, 0]  # tokens, numbered through the views
         if not len(chosen):  # one, whose output is thrown away below
             chosen = torch.zeros(1, dtype=torch.long, device=xt.device)
-        seen = [mean.expand_as(xt)]
+        level = sigma[:, chosen // conditions.maps[0, 0, 0].numel(), None]  # (draw, n, 1)
+        rendered = self._tokens(conditions.mean, chosen)
+        std = self._tokens(conditions.std, chosen).square().mean(dim=-1, keepdim=True).sqrt() * self._spectrum
+        mean, variance, seen = torch.zeros_like(rendered), std**2, [rendered.expand(len(xt), -1, -1)]
         if self.config.reproject:
-            mean, std = self._combined_prior(xt, sigma, conditions, chosen)
-            shares = (std / conditions.std).mean(dim=2, keepdim=True)
-            seen += [(mean - conditions.mean) / conditions.std, shares]
-        scale = preconditioning(sigma[..., None, None, None], std)
-        centred = xt - mean
-        tokens = [self._tokens(x, chosen) for x in (scale.c_in * centred, *seen)]
-        known = conditions.maps[0, :, :-1].flatten(2).mT.flatten(0, 1)[chosen]
-        tokens.append(known.expand(len(xt), -1, -1))
-        out = shown[chosen, None] * self._network(torch.cat(tokens, dim=-1), sigma, conditions, chosen)
-        return mean + scale.c_skip * centred + scale.c_out * self._views(out, chosen, xt)
+            told, precision = self._told(xt, sigma, conditions, chosen)
+            variance = 1 / (precision + 1 / variance)
+            mean = variance * precision * told
+            known = precision / (precision + 1 / std.square().mean())
+            seen += [mean / std, known * told, known]
+        scale = preconditioning(level, variance.sqrt())
+        centred = self._spectral(self._tokens(xt - conditions.mean, chosen)) - mean
+        maps = conditions.maps[0, :, :-1].flatten(2).mT.flatten(0, 1)[chosen].expand(len(xt), -1, -1)
+        out = self._network(torch.cat([scale.c_in * centred, *seen, maps], dim=-1), sigma, conditions, chosen)
+        x0 = rendered + self._pixels(mean + scale.c_skip * centred + scale.c_out * out)
+        elsewhere = preconditioning(sigma[..., None, None, None], conditions.std).c_skip
+        return self._views(x0, chosen, conditions.mean + elsewhere * (xt - conditions.mean), shown)
 
     def _network(
         self,
@@ -255,17 +272,35 @@ class ViewTransformer(JointModel):
         gain, shift = self.modulation(level)[:, view].chunk(2, dim=-1)
         return self.leave(self.norm(hidden) * (1 + gain) + shift).to(sigma.dtype)
 
-    def _combined_prior(
+    def _told(
         self, xt: Float[Tensor, "draw view c h w"], sigma: Tensor, conditions: Conditions, chosen: Int[Tensor, " n"]
-    ) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of the clean latents by the rendering and by the other views' noisy ones."""
+    ) -> tuple[Float[Tensor, "draw n k"], Float[Tensor, "draw n 1"]]:
+        """What the other views tell of each token beyond its rendering, in components, and with which precision."""
         num_views, side = xt.shape[1], self.config.latent_size
         numbers = torch.arange(num_views * side * side, device=xt.device).view(1, num_views, 1, side, side)
-        pixels = self._tokens(numbers, chosen).flatten()
+        pixels = self._tokens(numbers, chosen)[0]  # (n, patch^2)
         opacity = F.pixel_shuffle(conditions.maps[0, :, : self.config.patch**2], self.config.patch)
         projections = conditions.poses[0].unflatten(-1, (3, 4))
-        sources = find_sources(conditions.points[0], opacity > SOLID, projections, pixels)
-        return combined_prior(xt, sigma, conditions.mean, conditions.std, pixels, sources)
+        sources = find_sources(conditions.points[0], opacity > SOLID, projections, pixels.flatten())
+        told, precision = (x.unflatten(-1, pixels.shape) for x in told_by_others(xt, sigma, sources))
+        told = rearrange(told, "r c n p -> r n (c p)") - self._tokens(conditions.mean, chosen)
+        told = torch.where(precision.repeat(1, 1, xt.shape[2]) > 1e-6, told, 0.0)
+        return self._spectral(told), precision.mean(dim=-1, keepdim=True)
+
+    @property
+    def _spectrum(self) -> Tensor:
+        """The factors of the components' deviations."""
+        return self.basis.new_tensor(self.config.std_spectrum or [1.0])
+
+    @without_autocast
+    def _spectral(self, tokens: Float[Tensor, "*shape pixel"]) -> Float[Tensor, "*shape pixel"]:
+        """Pixels of patches as components of their cosine basis."""
+        return (tokens.unflatten(-1, (-1, self.config.patch**2)) @ self.basis.T).flatten(-2)
+
+    @without_autocast
+    def _pixels(self, components: Float[Tensor, "*shape pixel"]) -> Float[Tensor, "*shape pixel"]:
+        """The inverse."""
+        return (components.unflatten(-1, (-1, self.config.patch**2)) @ self.basis).flatten(-2)
 
     def _token_points(self, conditions: Conditions) -> Float[Tensor, "n 3"]:
         """The point that each token of a set shows: the mean of its latents' points, by their opacity."""
@@ -279,13 +314,23 @@ class ViewTransformer(JointModel):
         p = self.config.patch
         return rearrange(views, "r v c (h p) (w q) -> r (v h w) (c p q)", p=p, q=p)[:, chosen]
 
-    def _views(self, tokens: Float[Tensor, "draw n pixel"], chosen: Int[Tensor, " n"], like: Tensor) -> Tensor:
-        """The inverse, zero where no token is."""
-        p, (draws, views, _, height, width) = self.config.patch, like.shape
-        whole = tokens.new_zeros(draws, views * (height // p) * (width // p), tokens.shape[-1])
-        whole = whole.index_copy(1, chosen, tokens)
+    def _views(
+        self, tokens: Float[Tensor, "draw n pixel"], chosen: Int[Tensor, " n"], elsewhere: Tensor, shown: Tensor
+    ) -> Float[Tensor, "draw view c h w"]:
+        """The inverse of `_tokens`; `elsewhere` where there is no token, or one that is not shown."""
+        p, (views, _, height, _) = self.config.patch, elsewhere.shape[1:]
+        whole = rearrange(elsewhere, "r v c (h p) (w q) -> r (v h w) (c p q)", p=p, q=p)
+        tokens = torch.where(shown[chosen, None] > 0, tokens, whole[:, chosen])
         shape = {"v": views, "h": height // p, "p": p, "q": p}
-        return rearrange(whole, "r (v h w) (c p q) -> r v c (h p) (w q)", **shape)
+        return rearrange(whole.index_copy(1, chosen, tokens), "r (v h w) (c p q) -> r v c (h p) (w q)", **shape)
+
+
+def cosine_basis(side: int) -> Float[Tensor, "component pixel"]:
+    """The orthonormal two-dimensional cosine transform of a square patch, its constant component first."""
+    place, order = torch.arange(side) + 0.5, torch.arange(side)
+    waves = (math.pi / side * order[:, None] * place).cos() * math.sqrt(2 / side)
+    waves[0] = math.sqrt(1 / side)
+    return torch.kron(waves, waves)
 
 
 def level_channels(sigma: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape c"]:

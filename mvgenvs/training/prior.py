@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from mvgenvs.data.sampling import Batch
 from mvgenvs.diffusion.denoiser import AIR_OPACITY
@@ -19,7 +20,7 @@ from mvgenvs.training.objective import Objective
 SETS = 64
 SOLID = 0.9  # opacity inside an object
 LEAST = 0.01  # smallest deviation, even of a latent that is never wrong: it keeps the network's inputs finite
-CONSTANTS = ("std_floor", "std_slope", "std_ceiling", "std_air", "std_channels")
+CONSTANTS = ("std_floor", "std_slope", "std_ceiling", "std_air")
 
 
 def first_sets(sets: Items, size: int, device: torch.device) -> Iterator[Batch]:
@@ -32,14 +33,14 @@ def recall_prior(denoiser: JointModel, pipeline: Path) -> None:
     """Gives a denoiser the constants of a checkpoint, which are not weights. Raises `UserError` if it is damaged."""
     try:
         config = json.loads((pipeline / "denoiser" / "config.json").read_text())
-        denoiser.register_to_config(**{name: config[name] for name in CONSTANTS})
+        denoiser.register_to_config(**{name: config[name] for name in (*CONSTANTS, denoiser.std_factors)})
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{pipeline} is damaged: choose another --run.output") from error
 
 
 @torch.no_grad()
 def fit_prior(objective: Objective, data: Iterator[Batch]) -> None:
-    """Sets the denoiser's `std_floor`, `std_slope`, `std_ceiling`, `std_air` and `std_channels` from training sets."""
+    """Sets the denoiser's `std_floor`, `std_slope`, `std_ceiling`, `std_air`, and its factors, from training sets."""
     objective.eval()
     residuals: list[Tensor] = []
     opacities: list[Tensor] = []
@@ -47,8 +48,12 @@ def fit_prior(objective: Objective, data: Iterator[Batch]) -> None:
         residual, opacity = objective.residual(next(data))
         residuals.append(residual.float())
         opacities.append(opacity.float())
-    constants = deviations(torch.cat(residuals).flatten(0, 1), torch.cat(opacities).flatten(0, 1))
-    objective.denoiser.register_to_config(**constants)
+    denoiser = objective.denoiser
+    components = denoiser.components(torch.cat(residuals).flatten(0, 1))
+    opacity = F.adaptive_max_pool2d(torch.cat(opacities).flatten(0, 1), components.shape[-2:])
+    constants = deviations(components, opacity)
+    constants[denoiser.std_factors] = constants.pop("std_channels")
+    denoiser.register_to_config(**constants)
     print("prior: " + ", ".join(f"{k} {v:.4f}" for k, v in constants.items() if isinstance(v, float)))
 
 
