@@ -5,7 +5,7 @@ import math
 import torch
 from tiny import Solid, ray_cast, ring_cameras, toy_car
 
-from mvgenvs.diffusion.reprojection import ERROR_FAR, ERROR_NEAR, Sources, find_sources, told_by_others
+from mvgenvs.diffusion.reprojection import MOVED_FAR, MOVED_NEAR, Sources, find_sources, told_by_others
 
 SIZE = 64
 
@@ -62,19 +62,22 @@ def test_variance_grows_with_the_angle_between_the_views():
     _, points, solid, projections = true_geometry([Solid((0.0, 0.0, 0.0), 0.3, (1.0, 0.0, 0.0))], cameras)
     pixel = torch.tensor([SIZE * SIZE // 2 + SIZE // 2])  # the middle of view 0
     variance = find_sources(points, solid, projections, pixel).variance[0]
-    assert ERROR_NEAR**2 < variance[1] < variance[2] < ERROR_NEAR**2 + ERROR_FAR**2
+    assert MOVED_NEAR < variance[1] < variance[2] < MOVED_NEAR + MOVED_FAR
     assert variance[6].isinf()  # the other side
     torch.testing.assert_close(variance[1], variance[11], rtol=0.02, atol=0)
 
 
-def test_what_is_told_is_the_product_of_the_sources():
+def test_what_is_told_is_the_weighted_mean_of_the_sources():
     """Two pixels of four views: two sources for the first, none for the second."""
     latents = torch.tensor([0.0, 2.0, -1.0, 7.0]).view(1, 4, 1, 1, 1)
     sigma = torch.tensor([[0.3, 0.4, 0.1, 0.2]])
     sources = Sources(
         torch.tensor([[0, 1, 2, 3]] * 2), torch.tensor([[math.inf, 0.09, 0.03, math.inf], [math.inf] * 4])
     )
-    mean, precision = told_by_others(latents, sigma, sources)
+    told = told_by_others(latents, sigma, sources)
     first, second = 1 / (0.4**2 + 0.09), 1 / (0.1**2 + 0.03)
-    torch.testing.assert_close(precision, torch.tensor([[first + second, 0.0]]))
-    torch.testing.assert_close(mean, torch.tensor([[[(2 * first - second) / (first + second), 0.0]]]))
+    a, b = first / (first + second), second / (first + second)
+    torch.testing.assert_close(told.mean, torch.tensor([[[2 * a - b, 0.0]]]))
+    torch.testing.assert_close(told.noise, torch.tensor([[(0.4 * a) ** 2 + (0.1 * b) ** 2, 0.0]]))
+    torch.testing.assert_close(told.moved, torch.tensor([[0.09 * a + 0.03 * b, 0.0]]))
+    assert told.seen.tolist() == [[1.0, 0.0]]

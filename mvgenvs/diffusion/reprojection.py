@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from mvgenvs.precision import without_autocast
 
 SAME_DEPTH = 0.04  # world units: a source whose surface is farther than this from the point sees something else
-ERROR_NEAR, ERROR_FAR = 0.25, 0.9  # deviation of moved latents: from the same direction, and what 90 degrees add to it
+MOVED_NEAR, MOVED_FAR = 0.03, 0.22  # variance of moved latents: from the same direction, and what 90 degrees add to it
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -28,6 +28,16 @@ class Sources:
 
     place: Int[Tensor, "pixel view"]  # the nearest pixel there, among the pixels of all views
     variance: Float[Tensor, "pixel view"]  # of what a clean source tells; infinite where it does not see the point
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Told:
+    """What the noisy latents of other views say of clean ones, pixel by pixel; all 0 where they say nothing."""
+
+    mean: Float[Tensor, "draw c pixel"]
+    noise: Float[Tensor, "draw pixel"]  # variance of the mean by the sources' noise, which is white
+    moved: Float[Tensor, "draw pixel"]  # and by the move, whose errors neighbouring pixels and sources share
+    seen: Float[Tensor, "draw pixel"]  # 1 where there is a source
 
 
 @without_autocast
@@ -57,20 +67,25 @@ def find_sources(
     centers = -torch.linalg.solve(projections[:, :, :3], projections[:, :, 3:])[..., 0]
     rays = F.normalize(target[:, None] - centers, dim=-1)  # (pixel, view, 3)
     cosine = (rays * rays.gather(1, own[:, None, None].expand(-1, 1, 3))).sum(dim=-1)
-    variance = ERROR_NEAR**2 + ERROR_FAR**2 * (1 - cosine)
+    variance = MOVED_NEAR + MOVED_FAR * (1 - cosine).clamp(min=0).sqrt()
     return Sources(place, torch.where(sees, variance, torch.inf))
 
 
 @without_autocast
 def told_by_others(
     latents: Float[Tensor, "draw view c h w"], sigma: Float[Tensor, "draw view"], sources: Sources
-) -> tuple[Float[Tensor, "draw c pixel"], Float[Tensor, "draw pixel"]]:
-    """What the noisy latents of other views say of the pixels' clean ones: its mean and its precision, 0 for nothing.
-
-    Each source is a Gaussian about its noisy latents, with the variance of its noise added to that of the move.
-    """
+) -> Told:
+    """The mean over each pixel's sources, weighed by their noise and by how wrong the move may be."""
     flat = latents.movedim(2, 1).flatten(2)  # (draw, c, view h w)
     told = flat[:, :, sources.place.flatten()].unflatten(2, sources.place.shape)  # (draw, c, pixel, view)
-    precision = 1 / (sigma[:, None] ** 2 + sources.variance)  # (draw, pixel, view)
+    noise = sigma[:, None] ** 2  # (draw, 1, view)
+    precision = 1 / (noise + sources.variance)  # (draw, pixel, view)
     total = precision.sum(dim=-1)
-    return (precision[:, None] * told).sum(dim=-1) / total.clamp(min=1e-12)[:, None], total
+    weight = precision / total.clamp(min=1e-12)[..., None]
+    moved = torch.where(sources.variance.isfinite(), sources.variance, 0.0)
+    return Told(
+        mean=(weight[:, None] * told).sum(dim=-1),
+        noise=(weight**2 * noise).sum(dim=-1),
+        moved=(weight * moved).sum(dim=-1),
+        seen=(total > 0).to(total.dtype),
+    )

@@ -238,10 +238,9 @@ class ViewTransformer(JointModel):
         mean, variance, seen = torch.zeros_like(rendered), std**2, [rendered.expand(len(xt), -1, -1)]
         if self.config.reproject:
             told, precision = self._told(xt, sigma, conditions, chosen)
-            variance = 1 / (precision + 1 / variance)
-            mean = variance * precision * told
-            known = precision / (precision + 1 / std.square().mean())
-            seen += [mean / std, known * told, known]
+            share = precision / (precision + 1 / variance)  # of the other views in what is known of each component
+            mean, variance = share * told, (1 - share) * variance
+            seen += [mean / std, told, share.mean(dim=-1, keepdim=True)]
         scale = preconditioning(level, variance.sqrt())
         centred = self._spectral(self._tokens(xt - conditions.mean, chosen)) - mean
         maps = conditions.maps[0, :, :-1].flatten(2).mT.flatten(0, 1)[chosen].expand(len(xt), -1, -1)
@@ -274,23 +273,33 @@ class ViewTransformer(JointModel):
 
     def _told(
         self, xt: Float[Tensor, "draw view c h w"], sigma: Tensor, conditions: Conditions, chosen: Int[Tensor, " n"]
-    ) -> tuple[Float[Tensor, "draw n k"], Float[Tensor, "draw n 1"]]:
-        """What the other views tell of each token beyond its rendering, in components, and with which precision."""
+    ) -> tuple[Float[Tensor, "draw n k"], Float[Tensor, "draw n k"]]:
+        """What the other views tell of each token beyond its rendering, in components, and with which precision.
+
+        Errors of the move have the spectrum of the rendering's, and are shared by pixels; noise is white.
+        """
         num_views, side = xt.shape[1], self.config.latent_size
         numbers = torch.arange(num_views * side * side, device=xt.device).view(1, num_views, 1, side, side)
         pixels = self._tokens(numbers, chosen)[0]  # (n, patch^2)
         opacity = F.pixel_shuffle(conditions.maps[0, :, : self.config.patch**2], self.config.patch)
         projections = conditions.poses[0].unflatten(-1, (3, 4))
         sources = find_sources(conditions.points[0], opacity > SOLID, projections, pixels.flatten())
-        told, precision = (x.unflatten(-1, pixels.shape) for x in told_by_others(xt, sigma, sources))
-        told = rearrange(told, "r c n p -> r n (c p)") - self._tokens(conditions.mean, chosen)
-        told = torch.where(precision.repeat(1, 1, xt.shape[2]) > 1e-6, told, 0.0)
-        return self._spectral(told), precision.mean(dim=-1, keepdim=True)
+        told = told_by_others(xt, sigma, sources)
+        mean, noise, moved, seen = (
+            x.unflatten(-1, pixels.shape) for x in (told.mean, told.noise, told.moved, told.seen)
+        )
+        beyond = rearrange(mean, "r c n p -> r n (c p)") - self._tokens(conditions.mean, chosen)
+        beyond = self._spectral(seen.repeat(1, 1, xt.shape[2]) * beyond)
+        count = seen.sum(dim=-1, keepdim=True)
+        noise, moved = (x.sum(dim=-1, keepdim=True) / count.clamp(min=1) for x in (noise, moved))
+        variance = noise + moved * self._spectrum**2
+        return beyond, count / pixels.shape[1] / variance.clamp(min=1e-6)
 
     @property
-    def _spectrum(self) -> Tensor:
-        """The factors of the components' deviations."""
-        return self.basis.new_tensor(self.config.std_spectrum or [1.0])
+    def _spectrum(self) -> Float[Tensor, " k"]:
+        """The factors of the components' deviations; all alike where none were measured."""
+        count = self.config.latent_channels * self.config.patch**2
+        return self.basis.new_tensor(self.config.std_spectrum or [1.0] * count)
 
     @without_autocast
     def _spectral(self, tokens: Float[Tensor, "*shape pixel"]) -> Float[Tensor, "*shape pixel"]:
