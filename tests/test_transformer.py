@@ -15,7 +15,7 @@ from mvgenvs.config import CodecConfig
 from mvgenvs.diffusion.denoiser import concatenate_conditions
 from mvgenvs.diffusion.networks import Networks
 from mvgenvs.diffusion.noise import preconditioning
-from mvgenvs.diffusion.transformer import cosine_basis
+from mvgenvs.diffusion.patches import cosine_basis
 from mvgenvs.errors import UserError
 from mvgenvs.nerf.model import Rendering
 from mvgenvs.pipeline import MultiViewPipeline
@@ -130,10 +130,10 @@ def test_the_cosine_basis_is_orthonormal_and_begins_with_the_mean():
     torch.testing.assert_close(basis[0], torch.full((64,), 1 / 8))
     denoiser = parts().denoiser
     latents = torch.randn(2, 3, SIZE, SIZE)
-    tokens = denoiser._tokens(latents[None], torch.arange(2 * 16))
-    torch.testing.assert_close(denoiser._pixels(denoiser._spectral(tokens)), tokens)
+    tokens = denoiser.patches.tokens(latents[None], torch.arange(2 * 16))
+    torch.testing.assert_close(denoiser.patches.pixels(denoiser.patches.spectral(tokens)), tokens)
     listed = denoiser.components(latents).flatten(2).mT.flatten(0, 1)
-    torch.testing.assert_close(denoiser._spectral(tokens)[0], listed)
+    torch.testing.assert_close(denoiser.patches.spectral(tokens)[0], listed)
 
 
 @torch.no_grad()

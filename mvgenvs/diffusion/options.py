@@ -70,7 +70,7 @@ class SamplingOptions:
     sampler: str = option("euler", "sampling", choices=SAMPLERS)
     """solver of the diffusion ODE"""
     num_inference_steps: int | None = option(None, "sampling", "steps", low=1)
-    """sampler steps (default: the checkpoint's, usually 20)"""
+    """sampler steps (default: the checkpoint's own, or else 20)"""
     churn: float = option(0.0, "sampling", low=0)
     """stochasticity, EDM's S_churn"""
     start: str | None = option(None, "sampling", choices=STARTS)
@@ -80,7 +80,7 @@ class SamplingOptions:
     rho: float | None = option(None, low=0)
     """spacing of the noise levels, EDM's rho (default: the checkpoint's)"""
     guidance_scale: float | None = option(None, "sampling", "guidance", low=0)
-    """guidance weight, 1 is none (default: the checkpoint's, usually 1.5)"""
+    """guidance weight, 1 is none (default: the checkpoint's own, or else 1.5)"""
     joint: bool = option(True)
     """denoise the views of a block together; False, a baseline: each alone, with only the known views as anchors"""
     unconditional: bool = option(False, "input")

@@ -12,13 +12,11 @@ EDM's preconditioning is the Wiener filter of a patch. And the other views of th
 network already draws no speckle and lets views agree.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.attention_processor import Attention
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -28,45 +26,16 @@ from attention import AnchorCache, add_qk_norm
 from mvgenvs.cameras import Cameras
 from mvgenvs.diffusion.denoiser import AIR_OPACITY, Conditions, prior_deviation, surface_points
 from mvgenvs.diffusion.joint_model import JointModel
+from mvgenvs.diffusion.modulated import LEVEL_CHANNELS, TransformerBlock, level_channels
 from mvgenvs.diffusion.noise import preconditioning
+from mvgenvs.diffusion.patches import Patches
 from mvgenvs.diffusion.reprojection import find_sources, told_by_others
 from mvgenvs.errors import UserError
 from mvgenvs.nerf.model import Rendering
-from mvgenvs.precision import without_autocast
 
-LEVEL_CHANNELS = 64  # sines and cosines of a noise level
 FEATURE_CELLS = 2  # the NeRF's features are pooled to so many cells along a token's side
 PLUCKER = 6
 SOLID = 0.5  # opacity of what other views are asked about
-
-
-class TransformerBlock(nn.Module):
-    """Attention and an MLP, each scaled, shifted and gated by the noise level of the token's view."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(2))
-        self.attention = Attention(query_dim=width, heads=heads, dim_head=width // heads, bias=True)
-        last = nn.Linear(4 * width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), last)
-        self.modulation = nn.Linear(width, 6 * width)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
-        for weight in (self.attention.to_out.get_parameter("0.weight"), last.weight):
-            nn.init.normal_(weight, std=0.006)  # a deep stack starts near the identity
-
-    def forward(
-        self,
-        tokens: Float[Tensor, "draw n d"],
-        level: Float[Tensor, "draw view d"],
-        view: Int[Tensor, " n"],
-        told: dict[str, Any],
-    ) -> Float[Tensor, "draw n d"]:
-        """`view` says which view each token is of, `told` what the attention processor is told."""
-        scale, shift, gate, scale_mlp, shift_mlp, gate_mlp = self.modulation(level)[:, view].chunk(6, dim=-1)
-        attended = self.attention(self.norms[0](tokens) * (1 + scale) + shift, **told)
-        tokens = tokens + (1 + gate) * attended
-        return tokens + (1 + gate_mlp) * self.mlp(self.norms[1](tokens) * (1 + scale_mlp) + shift_mlp)
 
 
 class ViewTransformer(JointModel):
@@ -113,6 +82,7 @@ class ViewTransformer(JointModel):
             raise UserError("setting 'denoiser.width' must be a multiple of denoiser.num_heads")
         pixels = latent_channels * patch**2
         maps = patch**2 + features * FEATURE_CELLS**2 + PLUCKER
+        self.patches = Patches(patch)
         self.enter = nn.Linear(2 * pixels + maps + (2 * pixels + 1) * reproject, width)
         self.level = nn.Sequential(nn.Linear(LEVEL_CHANNELS, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.blocks = nn.ModuleList(TransformerBlock(width, num_heads) for _ in range(layers))
@@ -124,7 +94,6 @@ class ViewTransformer(JointModel):
             nn.init.zeros_(layer.bias)
         if qk_norm:
             add_qk_norm(self)
-        self.register_buffer("basis", cosine_basis(patch), persistent=False)
         self.render_prior = self.sees_render_latents = True
         self.set_attention(attention)
 
@@ -207,22 +176,22 @@ class ViewTransformer(JointModel):
             raise ValueError("the anchors of this denoiser see the new views, and cannot be cached: see block-causal")
         draws = len(xt) // len(conditions.mean)
         xt, sigma = xt.unflatten(0, (-1, draws)), sigma.unflatten(0, (-1, draws))
-        if joint and self.config.attention == "joint":
-            parts = [self._denoise_set(xt[i], sigma[i], conditions.of_set(i)) for i in range(len(xt))]
-            return torch.cat(parts)
-        views = torch.arange(xt.shape[2], device=xt.device).split(1)
-        parts = [
-            torch.cat(
-                [self._denoise_set(xt[i, :, v], sigma[i, :, v], conditions.of_set(i).select(v)) for v in views], 1
-            )
-            for i in range(len(xt))
-        ]
-        return torch.cat(parts)
+        every = torch.arange(xt.shape[2], device=xt.device)
+        seen_together = [every] if joint and self.config.attention == "joint" else every.split(1)
+
+        def denoised(number: int) -> Tensor:
+            given = conditions.of_set(number)
+            parts = [self._denoise_set(xt[number, :, v], sigma[number, :, v], given.select(v)) for v in seen_together]
+            return torch.cat(parts, dim=1)
+
+        return torch.cat([denoised(number) for number in range(len(xt))])
 
     def components(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k th tw"]:
         """Each patch in its cosine basis: k = c patch^2 components for each token."""
-        folded = rearrange(latents, "n c (h p) (w q) -> n h w c (p q)", p=self.config.patch, q=self.config.patch)
-        return (folded @ self.basis.T).flatten(-2).movedim(-1, 1)
+        side = self.config.latent_size // self.config.patch
+        every = torch.arange(len(latents) * side**2, device=latents.device)
+        tokens = self.patches.spectral(self.patches.tokens(latents[None], every))
+        return rearrange(tokens, "1 (n h w) k -> n k h w", h=side, w=side)
 
     def _denoise_set(
         self, xt: Float[Tensor, "draw view c h w"], sigma: Float[Tensor, "draw view"], conditions: Conditions
@@ -232,9 +201,9 @@ class ViewTransformer(JointModel):
         chosen = shown.nonzero()[:, 0]  # tokens, numbered through the views
         if not len(chosen):  # one, whose output is thrown away below
             chosen = torch.zeros(1, dtype=torch.long, device=xt.device)
-        level = sigma[:, chosen // conditions.maps[0, 0, 0].numel(), None]  # (draw, n, 1)
-        rendered = self._tokens(conditions.mean, chosen)
-        std = self._tokens(conditions.std, chosen).square().mean(dim=-1, keepdim=True).sqrt() * self._spectrum
+        level = sigma[:, chosen // conditions.maps[0, 0, 0].numel(), None]  # of each token
+        rendered = self.patches.tokens(conditions.mean, chosen)
+        std = self.patches.tokens(conditions.std, chosen).square().mean(dim=-1, keepdim=True).sqrt() * self._spectrum
         mean, variance, seen = torch.zeros_like(rendered), std**2, [rendered.expand(len(xt), -1, -1)]
         if self.config.reproject:
             told, precision = self._told(xt, sigma, conditions, chosen)
@@ -242,12 +211,14 @@ class ViewTransformer(JointModel):
             mean, variance = share * told, (1 - share) * variance
             seen += [mean / std, told, share.mean(dim=-1, keepdim=True)]
         scale = preconditioning(level, variance.sqrt())
-        centred = self._spectral(self._tokens(xt - conditions.mean, chosen)) - mean
+        centred = self.patches.spectral(self.patches.tokens(xt - conditions.mean, chosen)) - mean
         maps = conditions.maps[0, :, :-1].flatten(2).mT.flatten(0, 1)[chosen].expand(len(xt), -1, -1)
         out = self._network(torch.cat([scale.c_in * centred, *seen, maps], dim=-1), sigma, conditions, chosen)
-        x0 = rendered + self._pixels(mean + scale.c_skip * centred + scale.c_out * out)
-        elsewhere = preconditioning(sigma[..., None, None, None], conditions.std).c_skip
-        return self._views(x0, chosen, conditions.mean + elsewhere * (xt - conditions.mean), shown)
+        x0 = rendered + self.patches.pixels(mean + scale.c_skip * centred + scale.c_out * out)
+        c_skip = preconditioning(sigma[..., None, None, None], conditions.std).c_skip
+        elsewhere = conditions.mean + c_skip * (xt - conditions.mean)
+        x0 = torch.where(shown[chosen, None] > 0, x0, self.patches.tokens(elsewhere, chosen))
+        return self.patches.views(x0, chosen, elsewhere)
 
     def _network(
         self,
@@ -280,7 +251,7 @@ class ViewTransformer(JointModel):
         """
         num_views, side = xt.shape[1], self.config.latent_size
         numbers = torch.arange(num_views * side * side, device=xt.device).view(1, num_views, 1, side, side)
-        pixels = self._tokens(numbers, chosen)[0]  # (n, patch^2)
+        pixels = self.patches.tokens(numbers, chosen)[0]  # (n, patch^2)
         opacity = F.pixel_shuffle(conditions.maps[0, :, : self.config.patch**2], self.config.patch)
         projections = conditions.poses[0].unflatten(-1, (3, 4))
         sources = find_sources(conditions.points[0], opacity > SOLID, projections, pixels.flatten())
@@ -288,8 +259,8 @@ class ViewTransformer(JointModel):
         mean, noise, moved, seen = (
             x.unflatten(-1, pixels.shape) for x in (told.mean, told.noise, told.moved, told.seen)
         )
-        beyond = rearrange(mean, "r c n p -> r n (c p)") - self._tokens(conditions.mean, chosen)
-        beyond = self._spectral(seen.repeat(1, 1, xt.shape[2]) * beyond)
+        beyond = rearrange(mean, "r c n p -> r n (c p)") - self.patches.tokens(conditions.mean, chosen)
+        beyond = self.patches.spectral(seen.repeat(1, 1, xt.shape[2]) * beyond)
         count = seen.sum(dim=-1, keepdim=True)
         noise, moved = (x.sum(dim=-1, keepdim=True) / count.clamp(min=1) for x in (noise, moved))
         variance = noise + moved * self._spectrum**2
@@ -299,17 +270,7 @@ class ViewTransformer(JointModel):
     def _spectrum(self) -> Float[Tensor, " k"]:
         """The factors of the components' deviations; all alike where none were measured."""
         count = self.config.latent_channels * self.config.patch**2
-        return self.basis.new_tensor(self.config.std_spectrum or [1.0] * count)
-
-    @without_autocast
-    def _spectral(self, tokens: Float[Tensor, "*shape pixel"]) -> Float[Tensor, "*shape pixel"]:
-        """Pixels of patches as components of their cosine basis."""
-        return (tokens.unflatten(-1, (-1, self.config.patch**2)) @ self.basis.T).flatten(-2)
-
-    @without_autocast
-    def _pixels(self, components: Float[Tensor, "*shape pixel"]) -> Float[Tensor, "*shape pixel"]:
-        """The inverse."""
-        return (components.unflatten(-1, (-1, self.config.patch**2)) @ self.basis).flatten(-2)
+        return self.enter.weight.new_tensor(self.config.std_spectrum or [1.0] * count)
 
     def _token_points(self, conditions: Conditions) -> Float[Tensor, "n 3"]:
         """The point that each token of a set shows: the mean of its latents' points, by their opacity."""
@@ -317,33 +278,3 @@ class ViewTransformer(JointModel):
         opacity = F.pixel_shuffle(conditions.maps[0, :, : patch**2], patch) + 1e-4
         points = F.avg_pool2d(conditions.points[0] * opacity, patch) / F.avg_pool2d(opacity, patch)
         return points.flatten(2).mT.flatten(0, 1)
-
-    def _tokens(self, views: Tensor, chosen: Int[Tensor, " n"]) -> Tensor:
-        """(draw, view, c, h, w) -> (draw, n, c patch^2), the chosen tokens of all views."""
-        p = self.config.patch
-        return rearrange(views, "r v c (h p) (w q) -> r (v h w) (c p q)", p=p, q=p)[:, chosen]
-
-    def _views(
-        self, tokens: Float[Tensor, "draw n pixel"], chosen: Int[Tensor, " n"], elsewhere: Tensor, shown: Tensor
-    ) -> Float[Tensor, "draw view c h w"]:
-        """The inverse of `_tokens`; `elsewhere` where there is no token, or one that is not shown."""
-        p, (views, _, height, _) = self.config.patch, elsewhere.shape[1:]
-        whole = rearrange(elsewhere, "r v c (h p) (w q) -> r (v h w) (c p q)", p=p, q=p)
-        tokens = torch.where(shown[chosen, None] > 0, tokens, whole[:, chosen])
-        shape = {"v": views, "h": height // p, "p": p, "q": p}
-        return rearrange(whole.index_copy(1, chosen, tokens), "r (v h w) (c p q) -> r v c (h p) (w q)", **shape)
-
-
-def cosine_basis(side: int) -> Float[Tensor, "component pixel"]:
-    """The orthonormal two-dimensional cosine transform of a square patch, its constant component first."""
-    place, order = torch.arange(side) + 0.5, torch.arange(side)
-    waves = (math.pi / side * order[:, None] * place).cos() * math.sqrt(2 / side)
-    waves[0] = math.sqrt(1 / side)
-    return torch.kron(waves, waves)
-
-
-def level_channels(sigma: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape c"]:
-    """Sines and cosines of ln(sigma) / 4, which resolve a noise level and its neighbours."""
-    rates = torch.linspace(math.log(0.5), math.log(40), LEVEL_CHANNELS // 2, device=sigma.device).exp()
-    angles = (sigma.log() / 4)[..., None] * rates
-    return torch.cat([angles.sin(), angles.cos()], dim=-1)
