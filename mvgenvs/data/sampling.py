@@ -75,7 +75,9 @@ class TrainingSets(Dataset[Sample]):
         known_odds: Sequence[float] = (),
         expose: float = 0.0,
     ) -> None:
-        """`num_known` is the inclusive range from which each step draws its number of known views; `known_odds`, if
+        """The arguments are the fields of `DataConfig` that say how sets are drawn.
+
+        `num_known` is the inclusive range from which each step draws its number of known views; `known_odds`, if
         given, are the odds of 1, 2, ... of them instead. Scenes of several sources are drawn by weight, and within a
         source by family. Raises `UserError` for odds that leave no view to generate.
         """

@@ -147,9 +147,8 @@ class JointDenoiser(JointUNet):
         air_distance: int = 2,
         std_channels: Sequence[float] | None = None,
     ) -> None:
-        """The arguments are this many because they are the model's saved configuration.
-
-        `latent_size` is the side of the latents, `condition_scale` that of the condition maps over it;
+        """The arguments, so many of them, are the model's saved configuration. `latent_size` is the side of the latents,
+        `condition_scale` that of the condition maps over it;
         `render_prior` centres the preconditioning on the rendering; `attention_levels` says at which levels, finest
         first, transformer blocks attend across the views; `attention` which views see which, see `set_attention`;
         `show_prior` gives the encoded rendering to the network besides the maps; `rotary_points` lets tokens know the
