@@ -147,12 +147,11 @@ class JointDenoiser(JointUNet):
         air_distance: int = 2,
         std_channels: Sequence[float] | None = None,
     ) -> None:
-        """The arguments, so many of them, are the model's saved configuration. `latent_size` is the side of the latents,
-        `condition_scale` that of the condition maps over it;
-        `render_prior` centres the preconditioning on the rendering; `attention_levels` says at which levels, finest
-        first, transformer blocks attend across the views; `attention` which views see which, see `set_attention`;
-        `show_prior` gives the encoded rendering to the network besides the maps; `rotary_points` lets tokens know the
-        point of the surface that they show, see `attention.rotary`.
+        """The arguments, so many of them, are the model's saved configuration. `latent_size` is the side of the
+        latents, `condition_scale` that of the condition maps over it; `render_prior` centres the preconditioning on the
+        rendering; `attention_levels` says at which levels, finest first, transformer blocks attend across the views;
+        `attention` which views see which, see `set_attention`; `show_prior` gives the encoded rendering to the network
+        besides the maps; `rotary_points` lets tokens know the point that they show, see `attention.rotary`.
 
         The prior's deviation is `std_floor` + `std_slope` sqrt(opacity), up to `std_ceiling`, times the channel's of
         `std_channels`, and `std_air` where no latent within `air_distance` sees anything. They belong to the data,
