@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,72 +11,21 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from toy_eval import CONSISTENCY, OBJECTS, ORBIT_IDS, SRN_IDS, FakePipeline, write_cars
 
 from eval import evaluation, run
 from eval.directions import angles_to_nearest
-from eval.methods import COPY, copy_nearest, sample_seed
+from eval.methods import copy_nearest, sample_seed
 from eval.metrics import suite
 from eval.metrics.features import FeatureExtractor
 from eval.metrics.frechet import Moments, frechet_distance
 from eval.report import plots
 from eval.report.records import RunFolder
 from mvgenvs.cameras import Cameras, look_at_origin
-from mvgenvs.cli import run_script
 from mvgenvs.diffusion.options import SamplingOptions
 from mvgenvs.errors import UserError
 from mvgenvs.folders import OwnFolder
 from mvgenvs.views import ViewSet
-
-SIZE, OBJECTS = 16, ("car_a", "car_b", "car_c")
-ORBIT_IDS, SRN_IDS = range(40), (0, 30, 64, 104, 110)
-CONSISTENCY = {"tsed", "tsed-matches", "warp-psnr", "warp-lpips", "flicker", "loop-lpips", "loop-warp"}
-
-
-class FakePipeline:
-    """Copies the first known image into every view; less noise on it with joint denoising than without."""
-
-    size = SIZE
-    config = SimpleNamespace(default_steps=20, default_guidance=1.5)
-
-    def __init__(self) -> None:
-        self.calls: list[dict[str, Any]] = []
-        self.killed_at: int | None = None
-
-    def __call__(
-        self,
-        images: torch.Tensor,
-        cameras: Cameras,
-        target_cameras: Cameras,
-        generator: torch.Generator,
-        **options: Any,
-    ) -> SimpleNamespace:
-        assert images.shape[0] == 1
-        assert images.shape[1] == cameras.num_views
-        if len(self.calls) == self.killed_at:
-            raise KeyboardInterrupt
-        self.calls.append(options | {"num_known": images.shape[1]})
-        clean = images[:, :1, :3].expand(-1, target_cameras.num_views, -1, -1, -1)
-        noise = torch.randn(clean.shape, generator=generator)
-        return SimpleNamespace(images=clean + (0.05 if options["joint"] else 0.1) * noise, renders=clean + 0.2)
-
-
-def write_cars(root: Path, view_ids: range | tuple[int, ...]) -> Path:
-    """Three test cars whose views go once round, slightly different from view to view."""
-    az, el = np.linspace(0, 2 * np.pi, len(view_ids), endpoint=False), np.deg2rad(20)
-    height = np.full(len(view_ids), np.sin(el))
-    centers = 1.3 * np.stack([np.cos(el) * np.sin(az), height, -np.cos(el) * np.cos(az)], axis=-1)
-    poses = look_at_origin(torch.from_numpy(centers)).numpy()
-    generator = np.random.default_rng(0)
-    for name in OBJECTS:
-        folder = root / "cars_test" / name
-        for part in ("rgb", "pose"):
-            (folder / part).mkdir(parents=True)
-        (folder / "intrinsics.txt").write_text(f"16.4 8 8 0.\n0 0 0\n1.\n{SIZE} {SIZE}\n")
-        image = generator.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
-        for number, view_id in enumerate(view_ids):
-            cv2.imwrite(str(folder / "rgb" / f"{view_id:06d}.png"), image // 2 + number)
-            (folder / "pose" / f"{view_id:06d}.txt").write_text(" ".join(map(str, poses[number].flatten())))
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -310,87 +258,6 @@ def test_two_evaluations_never_share_a_folder_unasked(
     with OwnFolder(tmp_path / "report"), pytest.raises(UserError, match="another run is writing to --output"):
         run.main(arguments("--num-objects", "1"))
     assert pipeline.calls == []
-
-
-def fails_with(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one sentence that a run with `words` ends with."""
-    with pytest.raises(SystemExit) as exit_:
-        run_script(lambda: run.main(words))
-    last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert exit_.value.code == 2
-    assert last.startswith("error: ")
-    assert "usage" not in last
-    return last
-
-
-@pytest.mark.parametrize(
-    ("mistake", "sentence"),
-    [
-        (["--protocol", "circle"], "invalid choice: 'circle'"),
-        (["--methods", "magic"], "invalid choice: 'magic'"),
-        (["--methods", "truth"], "truth alone evaluates nothing"),
-        (["--metrics", "magic"], "invalid choice: 'magic'"),
-        (["--num-objects", "0"], "0 is not a whole number of at least 1"),
-        (["--steps", "x"], "'x' is not a whole number"),
-        (["--nonsense"], "unrecognized arguments"),
-        (["--data", "nowhere"], "nowhere"),
-        (["--split", "val"], "no split 'val'"),
-        (["--checkpoint", "nowhere"], "neither a folder nor a model"),
-        (["--protocol", "srn"], "view 000064"),
-        (["--inputs", "4"], "1 to 3 input views"),
-        (["--output", __file__], "cannot write to --output"),
-        (["--guidance", "nan"], "--guidance: 'nan' is not a number of at least 0"),
-        (["--churn", "nan"], "--churn: 'nan' is not a number of at least 0"),
-        (["--anchors", "-1"], "--anchors: '-1' is not a whole number of at least 0"),
-        (["--inception-weights", __file__], "test_eval_run.py"),
-    ],
-)
-def test_mistakes_give_one_sentence_and_exit_2(
-    arguments: Callable[..., list[str]],
-    pipeline: FakePipeline,
-    capsys: pytest.CaptureFixture[str],
-    mistake: list[str],
-    sentence: str,
-) -> None:
-    assert sentence in fails_with(arguments(*mistake), capsys)
-
-
-def test_damaged_and_missing_views_are_named(
-    arguments: Callable[..., list[str]],
-    pipeline: FakePipeline,
-    srn_data: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    root = tmp_path / "broken"
-    shutil.copytree(srn_data, root)
-    images = root / "cars_test" / "car_b" / "rgb"
-    words = arguments("--data", str(root), "--protocol", "srn", "--methods", "copy-nearest")
-    (images / "000030.png").unlink()
-    assert "car_b lacks view 000030, which car_a has" in fails_with(words, capsys)
-    whole = (images / "000110.png").read_bytes()
-    (images / "000030.png").write_bytes(whole[: len(whole) // 2])
-    sentence = fails_with(words, capsys)
-    assert "000030" in sentence
-    assert "car_b" in sentence
-
-
-def test_a_damaged_record_is_named(
-    arguments: Callable[..., list[str]], pipeline: FakePipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = arguments("--num-objects", "1", "--methods", "copy-nearest")
-    run.main(words)
-    (tmp_path / "report" / "objects" / "car_a.json").write_text("{")
-    assert "car_a.json" in fails_with(words, capsys)
-
-
-def test_missing_lpips_weights_leave_the_other_metrics(
-    arguments: Callable[..., list[str]], pipeline: FakePipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run.main(arguments("--num-objects", "1", "--lpips-nets", "alex", "--lpips-trunks", str(tmp_path)))
-    assert "continuing without LPIPS-alex" in capsys.readouterr().err
-    figures = read_summary(tmp_path / "report")["table"][COPY]
-    assert set(figures) == {"psnr", "ssim"}
 
 
 def test_each_sample_of_each_object_has_its_own_noise() -> None:

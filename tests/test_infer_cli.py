@@ -5,78 +5,28 @@ The model is a stand-in that repeats its input; tests with real models are elsew
 
 import itertools
 import json
-import os
-import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
 
 import av
 import cv2
 import numpy as np
 import pytest
 import torch
+from repeating import CAMERA, CAR, infer, stand_in
 from tiny import tiny_pipeline
 from torch._dynamo.exc import TorchDynamoException
 
-import infer_multiview
-from mvgenvs import generation
 from mvgenvs.diffusion import options as sampling_options
 from mvgenvs.diffusion.plans import PLANS, make_plan
-from mvgenvs.diffusion.state import SequenceState
 from mvgenvs.errors import UserError
 from mvgenvs.pipeline import MultiViewPipeline
-
-ROOT = Path(__file__).parent.parent
-CAR, CAMERA = str(ROOT / "assets/car.png"), str(ROOT / "assets/car.json")
-
-
-class RepeatingPipeline:
-    """Has the interface of `MultiViewPipeline`; every view is its first input; remembers how it was called."""
-
-    size = 32
-    config: ClassVar[dict] = {"default_steps": 20, "default_guidance": 1.5, "default_render_sigma": None}
-    resolved = MultiViewPipeline.resolved
-    scheduler = SimpleNamespace(config={"sigma_max": 8.0, "rho": 7.0})
-    calls: ClassVar[list[dict]] = []
-
-    @classmethod
-    def from_pretrained(cls, checkpoint, attention_backend=None):
-        return cls()
-
-    def to(self, device):
-        return self
-
-    def set_precision(self, dtype):
-        assert dtype == torch.float32
-
-    def stream(self, images, cameras, target_cameras, *, plan, num_inference_steps, on_step, resume, **settings):
-        self.calls.append({"images": images, "cameras": cameras, "targets": target_cameras, "plan": plan, **settings})
-        num_known = 0 if images is None else images.shape[1]
-        blocks = [[view - num_known for view in block.new] for block in plan]
-        for number, indices in list(enumerate(blocks))[resume.finished if resume else 0 :]:
-            shown = torch.ones(1, 1, 3, 32, 32) if images is None else images[:, :1, :3]
-            shown = shown.repeat(1, len(indices), 1, 1, 1)
-            for step in range(num_inference_steps):
-                progress = {"block": number, "num_blocks": len(blocks), "step": step, "num_steps": num_inference_steps}
-                on_step(SimpleNamespace(**progress, sigma=1.0, denoised=lambda shown=shown: shown))
-            depth, state = torch.ones_like(shown[:, :, :1]), SequenceState(number + 1, {})
-            yield SimpleNamespace(indices=indices, images=shown, renders=shown, depth=depth, state=state)
 
 
 @pytest.fixture
 def pipeline(monkeypatch):
-    monkeypatch.setattr(generation, "MultiViewPipeline", RepeatingPipeline)
-    monkeypatch.setattr(generation, "fastest_precision", lambda *_: torch.float32)
-    RepeatingPipeline.calls.clear()
-    return RepeatingPipeline
-
-
-def infer(*arguments):
-    return infer_multiview.main([str(a) for a in arguments])
+    return stand_in(monkeypatch)
 
 
 def test_compilation_is_asked_for_and_its_failure_is_one_sentence(tmp_path, pipeline, monkeypatch):
@@ -287,92 +237,3 @@ def test_out_of_memory_names_the_flags_that_help(tmp_path, pipeline, monkeypatch
     monkeypatch.setattr(pipeline, "stream", starve)
     with pytest.raises(UserError, match=r"--block.*--dtype.*--size"):
         infer("--image", CAR, "--output", tmp_path, "--num-views", 2)
-
-
-MALFORMED = {
-    "nothing asked for": ([], "--image"),
-    "unknown flag": (["--image", CAR, "--colour", "red"], "--colour"),
-    "no such image": (["--image", "nowhere.png"], "no such image"),
-    "image is a text": (["--image", CAMERA], "not an image"),
-    "image is a folder": (["--image", str(ROOT)], "folder"),
-    "no such camera file": (["--image", CAR, "--camera", "nowhere.json"], "no such camera file"),
-    "camera file is an image": (["--image", CAR, "--camera", CAR], "not JSON"),
-    "camera without image": (["--camera", CAMERA], "--image"),
-    "two cameras for one image": (["--image", CAR, "--camera", CAMERA, "--camera", CAMERA], "--camera"),
-    "second image without camera": (["--image", CAR, "--image", CAR], "--camera"),
-    "image for unconditional": (["--image", CAR, "--unconditional"], "--unconditional"),
-    "no views": (["--image", CAR, "--num-views", "0"], "--num-views"),
-    "words for a number": (["--image", CAR, "--num-views", "many"], "--num-views"),
-    "no steps": (["--image", CAR, "--steps", "0"], "--steps"),
-    "negative churn": (["--image", CAR, "--churn", "-1"], "--churn"),
-    "unknown start": (["--image", CAR, "--start", "zeros"], "--start"),
-    "no rendering to start from": (["--unconditional", "--start", "render"], "--start render"),
-    "negative noise": (["--image", CAR, "--sigma-max", "-1"], "--sigma-max"),
-    "guidance is not a number": (["--image", CAR, "--guidance", "nan"], "--guidance"),
-    "elevation below the floor": (["--image", CAR, "--elevation", "-91"], "--elevation"),
-    "negative seed": (["--image", CAR, "--seed", "-1"], "--seed"),
-    "size not divisible": (["--image", CAR, "--size", "100"], "divisible by 8"),
-    "size of another model": (["--image", CAR, "--size", "64"], "--size 64"),
-    "unknown plan": (["--image", CAR, "--plan", "random"], "--plan"),
-    "plan without images": (["--image", CAR, "--plan", "unconditional"], "takes no known views"),
-    "more known views than the model takes": (["--image", CAR, "--camera", CAMERA] * 9, "from 9 views"),
-    "unknown sampler": (["--image", CAR, "--sampler", "magic"], "--sampler"),
-    "unknown trajectory": (["--image", CAR, "--trajectory", "zigzag"], "orbit, spiral, circle"),
-    "no such trajectory file": (["--image", CAR, "--trajectory", "nowhere.json"], "no such camera file"),
-    "number of views of a file": (["--image", CAR, "--trajectory", CAMERA, "--num-views", "3"], "--num-views"),
-    "unknown device": (["--image", CAR, "--device", "abacus"], "--device abacus"),
-    "output is a file": (["--image", CAR, "--output", CAR], "--output"),
-}
-
-
-@pytest.mark.parametrize("name", MALFORMED)
-def test_mistakes_are_one_sentence(name, pipeline, tmp_path, monkeypatch, capsys):
-    arguments, expected = MALFORMED[name]
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises((UserError, SystemExit)) as caught:
-        infer(*arguments)
-    if isinstance(caught.value, SystemExit):
-        assert caught.value.code == 2
-        message = capsys.readouterr().err.removeprefix("error: ")
-    else:
-        message = f"{str(caught.value).rstrip('.')}.\n"  # as `run_script` prints it
-    assert expected in message
-    assert message.count("\n") == 1
-    assert message.endswith(".\n")
-
-
-def test_camera_file_of_many_or_of_another_shape(tmp_path, pipeline):
-    infer("--image", CAR, "--output", tmp_path / "a", "--num-views", 3)
-    with pytest.raises(UserError, match="holds 3 cameras"):
-        infer("--image", CAR, "--camera", tmp_path / "a/cameras.json", "--output", tmp_path / "b")
-    wide = json.loads(Path(CAMERA).read_text()) | {"w": 256}
-    (tmp_path / "wide.json").write_text(json.dumps(wide))
-    with pytest.raises(UserError, match="is for images of 256x128"):
-        infer("--image", CAR, "--camera", tmp_path / "wide.json", "--output", tmp_path / "b")
-
-
-def script(*arguments):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "infer_multiview.py"), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=ROOT,
-        env={**os.environ, "COLUMNS": "200"},
-    )
-
-
-def test_script_exits_with_2_and_no_traceback():
-    for arguments in (["--image", "nowhere.png"], ["--steps", "few"]):
-        result = script(*arguments)
-        assert result.returncode == 2
-        assert result.stderr.startswith("error: ")
-        assert result.stderr.count("\n") == 1
-
-
-def test_help_explains_every_flag():
-    result = script("--help")
-    assert result.returncode == 0
-    explanations = re.split(r"\n  --", result.stdout)[1:]
-    assert len(explanations) >= 20
-    assert [e for e in explanations if len(e.split()) < 5] == []

@@ -3,14 +3,13 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from test_training import DATA, REPO, TINY, assert_equal, weights
+from test_training import DATA, REPO, assert_equal, weights
 from tiny import write_srn
+from tiny_recipe import tiny_recipe, write
 
 import train_multiview
 from eval.metrics import suite
@@ -22,139 +21,12 @@ from mvgenvs.pipeline import MultiViewPipeline
 from mvgenvs.training import objective, schedule
 from mvgenvs.training import recipe as module
 from mvgenvs.training.log import read_log
-from mvgenvs.training.recipe import claim, cook, merged, read_recipe
-
-
-def nested(flat: dict[str, str]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, text in flat.items():
-        section, name = key.split(".")
-        out.setdefault(section, {})[name] = yaml.safe_load(text)
-    return out
-
-
-def tiny_recipe() -> dict[str, Any]:
-    base = nested({k: v for k, v in TINY.items() if k.split(".")[0] != "loss" and k != "data.root"})
-    return {
-        "minutes": 0.001,  # over when they are known: the warm-up's steps, and one
-        "base": merged(base, {"optim": {"batch": 2, "warmup": 3}, "run": {"checkpoint_every": 100, "log_every": 1}}),
-        "stages": {
-            "field": {"share": 1, "loss": {"rgb": 1.0, "rays": 8}, "run": {"train": ["nerf"]}},
-            "denoiser": {
-                "share": 3,
-                "denoiser": {"fit_prior": False, "show_prior": True},
-                "loss": {"denoise": 1.0, "noise_draws": 2},
-                "run": {"train": ["denoiser"], "init_parts": ["codec", "nerf"]},
-            },
-            "refiner": {
-                "share": 4,
-                "loss": {"refine": 1.0, "perceptual_crop": 16},
-                "refine": {"sets": 4, "views": 2},
-                "run": {"train": ["codec"]},
-            },
-        },
-        "export": {"steps": 3, "guidance": 1.25},
-    }
-
-
-def write(folder: Path, content: Any) -> Path:
-    path = folder / "recipe.yaml"
-    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False))
-    return path
+from mvgenvs.training.recipe import cook, read_recipe
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "CELL", 0.1)
-
-
-# Mistakes
-
-
-def without_stages(content: dict[str, Any]) -> None:
-    del content["stages"]
-
-
-MISTAKES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "unknown key": (lambda c: c.update(minuets=3), "and nothing else"),
-    "no stages": (without_stages, "and nothing else"),
-    "no mapping of stages": (lambda c: c.update(stages=["field"]), "'stages'"),
-    "empty stages": (lambda c: c.update(stages={}), "has no stages"),
-    "no share": (lambda c: c["stages"]["field"].pop("share"), "stage 'field'"),
-    "share of 0": (lambda c: c["stages"]["field"].update(share=0), "stage 'field'"),
-    "share below 0": (lambda c: c["stages"]["denoiser"].update(share=-1), "stage 'denoiser'"),
-    "share of words": (lambda c: c["stages"]["field"].update(share="half"), "stage 'field'"),
-    "stage of nothing": (lambda c: c["stages"].update(field=None), "stage 'field'"),
-    "minutes of 0": (lambda c: c.update(minutes=0), "minutes above 0"),
-    "minutes below 0": (lambda c: c.update(minutes=-2), "minutes above 0"),
-    "minutes of words": (lambda c: c.update(minutes="some"), "minutes above 0"),
-    "no number of minutes": (lambda c: c.update(minutes=float("nan")), "minutes above 0"),
-    "no minutes": (lambda c: c.pop("minutes"), "minutes above 0"),
-    "mistaken setting": (lambda c: c["stages"]["field"].update(optin={"lr": 1.0}), "stages.field.optin"),
-    "mistaken field": (lambda c: c["stages"]["field"]["loss"].update(rbg=1.0), "did you mean"),
-    "mistaken type": (lambda c: c["stages"]["field"].update(optim={"batch": "many"}), "optim.batch"),
-    "mistaken part": (lambda c: c["stages"]["denoiser"]["run"].update(train=["nerv"]), "no part 'nerv'"),
-    "mistaken base": (lambda c: c["base"].update(nefr={}), "nefr"),
-    "base of a word": (lambda c: c.update(base="tiny"), "'base'"),
-    "base of nothing": (lambda c: c.update(base=None), "'base'"),
-    "mistaken export": (lambda c: c["export"].update(step=3), "did you mean 'export.steps'"),
-    "no steps": (lambda c: c["export"].update(steps=0), "above 0"),
-    "steps of words": (lambda c: c["export"].update(steps="few"), "export.steps"),
-    "guidance of no number": (lambda c: c["export"].update(guidance=float("nan")), "above 0"),
-    "mistaken eval": (lambda c: c.update(eval={"object": 1}), "did you mean 'eval.objects'"),
-    "eval of a word": (lambda c: c.update(eval="yes"), "'eval'"),
-    "objects below 0": (lambda c: c.update(eval={"objects": -1}), "0 or more"),
-    "refiner of the field": (lambda c: c["stages"]["field"]["loss"].update(refine=1.0), "a stage of its own"),
-    "export of a word": (lambda c: c.update(export="fast"), "'export'"),
-}
-
-
-@pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_are_one_sentence_and_write_nothing(tmp_path: Path, name: str) -> None:
-    change, says = MISTAKES[name]
-    content = tiny_recipe()
-    change(content)
-    with pytest.raises(UserError, match=says) as caught:
-        read_recipe(write(tmp_path, content), tmp_path / "out", [str(DATA)], None)
-    assert "\n" not in str(caught.value)
-    assert not list(tmp_path.glob("out/*"))
-
-
-@pytest.mark.parametrize("text", ["stages: [", "a: b: c", "just words", "", "- 1", "\t{"])
-def test_files_that_are_no_recipe_are_one_sentence(tmp_path: Path, text: str) -> None:
-    with pytest.raises(UserError, match=r"recipe\.yaml"):
-        read_recipe(write(tmp_path, text), tmp_path / "out", [str(DATA)], None)
-    with pytest.raises(UserError, match="cannot read"):
-        read_recipe(tmp_path / "none.yaml", tmp_path / "out", [str(DATA)], None)
-    assert not list(tmp_path.glob("out/*"))
-
-
-@pytest.mark.parametrize("minutes", [0.0, -1.0, float("nan"), float("inf")])
-def test_minutes_of_the_command_must_be_above_zero(tmp_path: Path, minutes: float) -> None:
-    with pytest.raises(UserError, match="minutes above 0"):
-        read_recipe(write(tmp_path, tiny_recipe()), tmp_path / "out", [str(DATA)], minutes)
-    assert not list(tmp_path.glob("out/*"))
-
-
-def test_an_output_of_others_is_left_alone(tmp_path: Path) -> None:
-    path, out = write(tmp_path, tiny_recipe()), tmp_path / "out"
-    out.mkdir()
-    (out / "thesis.tex").write_text("mine")
-    with pytest.raises(UserError, match="do not belong to a recipe"):
-        claim(read_recipe(path, out, [str(DATA)], None))
-    assert [p.name for p in out.iterdir()] == ["thesis.tex"]
-    with pytest.raises(UserError, match="is a file"):
-        claim(read_recipe(path, out / "thesis.tex", [str(DATA)], None))
-    (out / "thesis.tex").rename(out / ".recipe.yaml.123")  # what is left of a run that was killed as it began
-    claim(read_recipe(path, out, [str(DATA)], None))
-    other = tmp_path / "other"
-    claim(read_recipe(path, other, [str(DATA)], None))
-    before = (other / "recipe.yaml").read_text()
-    claim(read_recipe(path, other, [str(DATA)], None))  # the same again
-    for data, minutes in (([str(DATA), "more=2"], None), ([str(DATA)], 5.0)):
-        with pytest.raises(UserError, match="another recipe"):
-            claim(read_recipe(path, other, data, minutes))
-    assert (other / "recipe.yaml").read_text() == before
 
 
 # What a recipe means

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_recipe import tiny_recipe, write
 from tiny import tiny_config, write_srn
+from tiny_recipe import tiny_recipe, write
 
 from eval import throughput
 from eval.benchmarks import training

@@ -1,0 +1,150 @@
+"""Mistakes in evaluations and damaged data: one sentence and exit code 2."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_eval import ORBIT_IDS, SRN_IDS, FakePipeline, write_cars
+
+from eval import evaluation, run
+from eval.methods import COPY
+from eval.metrics import suite
+from eval.metrics.features import FeatureExtractor
+from eval.report import plots
+from mvgenvs.cli import run_script
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cars(tmp_path_factory.mktemp("data"), ORBIT_IDS)
+
+
+@pytest.fixture(scope="module")
+def srn_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cars(tmp_path_factory.mktemp("srn"), SRN_IDS)
+
+
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
+    fake = FakePipeline()
+    monkeypatch.setattr(evaluation, "load_pipeline", lambda folder, device: fake)
+    return fake
+
+
+@pytest.fixture(autouse=True)
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take most of the time of such small runs; tests/test_report.py draws them."""
+    monkeypatch.setattr(plots, "can_plot", lambda: False)
+
+
+@pytest.fixture
+def arguments(data: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """The words of a run without networks, and more words that overrule these."""
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "model.safetensors").write_bytes(b"weights")
+    (checkpoint / "model_index.json").write_text("{}")
+
+    def build(*more: str, output: str = "report") -> list[str]:
+        common = ["--checkpoint", str(checkpoint), "--data", str(data), "--lpips-nets", "--metrics", "--device", "cpu"]
+        return [*common, "--output", str(tmp_path / output), *more]
+
+    return build
+
+
+@pytest.fixture
+def tiny_features(monkeypatch: pytest.MonkeyPatch) -> FeatureExtractor:
+    """Mean colours instead of EfficientNet's features."""
+    extractor = FeatureExtractor(
+        "colours", "FD-effnet", "KD-effnet", "here", "0" * 64, 3, lambda pictures: pictures.float().mean(dim=(2, 3))
+    )
+    monkeypatch.setattr(suite, "effnet_lite0", lambda device: extractor)
+    return extractor
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def fails_with(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one sentence that a run with `words` ends with."""
+    with pytest.raises(SystemExit) as exit_:
+        run_script(lambda: run.main(words))
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert exit_.value.code == 2
+    assert last.startswith("error: ")
+    assert "usage" not in last
+    return last
+
+
+@pytest.mark.parametrize(
+    ("mistake", "sentence"),
+    [
+        (["--protocol", "circle"], "invalid choice: 'circle'"),
+        (["--methods", "magic"], "invalid choice: 'magic'"),
+        (["--methods", "truth"], "truth alone evaluates nothing"),
+        (["--metrics", "magic"], "invalid choice: 'magic'"),
+        (["--num-objects", "0"], "0 is not a whole number of at least 1"),
+        (["--steps", "x"], "'x' is not a whole number"),
+        (["--nonsense"], "unrecognized arguments"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--split", "val"], "no split 'val'"),
+        (["--checkpoint", "nowhere"], "neither a folder nor a model"),
+        (["--protocol", "srn"], "view 000064"),
+        (["--inputs", "4"], "1 to 3 input views"),
+        (["--output", __file__], "cannot write to --output"),
+        (["--guidance", "nan"], "--guidance: 'nan' is not a number of at least 0"),
+        (["--churn", "nan"], "--churn: 'nan' is not a number of at least 0"),
+        (["--anchors", "-1"], "--anchors: '-1' is not a whole number of at least 0"),
+        (["--inception-weights", __file__], "test_eval_mistakes.py"),
+    ],
+)
+def test_mistakes_give_one_sentence_and_exit_2(
+    arguments: Callable[..., list[str]],
+    pipeline: FakePipeline,
+    capsys: pytest.CaptureFixture[str],
+    mistake: list[str],
+    sentence: str,
+) -> None:
+    assert sentence in fails_with(arguments(*mistake), capsys)
+
+
+def test_damaged_and_missing_views_are_named(
+    arguments: Callable[..., list[str]],
+    pipeline: FakePipeline,
+    srn_data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = tmp_path / "broken"
+    shutil.copytree(srn_data, root)
+    images = root / "cars_test" / "car_b" / "rgb"
+    words = arguments("--data", str(root), "--protocol", "srn", "--methods", "copy-nearest")
+    (images / "000030.png").unlink()
+    assert "car_b lacks view 000030, which car_a has" in fails_with(words, capsys)
+    whole = (images / "000110.png").read_bytes()
+    (images / "000030.png").write_bytes(whole[: len(whole) // 2])
+    sentence = fails_with(words, capsys)
+    assert "000030" in sentence
+    assert "car_b" in sentence
+
+
+def test_a_damaged_record_is_named(
+    arguments: Callable[..., list[str]], pipeline: FakePipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = arguments("--num-objects", "1", "--methods", "copy-nearest")
+    run.main(words)
+    (tmp_path / "report" / "objects" / "car_a.json").write_text("{")
+    assert "car_a.json" in fails_with(words, capsys)
+
+
+def test_missing_lpips_weights_leave_the_other_metrics(
+    arguments: Callable[..., list[str]], pipeline: FakePipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.main(arguments("--num-objects", "1", "--lpips-nets", "alex", "--lpips-trunks", str(tmp_path)))
+    assert "continuing without LPIPS-alex" in capsys.readouterr().err
+    figures = read_summary(tmp_path / "report")["table"][COPY]
+    assert set(figures) == {"psnr", "ssim"}
