@@ -26,7 +26,7 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 
 # The installation is editable, so code needs no new one, but for what setup.py copies.
-INSTALLED := pyproject.toml setup.py $(wildcard installation/*)
+INSTALLED := pyproject.toml setup.py $(wildcard mvgenvs/installation/*)
 
 $(VENV)/.installed: $(INSTALLED) | $(BIN)/python
 	@echo "Installing mvgenvs and what it needs into $(VENV) (minutes, once) ..."

@@ -1,11 +1,11 @@
-"""Puts the files of installation/ into site-packages, where Python looks for .pth files when it starts."""
+"""Puts the files of mvgenvs/installation/ into site-packages, where Python looks for .pth files when it starts."""
 
 from pathlib import Path
 
 from setuptools import Command, setup
 from setuptools.command.build import build
 
-SOURCES = Path("installation")
+SOURCES = Path("mvgenvs/installation")
 
 
 class BuildWithStartup(build):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 INSTALLED = Path(sysconfig.get_path("purelib"))
-SOURCES = Path(__file__).parents[1] / "installation"
+SOURCES = Path(__file__).parents[1] / "mvgenvs/installation"
 UNMENDED = "import sys; sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != 'Watcher']\n"
 
 

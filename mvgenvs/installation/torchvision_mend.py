@@ -13,7 +13,7 @@ import sys
 OPERATORS = ("nms", "qnms")
 SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
-_declared = []  # operators live as long as the torch.library.Library that declares them
+_declared: list = []  # operators live as long as the torch.library.Library that declares them
 
 
 class Watcher:
@@ -32,7 +32,7 @@ class Watcher:
                 declare_missing_operators(spec.submodule_search_locations or [])
                 run(module)
 
-            spec.loader.exec_module = declare_and_run
+            spec.loader.exec_module = declare_and_run  # type: ignore[method-assign]
         return spec
 
 
