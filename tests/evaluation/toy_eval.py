@@ -1,5 +1,6 @@
 """Cars of one colour each, and a pipeline that answers with its input and some noise."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,3 +61,7 @@ def write_cars(root: Path, view_ids: range | tuple[int, ...]) -> Path:
             cv2.imwrite(str(folder / "rgb" / f"{view_id:06d}.png"), image // 2 + number)
             (folder / "pose" / f"{view_id:06d}.txt").write_text(" ".join(map(str, poses[number].flatten())))
     return root
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())
