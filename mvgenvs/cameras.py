@@ -105,6 +105,12 @@ class Cameras:
         origins, directions = self.rays()
         return torch.cat([directions, torch.linalg.cross(origins, directions)], dim=-1).movedim(-1, -3)
 
+    @property
+    @without_autocast
+    def projections(self) -> Float[Tensor, "*batch view 3 4"]:
+        """K [R | t]: world points, homogeneous, to pixels times depth, and depth."""
+        return self.K @ torch.linalg.inv(self.c2w)[..., :3, :]
+
     @without_autocast
     def project(
         self, points: Float[Tensor, "*batch #view n 3"]

@@ -19,6 +19,7 @@ from mvgenvs.diffusion.patches import cosine_basis
 from mvgenvs.errors import UserError
 from mvgenvs.nerf.model import Rendering
 from mvgenvs.pipeline import MultiViewPipeline
+from mvgenvs.training.memory import step_memory
 from mvgenvs.training.trainer import train
 from mvgenvs.training.validation import neighbour_figures
 
@@ -292,3 +293,11 @@ def test_validation_tells_what_other_views_are_worth(monkeypatch):
     for level in ("0.3", "1", "2"):
         assert alone[f"neighbours_{level}"] == pytest.approx(0, abs=1e-6)
         assert alone[f"x0_error_{level}"] == pytest.approx(found[f"x0_error_{level}"], rel=1e-5)
+
+
+def test_its_memory_can_be_estimated_without_data():
+    """Of a step that computes every token, as which are near the object depends on the weights."""
+    stage = config()
+    stage = replace(stage, loss=replace(stage.loss, denoise=1.0, rgb=0.0), run=replace(stage.run, train=("denoiser",)))
+    keeping, saving = step_memory(tiny_parts(stage), stage)
+    assert 0 < saving.activations < keeping.activations

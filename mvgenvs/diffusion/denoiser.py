@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from attention import AnchorCache, AnchorState, add_qk_norm
 from mvgenvs.cameras import Cameras
 from mvgenvs.diffusion.codec import SIGMA_DATA
-from mvgenvs.diffusion.joint_model import JointUNet
+from mvgenvs.diffusion.joint_model import JointUNet, which_dropped
 from mvgenvs.diffusion.noise import preconditioning
 from mvgenvs.nerf.model import Rendering
 
@@ -199,9 +199,7 @@ class JointDenoiser(JointUNet):
         scale, latent_size = self.config.condition_scale, self.config.latent_size
         rgb, rest = rendering.features[:, :, :3] * 2 - 1, rendering.features[:, :, 3:]
         render = torch.cat([rgb, rest, rendering.opacity], dim=2)
-        if dropped is None:
-            dropped = torch.zeros(render.shape[:2], dtype=torch.bool, device=render.device)
-        keep = (~dropped).to(render.dtype)[..., None, None, None]
+        dropped, keep = which_dropped(dropped, render)
         pooled = F.avg_pool2d((render * keep).flatten(0, 1), render.shape[-1] // (latent_size * scale))
         folded = F.pixel_unshuffle(pooled, scale).unflatten(0, keep.shape[:2])
         hw = (latent_size, latent_size)

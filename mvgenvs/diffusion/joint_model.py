@@ -1,8 +1,9 @@
 """What joint denoisers share: the attention of their layers, and around a UNet the cache of their anchors."""
 
+import torch
 from diffusers import ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import ConfigMixin
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from attention import PROCESSORS, AnchorCache, AnchorState, AttentionBackend, install_joint_attention
@@ -20,6 +21,8 @@ class JointModel(ModelMixin, ConfigMixin):
     """whether the denoised latents are a correction of the encoded rendering, whose detail can then be kept"""
     std_factors: str = "std_channels"
     """the setting that holds the factors of the components' deviations"""
+    skips_air = False
+    """whether what is computed depends on where the rendering shows anything"""
     sees_render_latents: bool
     """whether `conditions` uses the encoded rendering at all"""
 
@@ -104,3 +107,12 @@ class JointUNet(JointModel):
         out = self._network(views, num_views=num_new + num_anchors, num_anchors=num_anchors, anchor_state=state)
         cache.add(state)
         return out[:, :num_new]
+
+
+def which_dropped(
+    dropped: Bool[Tensor, "batch view"] | None, shown: Float[Tensor, "batch view c h w"]
+) -> tuple[Bool[Tensor, "batch view"], Float[Tensor, "batch view 1 1 1"]]:
+    """The views whose renderings are dropped, none by default; and a factor for what is `shown` of them: 0, else 1."""
+    if dropped is None:
+        dropped = torch.zeros(shown.shape[:2], dtype=torch.bool, device=shown.device)
+    return dropped, (~dropped).to(shown.dtype)[..., None, None, None]

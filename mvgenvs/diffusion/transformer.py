@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from attention import AnchorCache, add_qk_norm
 from mvgenvs.cameras import Cameras
 from mvgenvs.diffusion.denoiser import AIR_OPACITY, Conditions, prior_deviation, surface_points
-from mvgenvs.diffusion.joint_model import JointModel
+from mvgenvs.diffusion.joint_model import JointModel, which_dropped
 from mvgenvs.diffusion.modulated import LEVEL_CHANNELS, TransformerBlock, level_channels
 from mvgenvs.diffusion.noise import preconditioning
 from mvgenvs.diffusion.patches import Patches
@@ -43,6 +43,7 @@ class ViewTransformer(JointModel):
 
     _supports_gradient_checkpointing = True
     std_factors = "std_spectrum"
+    skips_air = True
 
     @register_to_config
     def __init__(
@@ -128,9 +129,7 @@ class ViewTransformer(JointModel):
         EDM's own prior, shows nothing to other views, and is computed everywhere.
         """
         config, hw = self.config, (self.config.latent_size, self.config.latent_size)
-        if dropped is None:
-            dropped = torch.zeros(render_latents.shape[:2], dtype=torch.bool, device=render_latents.device)
-        keep = (~dropped).to(render_latents.dtype)[..., None, None, None]
+        dropped, keep = which_dropped(dropped, render_latents)
         side = config.latent_size // config.patch
 
         def pooled(x: Tensor, size: int) -> Tensor:
@@ -147,12 +146,9 @@ class ViewTransformer(JointModel):
             cameras.resized((side, side)).plucker().to(fine.dtype).flatten(0, 1),
             ((near > AIR_OPACITY) | dropped.flatten()[:, None, None, None]).to(fine.dtype),
         ]
-        scaled = cameras.resized(hw)
-        w2c = torch.linalg.inv(scaled.c2w.double())[..., :3, :]
-        projections = (scaled.K.double() @ w2c).to(fine.dtype)
         return Conditions(
             maps=torch.cat(maps, dim=1).unflatten(0, dropped.shape),
-            poses=projections.flatten(-2),
+            poses=cameras.resized(hw).projections.flatten(-2).to(fine.dtype),
             mean=keep * render_latents,
             std=prior_deviation(rendering.opacity, hw, config, keep),
             points=surface_points(rendering, cameras, hw, dropped).to(fine.dtype),
@@ -198,10 +194,10 @@ class ViewTransformer(JointModel):
     ) -> Float[Tensor, "draw view c h w"]:
         """x0 of several draws of one set, whose conditions have a batch of 1."""
         shown = conditions.maps[0, :, -1].flatten()
-        chosen = shown.nonzero()[:, 0]  # tokens, numbered through the views
-        if not len(chosen):  # one, whose output is thrown away below
-            chosen = torch.zeros(1, dtype=torch.long, device=xt.device)
-        level = sigma[:, chosen // conditions.maps[0, 0, 0].numel(), None]  # of each token
+        # Tokens, numbered through the views; where nothing is shown one of them, whose output is thrown away below.
+        chosen = shown.nonzero()[:, 0] if self.skips_air else torch.arange(len(shown), device=xt.device)
+        chosen = chosen if len(chosen) else chosen.new_zeros(1)
+        view = chosen // conditions.maps[0, 0, 0].numel()
         rendered = self.patches.tokens(conditions.mean, chosen)
         std = self.patches.tokens(conditions.std, chosen).square().mean(dim=-1, keepdim=True).sqrt() * self._spectrum
         mean, variance, seen = torch.zeros_like(rendered), std**2, [rendered.expand(len(xt), -1, -1)]
@@ -210,10 +206,10 @@ class ViewTransformer(JointModel):
             share = precision / (precision + 1 / variance)  # of the other views in what is known of each component
             mean, variance = share * told, (1 - share) * variance
             seen += [mean / std, told, share.mean(dim=-1, keepdim=True)]
-        scale = preconditioning(level, variance.sqrt())
+        scale = preconditioning(sigma[:, view, None], variance.sqrt())
         centred = self.patches.spectral(self.patches.tokens(xt - conditions.mean, chosen)) - mean
         maps = conditions.maps[0, :, :-1].flatten(2).mT.flatten(0, 1)[chosen].expand(len(xt), -1, -1)
-        out = self._network(torch.cat([scale.c_in * centred, *seen, maps], dim=-1), sigma, conditions, chosen)
+        out = self._network(torch.cat([scale.c_in * centred, *seen, maps], dim=-1), sigma, conditions, chosen, view)
         x0 = rendered + self.patches.pixels(mean + scale.c_skip * centred + scale.c_out * out)
         c_skip = preconditioning(sigma[..., None, None, None], conditions.std).c_skip
         elsewhere = conditions.mean + c_skip * (xt - conditions.mean)
@@ -226,9 +222,9 @@ class ViewTransformer(JointModel):
         sigma: Float[Tensor, "draw view"],
         conditions: Conditions,
         chosen: Int[Tensor, " n"],
+        view: Int[Tensor, " n"],
     ) -> Float[Tensor, "draw n pixel"]:
-        """F of [EDM eq. 7] for the chosen tokens."""
-        view = chosen // conditions.maps[0, 0, 0].numel()
+        """F of [EDM eq. 7] for the chosen tokens, each of its `view`."""
         level = self.level(level_channels(sigma).to(tokens.dtype))
         told: dict[str, Any] = {"num_views": 1}  # the tokens of all views are one sequence already
         if self.config.rotary_points:
@@ -252,9 +248,9 @@ class ViewTransformer(JointModel):
         num_views, side = xt.shape[1], self.config.latent_size
         numbers = torch.arange(num_views * side * side, device=xt.device).view(1, num_views, 1, side, side)
         pixels = self.patches.tokens(numbers, chosen)[0]  # (n, patch^2)
-        opacity = F.pixel_shuffle(conditions.maps[0, :, : self.config.patch**2], self.config.patch)
         projections = conditions.poses[0].unflatten(-1, (3, 4))
-        sources = find_sources(conditions.points[0], opacity > SOLID, projections, pixels.flatten())
+        solid = self._opacity(conditions) > SOLID
+        sources = find_sources(conditions.points[0], solid, projections, pixels.flatten())
         told = told_by_others(xt, sigma, sources)
         mean, noise, moved, seen = (
             x.unflatten(-1, pixels.shape) for x in (told.mean, told.noise, told.moved, told.seen)
@@ -274,7 +270,10 @@ class ViewTransformer(JointModel):
 
     def _token_points(self, conditions: Conditions) -> Float[Tensor, "n 3"]:
         """The point that each token of a set shows: the mean of its latents' points, by their opacity."""
-        patch = self.config.patch
-        opacity = F.pixel_shuffle(conditions.maps[0, :, : patch**2], patch) + 1e-4
+        patch, opacity = self.config.patch, self._opacity(conditions) + 1e-4
         points = F.avg_pool2d(conditions.points[0] * opacity, patch) / F.avg_pool2d(opacity, patch)
         return points.flatten(2).mT.flatten(0, 1)
+
+    def _opacity(self, conditions: Conditions) -> Float[Tensor, "view 1 h w"]:
+        """That of a set's renderings, from the maps that hold it patch by patch."""
+        return F.pixel_shuffle(conditions.maps[0, :, : self.config.patch**2], self.config.patch)

@@ -20,7 +20,7 @@ def frustum_coordinates(
     image. Points behind a camera are far outside. Each coordinate is contiguous in memory.
     """
     height, width = cameras.hw
-    image = cameras.K @ torch.linalg.inv(cameras.c2w)[..., :3, :]  # (batch, view, xyz, 4), pixels times depth
+    image = cameras.projections
     depth = image[..., 2:, :]
     xy = image[..., :2, :] * image.new_tensor([2 / width, 2 / height])[:, None] - depth
     z = (2 * depth - F.pad(depth.new_tensor([near + far]), (3, 0))) / (far - near)

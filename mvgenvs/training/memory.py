@@ -84,7 +84,7 @@ def step_memory(parts: Parts, config: TrainConfig) -> tuple[StepMemory, StepMemo
     if config.loss.refine:
         raise UserError("estimate is for stages of the field and the denoiser: the refiner's needs less than these")
     objective = Objective(parts, replace(config, run=replace(config.run, gradient_checkpointing=False))).train()
-    objective.skips_air = False  # where air is depends on the weights
+    objective.skips_air = objective.denoiser.skips_air = False  # where air is depends on the weights
     without_data(objective)
     sets = max(1, config.optim.batch // config.optim.accumulation)
     batch = blank_batch(sets, config.data.num_views, config.data.max_known, config.data.size)

@@ -14,7 +14,7 @@ from attention import AnchorCache, AnchorState
 from mvgenvs.cameras import Cameras
 from mvgenvs.diffusion.codec import SIGMA_DATA
 from mvgenvs.diffusion.denoiser import Conditions
-from mvgenvs.diffusion.joint_model import JointUNet
+from mvgenvs.diffusion.joint_model import JointUNet, which_dropped
 from mvgenvs.diffusion.stable.conditioners import CONDITIONERS, HINT_SCALES, make_adapter, make_controlnet
 from mvgenvs.diffusion.stable.noise import DiscreteNoise
 from mvgenvs.errors import UserError
@@ -85,9 +85,7 @@ class StableDenoiser(JointUNet):
 
         Feature maps are pooled to `condition_scale` times the latents' side, and their pixels folded into channels.
         """
-        if dropped is None:
-            dropped = torch.zeros(render_latents.shape[:2], dtype=torch.bool, device=render_latents.device)
-        keep = (~dropped).to(render_latents.dtype)[..., None, None, None]
+        dropped, keep = which_dropped(dropped, render_latents)
         if self.sees_render_latents:
             seen = keep * render_latents / SIGMA_DATA
         else:
