@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvgenvs.cameras import Cameras
-from mvgenvs.diffusion.denoiser import concatenate_conditions
+from mvgenvs.diffusion.conditions import concatenate_conditions
 from mvgenvs.known import check_known
 from mvgenvs.pipeline import MultiViewPipeline
 

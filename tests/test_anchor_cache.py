@@ -12,7 +12,8 @@ from tiny import ring_cameras, stacked, tiny_parts, tiny_pipeline
 
 import mvgenvs.diffusion.sequence
 from attention import AnchorCache
-from mvgenvs.diffusion.denoiser import Conditions, JointDenoiser, concatenate_conditions
+from mvgenvs.diffusion.conditions import Conditions, concatenate_conditions
+from mvgenvs.diffusion.denoiser import JointDenoiser
 from mvgenvs.diffusion.options import SamplingOptions
 from mvgenvs.diffusion.renoising import sample
 from mvgenvs.nerf.model import Rendering

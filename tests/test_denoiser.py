@@ -6,7 +6,8 @@ import pytest
 import torch
 from tiny import ring_cameras, stacked, tiny_config, tiny_parts, tiny_pipeline
 
-from mvgenvs.diffusion.denoiser import Conditions, JointDenoiser, concatenate_conditions
+from mvgenvs.diffusion.conditions import Conditions, concatenate_conditions
+from mvgenvs.diffusion.denoiser import JointDenoiser
 from mvgenvs.diffusion.noise import preconditioning
 from mvgenvs.nerf.model import Rendering
 from mvgenvs.parts import build_parts

@@ -13,7 +13,7 @@ from tiny_sd import write_sd
 
 from attention import PROCESSORS, AnchorCache, attention_layers
 from mvgenvs.diffusion.codec import SIGMA_DATA
-from mvgenvs.diffusion.denoiser import Conditions, concatenate_conditions
+from mvgenvs.diffusion.conditions import Conditions, concatenate_conditions
 from mvgenvs.diffusion.stable.checkpoint import load_stable_diffusion
 from mvgenvs.diffusion.stable.codec import VaeCodec
 from mvgenvs.diffusion.stable.conditioners import CONDITIONERS

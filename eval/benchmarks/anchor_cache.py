@@ -15,7 +15,8 @@ from attention import AnchorCache
 from eval.benchmarks.denoiser import random_inputs
 from eval.benchmarks.stage import Setup, Stage
 from mvgenvs.device import torch_threads
-from mvgenvs.diffusion.denoiser import Conditions, JointDenoiser
+from mvgenvs.diffusion.conditions import Conditions
+from mvgenvs.diffusion.denoiser import JointDenoiser
 
 NEW = 4
 ANCHORS = (1, 4, 8)

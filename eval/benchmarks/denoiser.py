@@ -17,7 +17,8 @@ from attention.backends import attend
 from attention.processor import project_in, project_out
 from attention.rotary import rotate
 from eval.benchmarks.stage import Setup, Stage
-from mvgenvs.diffusion.denoiser import Conditions, JointDenoiser
+from mvgenvs.diffusion.conditions import Conditions
+from mvgenvs.diffusion.denoiser import JointDenoiser
 
 VIEWS = (4, 9)
 

@@ -20,7 +20,7 @@ from eval.protocols import ORBIT_TARGETS, choose_views
 from eval.studies.plans import BLOCK
 from mvgenvs.data.stored import CachedScenes
 from mvgenvs.diffusion.codec import encode_rendering
-from mvgenvs.diffusion.denoiser import Conditions, concatenate_conditions
+from mvgenvs.diffusion.conditions import Conditions, concatenate_conditions
 from mvgenvs.diffusion.options import ANCHOR_LEVELS
 from mvgenvs.diffusion.plans import make_plan
 from mvgenvs.pipeline import MultiViewPipeline

@@ -9,22 +9,21 @@ the object. An untrained denoiser then returns the rendering, and the background
 holds unchanged, pixel by pixel; views whose rendering is dropped get mean 0 and 0.5, EDM's own.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attention import AnchorCache, AnchorState, add_qk_norm
 from mvgenvs.cameras import Cameras
 from mvgenvs.diffusion.codec import SIGMA_DATA
+from mvgenvs.diffusion.conditions import Conditions
 from mvgenvs.diffusion.joint_model import JointUNet, which_dropped
 from mvgenvs.diffusion.noise import preconditioning
 from mvgenvs.nerf.model import Rendering
@@ -32,32 +31,6 @@ from mvgenvs.nerf.model import Rendering
 POSE_TOKEN_DIM = 64
 AIR_OPACITY = 0.05  # where no latent nearby sees an opacity above this, there is nothing
 TIMESTEP_SCALE = 1000  # c_noise spans about [-1.5, 1.2]; diffusers' sinusoids resolve steps of 1 within [0, 1000]
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Conditions:
-    """All that the denoiser knows of the views besides their noisy latents. Made once per sequence."""
-
-    maps: Float[Tensor, "batch view c mh mw"]  # what the network is shown, at a resolution of its choice
-    poses: Float[Tensor, "batch view 12"]  # the cameras, as 3 x 4 matrices of the denoiser's choice
-    mean: Float[Tensor, "batch view l h w"]  # what the latents are expected to be
-    std: Float[Tensor, "batch view k h w"]  # and by how much they may differ: alike (k = 1), or each channel by its own
-    points: Float[Tensor, "batch view 3 h w"]  # where in the world the surface is that each latent shows
-
-    def of_set(self, number: int) -> "Conditions":
-        """Those of one set, in a batch of 1."""
-        return self._map(lambda x: x[number : number + 1])
-
-    def for_draws(self, draws: int) -> "Conditions":
-        """Each set's `draws` times in a row."""
-        return self if draws == 1 else self._map(lambda x: x.repeat_interleave(draws, dim=0))
-
-    def select(self, views: Int[Tensor, " chosen"]) -> "Conditions":
-        """Those of the chosen views, in that order."""
-        return self._map(lambda x: x[:, views])
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> "Conditions":
-        return Conditions(*(change(getattr(self, field.name)) for field in dataclasses.fields(Conditions)))
 
 
 def surface_points(
@@ -89,12 +62,6 @@ def token_points(
         by_level[points.shape[-1] * points.shape[-2]] = points.flatten(2).mT
         points = F.avg_pool2d(points, 2)
     return by_level
-
-
-def concatenate_conditions(parts: Sequence[Conditions], dim: int) -> Conditions:
-    """Joins conditions along the batch axis (0) or the view axis (1)."""
-    names = [field.name for field in dataclasses.fields(Conditions)]
-    return Conditions(*(torch.cat([getattr(part, name) for part in parts], dim=dim) for name in names))
 
 
 def prior_deviation(

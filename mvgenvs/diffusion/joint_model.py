@@ -1,5 +1,7 @@
 """What joint denoisers share: the attention of their layers, and around a UNet the cache of their anchors."""
 
+from collections.abc import Iterable
+
 import torch
 from diffusers import ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import ConfigMixin
@@ -7,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from attention import PROCESSORS, AnchorCache, AnchorState, AttentionBackend, install_joint_attention
+from mvgenvs.diffusion.conditions import Conditions
 from mvgenvs.errors import UserError
 
 
@@ -55,6 +58,12 @@ class JointModel(ModelMixin, ConfigMixin):
     def components(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k th tw"]:
         """Latents as the components that the prior tells apart, each by its own deviation: their channels."""
         return latents
+
+    def fit_moves(self, sets: Iterable[tuple[Float[Tensor, "set view c h w"], Conditions]], least: float) -> None:
+        """Measures, on true latents, what the other views of a set tell of one, where the prior uses that.
+
+        `least` is the smallest deviation.
+        """
 
     def compile_network(self) -> None:
         """Compiles the network in place at its next call: the same weights under the same names."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from attention import AnchorCache
 from mvgenvs.cameras import Cameras
 from mvgenvs.diffusion.codec import Codec, decode_with_detail, encode_rendering
-from mvgenvs.diffusion.denoiser import Conditions, concatenate_conditions
+from mvgenvs.diffusion.conditions import Conditions, concatenate_conditions
 from mvgenvs.diffusion.joint_model import JointModel
 from mvgenvs.diffusion.state import View
 from mvgenvs.nerf.field import Scene

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attention import AnchorCache
 from mvgenvs.cameras import Cameras, concatenate
-from mvgenvs.diffusion.denoiser import concatenate_conditions
+from mvgenvs.diffusion.conditions import concatenate_conditions
 from mvgenvs.diffusion.networks import Networks
 from mvgenvs.diffusion.options import SamplingOptions
 from mvgenvs.diffusion.plans import Block, check_plan, independent, last_uses, make_plan

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mvgenvs.diffusion.denoiser import Conditions
+from mvgenvs.diffusion.conditions import Conditions
 from mvgenvs.diffusion.renoising import Generators
 
 

@@ -12,7 +12,7 @@ EDM's preconditioning is the Wiener filter of a patch. And the other views of th
 network already draws no speckle and lets views agree.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -24,18 +24,20 @@ from torch.nn import functional as F
 
 from attention import AnchorCache, add_qk_norm
 from mvgenvs.cameras import Cameras
-from mvgenvs.diffusion.denoiser import AIR_OPACITY, Conditions, prior_deviation, surface_points
+from mvgenvs.diffusion.conditions import Conditions
+from mvgenvs.diffusion.denoiser import AIR_OPACITY, prior_deviation, surface_points
 from mvgenvs.diffusion.joint_model import JointModel, which_dropped
 from mvgenvs.diffusion.modulated import LEVEL_CHANNELS, TransformerBlock, level_channels
 from mvgenvs.diffusion.noise import preconditioning
 from mvgenvs.diffusion.patches import Patches
-from mvgenvs.diffusion.reprojection import find_sources, told_by_others
+from mvgenvs.diffusion.reprojection import MovedErrors, Sources, find_sources, moved
 from mvgenvs.errors import UserError
 from mvgenvs.nerf.model import Rendering
 
 FEATURE_CELLS = 2  # the NeRF's features are pooled to so many cells along a token's side
 PLUCKER = 6
 SOLID = 0.5  # opacity of what other views are asked about
+WHOLE = 0.98  # share of a token that is seen, where moved patches are measured
 
 
 class ViewTransformer(JointModel):
@@ -84,6 +86,7 @@ class ViewTransformer(JointModel):
         pixels = latent_channels * patch**2
         maps = patch**2 + features * FEATURE_CELLS**2 + PLUCKER
         self.patches = Patches(patch)
+        self.moved_errors = MovedErrors(pixels)
         self.enter = nn.Linear(2 * pixels + maps + (2 * pixels + 1) * reproject, width)
         self.level = nn.Sequential(nn.Linear(LEVEL_CHANNELS, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.blocks = nn.ModuleList(TransformerBlock(width, num_heads) for _ in range(layers))
@@ -189,6 +192,21 @@ class ViewTransformer(JointModel):
         tokens = self.patches.spectral(self.patches.tokens(latents[None], every))
         return rearrange(tokens, "1 (n h w) k -> n k h w", h=side, w=side)
 
+    @torch.no_grad()
+    def fit_moves(self, sets: Iterable[tuple[Float[Tensor, "set view c h w"], Conditions]], least: float) -> None:
+        """Measures what moved patches are worth on true latents; see `MovedErrors.fit`."""
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        for x0, every in sets:
+            for number in range(len(x0)):
+                conditions, views = every.of_set(number), x0[number : number + 1]
+                chosen = conditions.maps[0, :, -1].flatten().nonzero()[:, 0]
+                sources, told = self._moved(views, conditions, chosen)
+                true = self.patches.spectral(self.patches.tokens(views - conditions.mean, chosen))[0]
+                whole = sources.share > WHOLE
+                found.append((sources.turn[whole], true[sources.token[whole]], told[0, whole]))
+        turn, true, told = (torch.cat(x) for x in zip(*found, strict=True))
+        self.moved_errors.fit(turn, true, told, least)
+
     def _denoise_set(
         self, xt: Float[Tensor, "draw view c h w"], sigma: Float[Tensor, "draw view"], conditions: Conditions
     ) -> Float[Tensor, "draw view c h w"]:
@@ -241,26 +259,23 @@ class ViewTransformer(JointModel):
     def _told(
         self, xt: Float[Tensor, "draw view c h w"], sigma: Tensor, conditions: Conditions, chosen: Int[Tensor, " n"]
     ) -> tuple[Float[Tensor, "draw n k"], Float[Tensor, "draw n k"]]:
-        """What the other views tell of each token beyond its rendering, in components, and with which precision.
+        """What the other views tell of each token beyond its rendering, in components, and with which precision."""
+        sources, beyond = self._moved(xt, conditions, chosen)
+        return self.moved_errors.told(beyond, sigma[:, sources.view], sources, len(chosen))
 
-        Errors of the move have the spectrum of the rendering's, and are shared by pixels; noise is white.
-        """
+    def _moved(
+        self, xt: Float[Tensor, "draw view c h w"], conditions: Conditions, chosen: Int[Tensor, " n"]
+    ) -> tuple[Sources, Float[Tensor, "draw source k"]]:
+        """The sources of the chosen tokens, and what they show beyond the tokens' renderings, in components."""
         num_views, side = xt.shape[1], self.config.latent_size
         numbers = torch.arange(num_views * side * side, device=xt.device).view(1, num_views, 1, side, side)
-        pixels = self.patches.tokens(numbers, chosen)[0]  # (n, patch^2)
         projections = conditions.poses[0].unflatten(-1, (3, 4))
         solid = self._opacity(conditions) > SOLID
-        sources = find_sources(conditions.points[0], solid, projections, pixels.flatten())
-        told = told_by_others(xt, sigma, sources)
-        mean, noise, moved, seen = (
-            x.unflatten(-1, pixels.shape) for x in (told.mean, told.noise, told.moved, told.seen)
-        )
-        beyond = rearrange(mean, "r c n p -> r n (c p)") - self.patches.tokens(conditions.mean, chosen)
-        beyond = self.patches.spectral(seen.repeat(1, 1, xt.shape[2]) * beyond)
-        count = seen.sum(dim=-1, keepdim=True)
-        noise, moved = (x.sum(dim=-1, keepdim=True) / count.clamp(min=1) for x in (noise, moved))
-        variance = noise + moved * self._spectrum**2
-        return beyond, count / pixels.shape[1] / variance.clamp(min=1e-6)
+        pixels = self.patches.tokens(numbers, chosen)[0]  # (n, patch^2)
+        sources = find_sources(conditions.points[0], solid, projections, pixels, only_seen=self.skips_air)
+        rendered = self.patches.tokens(conditions.mean, chosen)[:, sources.token].unflatten(-1, (xt.shape[2], -1))
+        beyond = moved(xt, sources) - sources.seen[:, None] * rendered
+        return sources, self.patches.spectral(beyond.flatten(-2))
 
     @property
     def _spectrum(self) -> Float[Tensor, " k"]:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from mvgenvs.config import LossConfig, TrainConfig
 from mvgenvs.data.sampling import Batch
 from mvgenvs.diffusion.codec import PatchCodec, encode_rendering
+from mvgenvs.diffusion.conditions import Conditions
 from mvgenvs.diffusion.noise import NOISE_LAWS
 from mvgenvs.errors import UserError
 from mvgenvs.nerf.field import Scene
@@ -38,6 +39,16 @@ class RenderedBatch(Batch):
         seen = self.rendering
         rendering = Rendering(*(x.to(device) for x in (seen.features, seen.depth, seen.opacity)))
         return replace(self, views=self.views.to(device), rendering=rendering)
+
+
+@dataclass(frozen=True, eq=False)
+class TrueSets:
+    """Training sets as a denoiser sees them, but without noise."""
+
+    x0: Float[Tensor, "set view c h w"]
+    residual: Float[Tensor, "set view c h w"]  # x0 less the encoded renderings
+    opacity: Float[Tensor, "set view 1 h w"]  # the largest within each latent
+    conditions: Conditions
 
 
 class Objective(nn.Module):
@@ -96,13 +107,14 @@ class Objective(nn.Module):
                 losses |= self.denoising.losses(batch, rendering, draws, progress)
         return losses
 
-    def residual(self, batch: Batch) -> tuple[Float[Tensor, "set view c h w"], Float[Tensor, "set view 1 h w"]]:
-        """True latents minus encoded renderings of the sets, and the largest opacity within each latent."""
+    def true_sets(self, batch: Batch) -> TrueSets:
+        """The sets as the denoiser sees them, without noise."""
         rendering = self.rendered(batch)
         x0 = self.codec.encode(batch.views.images.flatten(0, 1)).unflatten(0, (-1, batch.views.num_views))
         latents = encode_rendering(self.codec, rendering.rgb, self.denoiser.config.latent_size)
         opacity = F.adaptive_max_pool2d(rendering.opacity.flatten(0, 1), x0.shape[-2:])
-        return x0 - latents, opacity.unflatten(0, x0.shape[:2])
+        conditions = self.denoiser.conditions(rendering, latents, batch.views.cameras)
+        return TrueSets(x0, x0 - latents, opacity.unflatten(0, x0.shape[:2]), conditions)
 
     def rendered(self, batch: Batch) -> Rendering:
         """Whole renderings of the sets at the size that the denoiser needs."""

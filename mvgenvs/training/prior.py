@@ -15,7 +15,7 @@ from mvgenvs.diffusion.denoiser import AIR_OPACITY
 from mvgenvs.diffusion.joint_model import JointModel
 from mvgenvs.errors import UserError
 from mvgenvs.training.loop import Items
-from mvgenvs.training.objective import Objective
+from mvgenvs.training.objective import Objective, TrueSets
 
 SETS = 64
 SOLID = 0.9  # opacity inside an object
@@ -42,18 +42,16 @@ def recall_prior(denoiser: JointModel, pipeline: Path) -> None:
 def fit_prior(objective: Objective, data: Iterator[Batch]) -> None:
     """Sets the denoiser's `std_floor`, `std_slope`, `std_ceiling`, `std_air`, and its factors, from training sets."""
     objective.eval()
-    residuals: list[Tensor] = []
-    opacities: list[Tensor] = []
-    while sum(len(residual) for residual in residuals) < SETS:
-        residual, opacity = objective.residual(next(data))
-        residuals.append(residual.float())
-        opacities.append(opacity.float())
+    found: list[TrueSets] = []
+    while sum(len(sets.x0) for sets in found) < SETS:
+        found.append(objective.true_sets(next(data)))
     denoiser = objective.denoiser
-    components = denoiser.components(torch.cat(residuals).flatten(0, 1))
-    opacity = F.adaptive_max_pool2d(torch.cat(opacities).flatten(0, 1), components.shape[-2:])
-    constants = deviations(components, opacity)
+    components = denoiser.components(torch.cat([sets.residual.float() for sets in found]).flatten(0, 1))
+    opacity = torch.cat([sets.opacity.float() for sets in found]).flatten(0, 1)
+    constants = deviations(components, F.adaptive_max_pool2d(opacity, components.shape[-2:]))
     constants[denoiser.std_factors] = constants.pop("std_channels")
     denoiser.register_to_config(**constants)
+    denoiser.fit_moves(((sets.x0, sets.conditions) for sets in found), LEAST)
     print("prior: " + ", ".join(f"{k} {v:.4f}" for k, v in constants.items() if isinstance(v, float)))
 
 

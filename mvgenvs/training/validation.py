@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mvgenvs.config import TrainConfig
 from mvgenvs.data.scenes import ObjectDataset, open_scenes
-from mvgenvs.diffusion.denoiser import concatenate_conditions
+from mvgenvs.diffusion.conditions import concatenate_conditions
 from mvgenvs.diffusion.options import CLEAN_SIGMA
 from mvgenvs.media import contact_sheet, write_png
 from mvgenvs.parts import Parts

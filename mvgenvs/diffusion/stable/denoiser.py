@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from attention import AnchorCache, AnchorState
 from mvgenvs.cameras import Cameras
 from mvgenvs.diffusion.codec import SIGMA_DATA
-from mvgenvs.diffusion.denoiser import Conditions
+from mvgenvs.diffusion.conditions import Conditions
 from mvgenvs.diffusion.joint_model import JointUNet, which_dropped
 from mvgenvs.diffusion.stable.conditioners import CONDITIONERS, HINT_SCALES, make_adapter, make_controlnet
 from mvgenvs.diffusion.stable.noise import DiscreteNoise

@@ -9,7 +9,7 @@ from torch import Tensor
 from mvgenvs.config import LossConfig
 from mvgenvs.data.sampling import Batch
 from mvgenvs.diffusion.codec import Codec, decode_with_detail, encode_rendering
-from mvgenvs.diffusion.denoiser import Conditions
+from mvgenvs.diffusion.conditions import Conditions
 from mvgenvs.diffusion.joint_model import JointModel
 from mvgenvs.diffusion.noise import NoiseLaw, loss_weight, with_offset
 from mvgenvs.diffusion.options import CLEAN_SIGMA

@@ -1,0 +1,41 @@
+"""What a joint denoiser is told of the views of a set besides their noisy latents."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Conditions:
+    """All that the denoiser knows of the views besides their noisy latents. Made once per sequence."""
+
+    maps: Float[Tensor, "batch view c mh mw"]  # what the network is shown, at a resolution of its choice
+    poses: Float[Tensor, "batch view 12"]  # the cameras, as 3 x 4 matrices of the denoiser's choice
+    mean: Float[Tensor, "batch view l h w"]  # what the latents are expected to be
+    std: Float[Tensor, "batch view k h w"]  # and by how much they may differ: alike (k = 1), or each channel by its own
+    points: Float[Tensor, "batch view 3 h w"]  # where in the world the surface is that each latent shows
+
+    def of_set(self, number: int) -> "Conditions":
+        """Those of one set, in a batch of 1."""
+        return self._map(lambda x: x[number : number + 1])
+
+    def for_draws(self, draws: int) -> "Conditions":
+        """Each set's `draws` times in a row."""
+        return self if draws == 1 else self._map(lambda x: x.repeat_interleave(draws, dim=0))
+
+    def select(self, views: Int[Tensor, " chosen"]) -> "Conditions":
+        """Those of the chosen views, in that order."""
+        return self._map(lambda x: x[:, views])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Conditions":
+        return Conditions(*(change(getattr(self, field.name)) for field in dataclasses.fields(Conditions)))
+
+
+def concatenate_conditions(parts: Sequence[Conditions], dim: int) -> Conditions:
+    """Joins conditions along the batch axis (0) or the view axis (1)."""
+    names = [field.name for field in dataclasses.fields(Conditions)]
+    return Conditions(*(torch.cat([getattr(part, name) for part in parts], dim=dim) for name in names))
