@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from mvgenvs.cli import OneSentenceParser, run_script, whole_number
-from mvgenvs.config import TrainConfig, fields_help, load_config
+from mvgenvs.config import RefineConfig, TrainConfig, fields_help, load_config
 from mvgenvs.processes import join_processes, leave_processes, refuse_several
 
 
@@ -112,6 +112,7 @@ def refine(arguments: list[str]) -> int:
     parser.add("--sets", "training sets to generate six views of", type=whole_number(1), default=120, metavar="N")
     parser.add("--steps", "optimisation steps", type=whole_number(1), default=2000, metavar="N")
     parser.add("--seed", "start of the random numbers", type=int, default=0)
+    parser.add("--keep", "go on from RUN's own refiner instead of a new one", action="store_true")
     options = parser.parse_args(arguments)
 
     from mvgenvs.parts import checkpoints, load_parts, resolve_checkpoint
@@ -120,8 +121,8 @@ def refine(arguments: list[str]) -> int:
     from mvgenvs.training.refining import refining_stage
 
     before = MultiViewPipeline.from_pretrained(options.run)
-    start, chosen = str(resolve_checkpoint(options.run)), (options.sets, options.steps, options.seed)
-    config = refining_stage(start, before.size, options.data, options.output, *chosen)
+    start, views = str(resolve_checkpoint(options.run)), RefineConfig(from_scratch=not options.keep, sets=options.sets)
+    config = refining_stage(start, before.size, options.data, options.output, views, options.steps, options.seed)
     if code := train(config, resume=True):
         return code
     after = MultiViewPipeline.from_parts(load_parts(checkpoints(options.output)[-1] / "pipeline"), **before.defaults)

@@ -117,6 +117,19 @@ def test_the_command_makes_views_once_and_changes_the_refiner_alone(
     assert (after.config.default_steps, after.config.default_guidance) == (1, 1.0)
 
 
+def test_a_refiner_may_go_on_from_what_it_was(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    """Both are two small steps from where they began: the model's own refiner, or one that does nothing."""
+    words = ["refine", str(checkpoint), "--data", str(data), "--sets", "2", "--steps", "2"]
+    assert train_multiview.main([*words, "--output", str(tmp_path / "kept"), "--keep"]) == 0
+    assert train_multiview.main([*words, "--output", str(tmp_path / "new")]) == 0
+    before, kept, new = (
+        MultiViewPipeline.from_pretrained(folder).codec.refiner.leave.weight
+        for folder in (checkpoint, tmp_path / "kept", tmp_path / "new")
+    )
+    assert before.abs().max() > 0.05 and new.abs().max() < 0.01
+    assert 0 < (kept - before).abs().max() < 0.01
+
+
 def test_views_are_those_of_the_model_without_its_refiner(checkpoint: Path, data: Path, tmp_path: Path) -> None:
     assert trainer.train(stage(checkpoint, data, tmp_path / "run", steps=1), resume=False) == 0
     plain = load_parts(checkpoint)

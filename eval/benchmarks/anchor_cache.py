@@ -1,7 +1,6 @@
 """One denoising step of four new views whose anchors' keys and values are cached, against computing them anew.
 
-Anchors can be cached if they attend only to anchors. The weights are the bundled model's, trained to attend jointly,
-which changes the result but not the time.
+Anchors can be cached if they attend only to anchors. The weights are random, which changes the result but not the time.
 """
 
 import copy
@@ -23,7 +22,7 @@ ANCHORS = (1, 4, 8)
 
 
 def stages(setup: Setup) -> Iterator[Stage]:
-    denoiser = copy.deepcopy(setup.pipeline.denoiser)
+    denoiser = copy.deepcopy(setup.unet)
     denoiser.set_attention("block-causal")
     for anchors in ANCHORS:
         inputs = random_inputs(denoiser, NEW + anchors)

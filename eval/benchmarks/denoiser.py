@@ -1,11 +1,12 @@
-"""One step of the joint denoiser: a block of four new views, alone and with the five anchors that it may have.
+"""One step of each joint denoiser: a block of four new views, alone and with the five anchors that it may have.
 
-The reference has the same weights, and nothing of what makes the step faster: the attention to each view's single pose
-token is computed, and joint attention follows its definition.
+`unet` is the size of a recipe's; `tokens` is the bundled transformer on views of the tests' car, of which it computes
+what is near the object. The reference has the same weights, and nothing of what makes the step faster: the attention to
+each view's single pose token is computed, and joint attention follows its definition.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -16,27 +17,51 @@ from attention import AttentionBackend, attention_layers, joint_attention_refere
 from attention.backends import attend
 from attention.processor import project_in, project_out
 from attention.rotary import rotate
+from eval.benchmarks.nerf import SAMPLE
 from eval.benchmarks.stage import Setup, Stage
+from mvgenvs.data.scenes import open_scenes
+from mvgenvs.diffusion.codec import encode_rendering
 from mvgenvs.diffusion.conditions import Conditions
 from mvgenvs.diffusion.denoiser import JointDenoiser
+from mvgenvs.diffusion.joint_model import JointModel
+from mvgenvs.pipeline import MultiViewPipeline
+from mvgenvs.trajectories import orbit
 
 VIEWS = (4, 9)
+Inputs = tuple[Tensor, Tensor, Conditions]  # latents, noise levels, conditions
 
 
 def stages(setup: Setup) -> Iterator[Stage]:
-    denoiser = setup.pipeline.denoiser
+    yield from _stages_of("unet", setup.unet, partial(random_inputs, setup.unet))
+    yield from _stages_of("tokens", setup.pipeline.denoiser, partial(rendered_inputs, setup.pipeline))
+
+
+def _stages_of(name: str, denoiser: JointModel, inputs_of: Callable[[int], Inputs]) -> Iterator[Stage]:
     plain = plain_copy(denoiser)
     for views in VIEWS:
-        inputs = random_inputs(denoiser, views)
-        yield Stage(f"denoiser/step-{views}", partial(step, denoiser, *inputs), partial(step, plain, *inputs))
+        inputs = inputs_of(views)
+        yield Stage(f"denoiser/{name}-{views}", partial(step, denoiser, *inputs), partial(step, plain, *inputs))
 
 
 @torch.no_grad()
-def step(denoiser: JointDenoiser, xt: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
+def step(denoiser: JointModel, xt: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
     return denoiser(xt, sigma, conditions)
 
 
-def random_inputs(denoiser: JointDenoiser, views: int) -> tuple[Tensor, Tensor, Conditions]:
+@torch.no_grad()
+def rendered_inputs(pipeline: MultiViewPipeline, views: int) -> Inputs:
+    """An orbit of the tests' car, lifted from one view."""
+    known = open_scenes(SAMPLE, "val", 128).read(0).view_set().select([0]).to(pipeline.device)
+    cameras = orbit(views, azimuth=30.0).to(pipeline.device).batched()
+    scene = pipeline.nerf.encode(known.rgba[None], known.cameras.batched())
+    rendering = pipeline.nerf.render(scene, cameras)
+    latents = encode_rendering(pipeline.codec, rendering.rgb, pipeline.denoiser.config.latent_size)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(latents)
+    sigma = torch.full((1, views), 0.5, device=latents.device)
+    return latents + 0.5 * noise, sigma, pipeline.denoiser.conditions(rendering, latents, cameras)
+
+
+def random_inputs(denoiser: JointDenoiser, views: int) -> Inputs:
     """Latents, noise levels and conditions of one set; the time of a step does not depend on their values."""
     config, unet = denoiser.config, denoiser.unet
     generator = torch.Generator().manual_seed(0)
@@ -54,7 +79,7 @@ def random_inputs(denoiser: JointDenoiser, views: int) -> tuple[Tensor, Tensor, 
     return maps(channels), sigma, conditions
 
 
-def plain_copy(denoiser: JointDenoiser) -> JointDenoiser:
+def plain_copy(denoiser: JointModel) -> JointModel:
     plain = copy.deepcopy(denoiser)
     for layer in attention_layers(plain).values():
         layer.set_processor(PlainProcessor())

@@ -38,3 +38,19 @@ class Setup:
         pipeline = MultiViewPipeline.from_pretrained("bundled").to(self.device)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    @cached_property
+    def unet(self) -> Any:
+        """A joint UNet of the size of `configs/recipes/one_gpu.yaml`'s on the device; its weights are random."""
+        from mvgenvs.diffusion.denoiser import JointDenoiser
+
+        torch.manual_seed(0)
+        return JointDenoiser(
+            latent_channels=48,
+            latent_size=32,
+            condition_scale=1,
+            block_out_channels=(96, 128, 160),
+            attention_levels=(False, True, True),
+            show_prior=True,
+            rotary_points=True,
+        ).to(self.device)

@@ -104,6 +104,8 @@ class LossConfig:
 class RefineConfig:
     """The generated views that the refiner learns from, made before its first step."""
 
+    from_scratch: bool = True
+    """train a new refiner; false: go on from the one that the model has"""
     sets: int = 120
     """most training sets to generate views of"""
     views: int = 6

@@ -31,6 +31,7 @@ from mvgenvs.training.kept import KeptItems, data_key, make_all
 from mvgenvs.training.objective import vgg_trunk, weighted_sum
 
 VIEWS = "views"  # in the run's folder
+MAKING = ("views", "steps", "guidance", "render_sigma")  # the settings that say how each of them is made
 
 Pictures = UInt8[Tensor, "view 3 h w"]
 
@@ -144,7 +145,7 @@ def made_views(accelerator: Accelerator, scenes: CachedScenes, config: TrainConf
 
     made_by = {
         "checkpoint": checkpoint_sha256(start), "data": data_key(config, scenes),
-        "views": {name: value for name, value in asdict(settings).items() if name not in ("sets", "share")},
+        "views": {name: value for name, value in asdict(settings).items() if name in MAKING},
     }  # fmt: skip
     seconds = 60 * config.run.minutes * settings.share or None
     kept = make_all(accelerator, folder, made_by, path, make, settings.sets, seconds)
@@ -153,13 +154,13 @@ def made_views(accelerator: Accelerator, scenes: CachedScenes, config: TrainConf
 
 
 def refining_stage(
-    pipeline: str, size: int, data: Sequence[str], output: Path, sets: int, steps: int, seed: int
+    pipeline: str, size: int, data: Sequence[str], output: Path, refine: RefineConfig, steps: int, seed: int
 ) -> TrainConfig:
     """The stage that refines the model in a folder, for images of this size; `data` are FOLDER or FOLDER=WEIGHT."""
     return TrainConfig(
         data=DataConfig(sources=tuple(data), size=size),
         loss=LossConfig(refine=1.0, perceptual=1.0),
-        refine=RefineConfig(sets=sets),
+        refine=refine,
         optim=OptimConfig(steps=steps, batch=8, lr=1e-3, warmup=30, ema=0.995),
         run=RunConfig(
             output=str(output), train=("codec",), init_from=pipeline, seed=seed, keep=1,

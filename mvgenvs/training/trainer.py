@@ -199,7 +199,8 @@ def make_parts(config: TrainConfig, scenes: CachedScenes) -> tuple[Parts, tuple[
     if config.loss.refine:
         parts = load_parts(find_checkpoint(config.run.init_from))
         refiner_of(parts)
-        forget_refiner(parts.codec)
+        if config.refine.from_scratch:
+            forget_refiner(parts.codec)
         return parts, taken
     parts = build_parts(config)
     if taken:
