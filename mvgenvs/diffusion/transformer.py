@@ -10,6 +10,10 @@ the cosine basis of a patch, each component has its own deviation, and white noi
 EDM's preconditioning is the Wiener filter of a patch. And the other views of the set show the same surface, see
 `reprojection`: what they tell of a patch is weighed against the rendering, component by component. So an untrained
 network already draws no speckle and lets views agree.
+
+F is what the network adds, plus gains that it chooses for each component of its noisy input and of what others tell. A
+flat patch and one with an edge should make different things of the same noise, and that takes a factor, which layers
+that add cannot give.
 """
 
 from collections.abc import Iterable, Sequence
@@ -92,7 +96,7 @@ class ViewTransformer(JointModel):
         self.blocks = nn.ModuleList(TransformerBlock(width, num_heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulation = nn.Linear(width, 2 * width)
-        self.leave = nn.Linear(width, pixels)
+        self.leave = nn.Linear(width, (2 + reproject) * pixels)
         for layer in (self.modulation, self.leave):  # F = 0: the untrained denoiser is its preconditioning
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -218,16 +222,19 @@ class ViewTransformer(JointModel):
         view = chosen // conditions.maps[0, 0, 0].numel()
         rendered = self.patches.tokens(conditions.mean, chosen)
         std = self.patches.tokens(conditions.std, chosen).square().mean(dim=-1, keepdim=True).sqrt() * self._spectrum
-        mean, variance, seen = torch.zeros_like(rendered), std**2, [rendered.expand(len(xt), -1, -1)]
+        maps = conditions.maps[0, :, :-1].flatten(2).mT.flatten(0, 1)[chosen]
+        mean, variance, known = torch.zeros_like(rendered), std**2, [rendered, maps]
         if self.config.reproject:
             told, precision = self._told(xt, sigma, conditions, chosen)
             share = precision / (precision + 1 / variance)  # of the other views in what is known of each component
             mean, variance = share * told, (1 - share) * variance
-            seen += [mean / std, told, share.mean(dim=-1, keepdim=True)]
+            known += [told, share.mean(dim=-1, keepdim=True)]
         scale = preconditioning(sigma[:, view, None], variance.sqrt())
         centred = self.patches.spectral(self.patches.tokens(xt - conditions.mean, chosen)) - mean
-        maps = conditions.maps[0, :, :-1].flatten(2).mT.flatten(0, 1)[chosen].expand(len(xt), -1, -1)
-        out = self._network(torch.cat([scale.c_in * centred, *seen, maps], dim=-1), sigma, conditions, chosen, view)
+        guesses = torch.cat([scale.c_in * centred, *([mean / std] if self.config.reproject else [])], dim=-1)
+        tokens = torch.cat([guesses, *(x.expand(len(xt), -1, -1) for x in known)], dim=-1)
+        out, *gains = self._network(tokens, sigma, conditions, chosen, view).split(rendered.shape[-1], dim=-1)
+        out = out + (torch.cat(gains, dim=-1) * guesses).unflatten(-1, (len(gains), -1)).sum(dim=-2)
         x0 = rendered + self.patches.pixels(mean + scale.c_skip * centred + scale.c_out * out)
         c_skip = preconditioning(sigma[..., None, None, None], conditions.std).c_skip
         elsewhere = conditions.mean + c_skip * (xt - conditions.mean)
@@ -241,8 +248,8 @@ class ViewTransformer(JointModel):
         conditions: Conditions,
         chosen: Int[Tensor, " n"],
         view: Int[Tensor, " n"],
-    ) -> Float[Tensor, "draw n pixel"]:
-        """F of [EDM eq. 7] for the chosen tokens, each of its `view`."""
+    ) -> Float[Tensor, "draw n _"]:
+        """For the chosen tokens, each of its `view`: what F of [EDM eq. 7] begins with, and the gains of each guess."""
         level = self.level(level_channels(sigma).to(tokens.dtype))
         told: dict[str, Any] = {"num_views": 1}  # the tokens of all views are one sequence already
         if self.config.rotary_points:
