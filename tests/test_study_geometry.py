@@ -39,6 +39,23 @@ def test_wrong_depth_costs_what_it_must() -> None:
     assert (nothing["iou"] == 0).all()
 
 
+def test_a_correspondence_is_where_the_true_depth_finds_it_give_or_take_a_token() -> None:
+    """A depth that is wrong by a known number of pixels in the neighbour, on either side of a token."""
+    truth = orbit_views()
+    places = list(range(len(truth.images)))
+    neighbours = [(place + geometry.NEIGHBOUR) % len(places) for place in places]
+    assert geometry.displacement(truth.depth, truth, places, neighbours).max() == 0
+    solid = truth.mask > 0
+    for share, off in ((1.0, 0.002), (0.0, 0.6)):
+        depth = torch.where(solid, truth.depth + off, truth.depth)
+        moved = geometry.displacement(depth, truth, places, neighbours)[solid]
+        assert (moved.max() < geometry.TOKEN) == (share == 1.0)
+        match = geometry.compare(geometry.RenderedTargets(truth.images, depth, truth.mask), truth)["match"]
+        assert match.nanmean() == pytest.approx(share, abs=0.05)
+    unseen = geometry.RenderedTargets(truth.images, truth.depth, torch.zeros_like(truth.mask))
+    assert geometry.compare(unseen, truth)["match"].nan_to_num().max() == 0, "what is not rendered finds nothing"
+
+
 def test_figures_are_sorted_by_angle() -> None:
     angles = torch.tensor([10.0, 100.0, 170.0, 179.0])
     figures = {column.key: torch.tensor([1.0, 2.0, torch.nan, 5.0]) for column in geometry.COLUMNS}

@@ -29,6 +29,7 @@ from mvgenvs.pipeline import MultiViewPipeline
 from mvgenvs.views import ViewSet
 
 NEIGHBOUR = 3  # places along the orbit: an eighth of it
+TOKEN = 8  # pixels: the side of a token of the joint transformer
 FEWEST = 20  # pixels visible in both views that a comparison needs
 COLUMNS = (
     Column("psnr", "PSNR", "view", "high", 2, "of the rendering"),
@@ -37,6 +38,7 @@ COLUMNS = (
     Column("warp", "neighbour warp", "view", "high", 2, "a neighbour's true pixels, warped by the rendered depth"),
     Column("ceiling", "by true depth", "view", "high", 2, "the same, warped by the true depth"),
     Column("own", "own colours", "view", "high", 2, "the rendering's, on the same pixels"),
+    Column("match", "correspondence", "view", "high", 3, "share of these pixels that the rendered depth finds there"),
 )
 ANGLES = {"all": (0, 181), "0 to 60 degrees": (0, 60), "60 to 120": (60, 120), "120 to 180": (120, 181)}
 
@@ -134,6 +136,7 @@ def compare(seen: RenderedTargets, truth: ViewSet) -> Figures:
     sources = truth.images[neighbours]
     by_truth = warp(sources, truth, places, neighbours)
     by_rendering = warp(sources, replace(truth, depth=torch.where(solid, depth, 0.0)), places, neighbours)
+    found = solid & (displacement(depth, truth, places, neighbours) <= TOKEN)
     return {
         "psnr": psnr(rgb, truth.images),
         "depth-error": _sum((depth - truth.depth).abs() * both) / _sum(both),
@@ -141,7 +144,23 @@ def compare(seen: RenderedTargets, truth: ViewSet) -> Figures:
         "warp": _psnr_where(by_rendering.images, truth.images, by_truth.visible),
         "ceiling": _psnr_where(by_truth.images, truth.images, by_truth.visible),
         "own": _psnr_where(rgb, truth.images, by_truth.visible),
+        "match": _sum(found & by_truth.visible) / _sum(by_truth.visible),
     }
+
+
+def displacement(
+    depth: Float[Tensor, "view 1 h w"], truth: ViewSet, first: list[int], second: list[int]
+) -> Float[Tensor, "pair 1 h w"]:
+    """Pixels between where `depth` and the true depth find each point of the views `first` in the views `second`."""
+    assert truth.depth is not None
+    height, width = truth.cameras.hw
+    here, there = truth.cameras.select(first), truth.cameras.select(second)
+    row, column = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    pixels = torch.stack([column, row], dim=-1).reshape(1, -1, 2).expand(len(first), -1, -1)
+    found, true = (
+        there.project(here.unproject(pixels, values[first].flatten(1)))[0] for values in (depth, truth.depth)
+    )
+    return (found - true).norm(dim=-1).unflatten(1, (1, height, width))
 
 
 def make_table(found: list[ObjectFigures]) -> Table:
