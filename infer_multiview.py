@@ -32,7 +32,7 @@ def generate(options: argparse.Namespace) -> int:
 
     # The request: nearly everything that can be wrong with it is found before the model is loaded.
     device = resolve_device(options.device)
-    known = [read_known_view(image, camera) for image, camera in options.known]
+    known = [read_known_view(given) for given in options.known]
     first = known[0].camera if known else None
     targets = read_trajectory(options.trajectory, options.num_views, options.azimuth, options.elevation, first)
     sampling = options.sampling
@@ -54,7 +54,7 @@ def generate(options: argparse.Namespace) -> int:
             write_png(folder.path / "plan.png", plan_picture(plan, len(known)))
         print(plan_table(plan, len(known)))
         return 0
-    inputs = [path for pair in options.known for path in pair if path is not None]
+    inputs = [path for given in options.known for path in given.files]
     with ResultsFolder(options.output, targets.num_views, inputs) as results:
         make_views(options, device, known, targets, plan, results)
     return 0
