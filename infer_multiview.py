@@ -26,6 +26,7 @@ def generate(options: argparse.Namespace) -> int:
     from mvgenvs.generation import make_views
     from mvgenvs.inputs import read_known_view, read_trajectory
     from mvgenvs.media import write_png
+    from mvgenvs.preview import write_preview
     from mvgenvs.results import ResultsFolder
 
     options.sampling = take_flags(options)
@@ -53,6 +54,9 @@ def generate(options: argparse.Namespace) -> int:
             folder.claim(["plan.png"])
             write_png(folder.path / "plan.png", plan_picture(plan, len(known)))
         print(plan_table(plan, len(known)))
+        return 0
+    if options.preview:
+        write_preview(options, device, known, targets)
         return 0
     inputs = [path for given in options.known for path in given.files]
     with ResultsFolder(options.output, targets.num_views, inputs) as results:

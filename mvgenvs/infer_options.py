@@ -51,6 +51,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--num-views", type=whole, metavar="N", help="views of a named trajectory (default: 24)")
     add("--elevation", type=number(float, -90, 90), metavar="DEG", help="angle up (default: 20; circle: the input's)")
     add("--azimuth", type=angle, metavar="DEG", help="degrees from the front (default: 0; circle: the input's)")
+    add("--preview", action="store_true", help="draw the cameras around the NeRF in OUTPUT/preview.png, and stop")
     add("--size", type=_multiple_of_8, metavar="PX", help="side of the views (only the model's size, the default)")
 
     add = parser.add_argument_group("sequence: which views are denoised together").add_argument
@@ -79,6 +80,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(
             "--unconditional takes no --image" if options.known else "name an --image, or ask for --unconditional"
         )
+    if options.preview and options.unconditional:
+        parser.error("--preview shows the NeRF of an --image, and --unconditional has none")
     if options.unconditional and options.start == "render":
         parser.error("--start render needs a rendering, and without an --image there is none")
     return options

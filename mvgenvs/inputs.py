@@ -8,8 +8,9 @@ from PIL import Image
 from mvgenvs.cameras import Cameras
 from mvgenvs.errors import UserError
 from mvgenvs.infer_options import Given
-from mvgenvs.mattes.cut import AUTO, cut_out
+from mvgenvs.mattes.cut import AUTO, cut_out, has_alpha
 from mvgenvs.photos import read_image
+from mvgenvs.pose.estimate import estimate_camera, framed
 from mvgenvs.trajectories import (
     CANONICAL_AZIMUTH,
     CANONICAL_ELEVATION,
@@ -37,11 +38,16 @@ class KnownView:
 
 
 def read_known_view(given: Given) -> KnownView:
-    """A photo, cut out, and its camera: that of a file, or the canonical one. Raises `UserError`."""
+    """A photo, cut out, and its camera: that of a file, estimated, or the canonical one. Raises `UserError`."""
     cut = cut_out(read_image(given.image), given.matte or AUTO, given.image)
     image = cut.image
     if given.camera is None or given.camera == "canonical":
         return KnownView(image, canonical_camera(), False, (*cut.notes, _ASSUMED))
+    if given.camera == "estimate":
+        if not has_alpha(image):
+            raise UserError(f"--camera estimate needs {given.image} cut out: leave out --matte none.")
+        found = estimate_camera(image)
+        return KnownView(framed(image, found.window), found.camera, True, (*cut.notes, found.describe()))
     camera = read_cameras(given.camera)
     if camera.num_views != 1:
         raise UserError(

@@ -45,7 +45,8 @@ def photographed(
     picture = colours + (1 - truth[..., None]) * ground + rng.normal(0, 0.006, (height, width, 1))
     pixels = np.ascontiguousarray((picture.clip(0, 1) * 255).round().astype(np.uint8)[..., ::-1])
     _, compressed = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    return np.asarray(cv2.imdecode(compressed, cv2.IMREAD_COLOR)[..., ::-1], dtype=np.uint8), truth
+    decoded = np.asarray(cv2.imdecode(compressed, cv2.IMREAD_COLOR), dtype=np.uint8)
+    return np.ascontiguousarray(decoded[..., ::-1]), truth
 
 
 def _shadow(matte: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:

@@ -66,6 +66,6 @@ def _cut(rgb: UInt8[np.ndarray, "h w 3"], start: Float[np.ndarray, "h w"]) -> Bo
     if not (labels[inner] % 2).any() or (labels % 2).all():  # grabCut needs both kinds; foreground's labels are odd
         return np.zeros(start.shape, dtype=bool)
     cv2.setRNGSeed(0)  # grabCut draws the first clusters of its colour models
-    models = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.grabCut(np.ascontiguousarray(rgb[..., ::-1]), labels, None, *models, ROUNDS, cv2.GC_INIT_WITH_MASK)
+    bgr, whole = np.ascontiguousarray(rgb[..., ::-1]), (0, 0, 0, 0)  # the rectangle is not used with a mask
+    cv2.grabCut(bgr, labels, whole, np.zeros((1, 65)), np.zeros((1, 65)), ROUNDS, cv2.GC_INIT_WITH_MASK)
     return object_part(labels % 2 == 1)

@@ -5,6 +5,8 @@ al. 2013, and for saliency Zhang et al. 2015. What is connected to the border th
 whatever its colours are, so that sky and asphalt both are.
 """
 
+from typing import Any
+
 import cv2
 import numpy as np
 from jaxtyping import Float
@@ -31,10 +33,11 @@ def barrier_distance(values: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w
     """
     high, low = values.copy(), values.copy()
     distance = np.full_like(values, np.inf)
-    for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
-        distance[edge] = 0
-    moves = [(np.s_[1:], np.s_[:-1]), (np.s_[:-1], np.s_[1:]), (np.s_[:, 1:], np.s_[:, :-1]),
-             (np.s_[:, :-1], np.s_[:, 1:])]  # fmt: skip
+    distance[[0, -1]] = 0
+    distance[:, [0, -1]] = 0
+    moves: list[tuple[Any, Any]] = [
+        (np.s_[1:], np.s_[:-1]), (np.s_[:-1], np.s_[1:]), (np.s_[:, 1:], np.s_[:, :-1]), (np.s_[:, :-1], np.s_[:, 1:]),
+    ]  # fmt: skip
     for _ in range(2 * sum(values.shape)):
         changed = False
         for here, neighbour in moves:
