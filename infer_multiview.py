@@ -26,13 +26,14 @@ def generate(options: argparse.Namespace) -> int:
     from mvgenvs.generation import make_views
     from mvgenvs.inputs import read_known_view, read_trajectory
     from mvgenvs.media import write_png
+    from mvgenvs.preview import write_preview
     from mvgenvs.results import ResultsFolder
 
     options.sampling = take_flags(options)
 
     # The request: nearly everything that can be wrong with it is found before the model is loaded.
     device = resolve_device(options.device)
-    known = [read_known_view(image, camera) for image, camera in options.known]
+    known = [read_known_view(given) for given in options.known]
     first = known[0].camera if known else None
     targets = read_trajectory(options.trajectory, options.num_views, options.azimuth, options.elevation, first)
     sampling = options.sampling
@@ -54,7 +55,10 @@ def generate(options: argparse.Namespace) -> int:
             write_png(folder.path / "plan.png", plan_picture(plan, len(known)))
         print(plan_table(plan, len(known)))
         return 0
-    inputs = [path for pair in options.known for path in pair if path is not None]
+    if options.preview:
+        write_preview(options, device, known, targets)
+        return 0
+    inputs = [path for given in options.known for path in given.files]
     with ResultsFolder(options.output, targets.num_views, inputs) as results:
         make_views(options, device, known, targets, plan, results)
     return 0

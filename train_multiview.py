@@ -4,6 +4,7 @@ python train_multiview.py --config configs/field.yaml [--optim.lr 1e-4] [--resum
 python train_multiview.py recipe configs/recipes/two_cores.yaml --data DIR --output DIR [--minutes M]
 python train_multiview.py export RUN --output DIR
 python train_multiview.py refine RUN --data DIR --output DIR
+python train_multiview.py camera --data DIR --output DIR
 python train_multiview.py estimate --config configs/field.yaml [--optim.batch 16]
 """
 
@@ -11,14 +12,19 @@ import argparse
 import sys
 from pathlib import Path
 
-from mvgenvs.cli import OneSentenceParser, run_script, whole_number
+from mvgenvs.cli import OneSentenceParser, number, run_script, whole_number
 from mvgenvs.config import RefineConfig, TrainConfig, fields_help, load_config
 from mvgenvs.processes import join_processes, leave_processes, refuse_several
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
-    alone = {"export": export, "refine": refine, "estimate": estimate}  # commands that do not share their work
+    alone = {
+        "export": export,
+        "refine": refine,
+        "camera": camera,
+        "estimate": estimate,
+    }  # commands that do not share their work
     if arguments and arguments[0] in alone:
         refuse_several()
         return alone[arguments[0]](arguments[1:])
@@ -131,6 +137,30 @@ def refine(arguments: list[str]) -> int:
     return 0
 
 
+def camera(arguments: list[str]) -> int:
+    """`camera --data DIR --output DIR`: trains the network that estimates a photo's camera; minutes on one core."""
+    parser = OneSentenceParser(prog="train_multiview.py camera", description=camera.__doc__)
+    parser.add_argument("--data", nargs="+", required=True, metavar="DIR[=WEIGHT]", help="data sets with a train split")
+    parser.add("--output", "folder for config.json and the weights", type=Path, required=True, metavar="DIR")
+    parser.add("--steps", "optimisation steps", type=whole_number(20), default=6000, metavar="N")
+    parser.add(
+        "--minutes", "end after so many (default: as many as the steps need)", type=number(float, 0.1), metavar="M"
+    )
+    parser.add("--seed", "start of the random numbers", type=int, default=0)
+    options = parser.parse_args(arguments)
+
+    from mvgenvs.data.mixture import open_mixture, parse_sources
+    from mvgenvs.folders import OwnFolder
+    from mvgenvs.training.camera import CAMERA_FILES, save_camera, train_camera
+
+    scenes = open_mixture(parse_sources("", options.data), "train")
+    with OwnFolder(options.output) as folder:
+        folder.claim(list(CAMERA_FILES))
+        save_camera(train_camera(scenes, options.steps, options.minutes, options.seed), folder.path)
+    print(f"wrote {options.output}")
+    return 0
+
+
 def estimate(arguments: list[str]) -> int:
     """`estimate --config FILE`: the memory that one training step needs, estimated from shapes alone."""
     config = configuration(parse(arguments))
@@ -149,7 +179,9 @@ def estimate(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    usage = "%(prog)s --config FILE [--section.field VALUE ...] [--resume auto] | recipe|export|refine|estimate …"
+    usage = (
+        "%(prog)s --config FILE [--section.field VALUE ...] [--resume auto] | recipe|export|refine|camera|estimate …"
+    )
     parser = OneSentenceParser(usage=usage, description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, help="YAML file with changes to the defaults below")
     parser.add_argument("--resume", choices=["auto"], help="continue exactly from the run's newest checkpoint")

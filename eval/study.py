@@ -11,7 +11,7 @@ from eval.metrics.suite import CONSISTENCY, load_suite
 from eval.progress import progress_bar
 from eval.protocols import ORBIT_TARGETS
 from eval.report.records import Settings
-from eval.studies import conditional, geometry, levels, plans, steps
+from eval.studies import camera, conditional, geometry, levels, mattes, plans, steps
 from eval.studies.trials import Study
 from mvgenvs.cli import OneSentenceParser, explained_failures, run_script, whole_number
 from mvgenvs.data.scenes import open_scenes
@@ -26,10 +26,13 @@ from mvgenvs.pipeline import MultiViewPipeline
 STUDIES = {
     "conditional": "how far from the truth re-noised anchors lead new views, with an ideal denoiser and no weights",
     "geometry": "the NeRF's depth and silhouettes against the true ones, and what its depth is good for",
+    "mattes": "photos cut out before twenty backgrounds, and what a cut does to pictures on white",
+    "camera": "the camera of a picture, estimated, and what the NeRF makes of it",
     "levels": "the denoiser's error on true views at each noise level: alone, joint, with anchors, without renderings",
     "steps": "quality against network evaluations per new view",
     "plans": "every plan on the same views; joint attention and anchors on and off",
 }
+EVENLY = ("geometry", "mattes", "camera")  # the studies that also take training objects
 Model = tuple[MultiViewPipeline, CachedScenes, int]  # and the number of objects wanted
 SAMPLING = {"steps": steps, "plans": plans}  # the studies that sample pictures and measure them
 
@@ -51,6 +54,12 @@ def run(args: argparse.Namespace, model: Model | None, own: OwnFolder) -> str:
     if args.study == "geometry":
         with progress_bar(model[2], "rendering") as progress:
             return geometry.study(own.path, *model, args.inputs, not args.no_mattes, progress.update)
+    if args.study == "mattes":
+        with progress_bar(model[2], "cutting") as progress:
+            return mattes.study(own.path, *model, args.seed, progress.update)
+    if args.study == "camera":
+        with progress_bar(model[2], "estimating") as progress:
+            return camera.study(own.path, *model, args.network, args.seed, progress.update)
     if args.study == "levels":
         return levels.study(own.path, *model, args.seed)
     return SAMPLING[args.study].study(make_study(args, model, own))
@@ -64,13 +73,16 @@ def parser() -> OneSentenceParser:
         if name != "conditional":
             add("--checkpoint", "pipeline folder", default="bundled", metavar="bundled|DIR")
             add("--data", "data set", type=Path, required=True, metavar="DIR")
-            splits = ("test", "val", "test2", "val2", *(("train",) if name == "geometry" else ()))
+            splits = ("test", "val", "test2", "val2", *(("train",) if name in EVENLY else ()))
             add("--split", "which objects", choices=splits, default="val")
-            which = "only N objects, evenly spread" if name == "geometry" else "only the first N objects"
+            spread = name in EVENLY
+            which = "only N objects, evenly spread" if spread else "only the first N objects"
             add("--num-objects", which, type=whole_number(1), metavar="N")
             if name == "geometry":
                 add("--inputs", "known views, 1 to 3", type=whole_number(1), default=1, metavar="N")
                 add("--no-mattes", NO_MATTES, action="store_true")
+            if name == "camera":
+                add("--network", "folder of a network (default: the bundled one)", type=Path, metavar="DIR")
             add("--seed", "start of the random numbers", type=int, default=0)
             add("--device", "where to compute", choices=("auto", "cpu", "cuda"), default="auto")
         if name in SAMPLING:

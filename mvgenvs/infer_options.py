@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from mvgenvs.cli import number
 from mvgenvs.diffusion.flags import add_flags
@@ -11,8 +11,24 @@ DESCRIPTION = "From one or a few pictures of an object, new views of it along a 
 EXAMPLE = "example: python infer_multiview.py --image assets/car.png --camera assets/car.json --output outputs/orbit"
 
 
+WORDS = {"camera": ("estimate", "canonical"), "matte": ("auto", "none")}  # values that are no files
+
+
+class Given(NamedTuple):
+    """A picture on the command line, and what was said about it; None if nothing was."""
+
+    image: str
+    camera: str | None = None
+    matte: str | None = None
+
+    @property
+    def files(self) -> list[str]:
+        """The files among them."""
+        return [value for kind, value in self._asdict().items() if value and value not in WORDS.get(kind, ())]
+
+
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options, with `known` = [(image, camera or None), …]. A mistake ends the script with code 2.
+    """The options, with the pictures in `known`, as `Given`. A mistake ends the script with code 2.
 
     The sampling options are among them: see `take_flags`.
     """
@@ -22,7 +38,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     add = parser.add_argument_group("input").add_argument
     add("--image", type=_part("image"), help="a picture; repeat it, with --camera, for more known views", **file)
+    file["metavar"] = "FILE|estimate|canonical"
     add("--camera", type=_part("camera"), help="camera of the --image before it (default: 3/4 from the front)", **file)
+    file["metavar"] = "auto|none|FILE"
+    add("--matte", type=_part("matte"), help="how the --image before it is cut out, or a grey mask of it", **file)
     add_flags(add, "input")
     add("--checkpoint", default="bundled", metavar="NAME", help="bundled, a folder, or a hub id (default: %(default)s)")
 
@@ -32,6 +51,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--num-views", type=whole, metavar="N", help="views of a named trajectory (default: 24)")
     add("--elevation", type=number(float, -90, 90), metavar="DEG", help="angle up (default: 20; circle: the input's)")
     add("--azimuth", type=angle, metavar="DEG", help="degrees from the front (default: 0; circle: the input's)")
+    add("--preview", action="store_true", help="draw the cameras around the NeRF in OUTPUT/preview.png, and stop")
     add("--size", type=_multiple_of_8, metavar="PX", help="side of the views (only the model's size, the default)")
 
     add = parser.add_argument_group("sequence: which views are denoised together").add_argument
@@ -60,6 +80,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(
             "--unconditional takes no --image" if options.known else "name an --image, or ask for --unconditional"
         )
+    if options.preview and options.unconditional:
+        parser.error("--preview shows the NeRF of an --image, and --unconditional has none")
     if options.unconditional and options.start == "render":
         parser.error("--start render needs a rendering, and without an --image there is none")
     return options
@@ -76,21 +98,21 @@ def _part(kind: str) -> Callable[[str], tuple[str, str]]:
     return lambda path: (kind, path)
 
 
-def _pair(parts: list[tuple[str, str]]) -> list[tuple[str, str | None]]:
-    """Pairs each image with the camera that follows it. Only the first image can do without."""
-    if [kind for kind, _ in parts] == ["camera", "image"]:
-        parts = parts[::-1]
-    known: list[tuple[str, str | None]] = []
-    for kind, path in parts:
+def _pair(parts: list[tuple[str, str]]) -> list[Given]:
+    """Joins each image with what follows it. If there is but one, all is about it. Only the first needs no camera."""
+    if [kind for kind, _ in parts].count("image") == 1:
+        parts = sorted(parts, key=lambda part: part[0] != "image")
+    known: list[Given] = []
+    for kind, value in parts:
         if kind == "image":
-            known.append((path, None))
-        elif not known or known[-1][1] is not None:
-            raise ValueError(f"--camera {path} must follow the --image that it belongs to")
+            known.append(Given(value))
+        elif not known or getattr(known[-1], kind) is not None:
+            raise ValueError(f"--{kind} {value} must follow the --image that it belongs to")
         else:
-            known[-1] = (known[-1][0], path)
-    for image, camera in known[1:]:
-        if camera is None:
-            raise ValueError(f"--image {image} needs a --camera, which can be assumed for the first image only")
+            known[-1] = known[-1]._replace(**{kind: value})
+    for given in known[1:]:
+        if given.camera is None:
+            raise ValueError(f"--image {given.image} needs a --camera, which can be assumed for the first image only")
     return known
 
 

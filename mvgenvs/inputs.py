@@ -7,7 +7,10 @@ from PIL import Image
 
 from mvgenvs.cameras import Cameras
 from mvgenvs.errors import UserError
+from mvgenvs.infer_options import Given
+from mvgenvs.mattes.cut import AUTO, cut_out, has_alpha
 from mvgenvs.photos import read_image
+from mvgenvs.pose.estimate import estimate_camera, framed
 from mvgenvs.trajectories import (
     CANONICAL_AZIMUTH,
     CANONICAL_ELEVATION,
@@ -28,32 +31,39 @@ _ASSUMED = (
 class KnownView:
     """A photo and its camera."""
 
-    image: Image.Image  # RGBA, as it came
+    image: Image.Image  # RGBA, cut out
     camera: Cameras  # of the photo's middle square
     camera_given: bool  # if not, the camera is the canonical one, and the photo may be reframed to fit it
-    notes: tuple[str, ...]  # sentences on what was assumed
+    notes: tuple[str, ...]  # sentences on how it was cut, and what was assumed
 
 
-def read_known_view(image_path: str, camera_path: str | None) -> KnownView:
-    """A photo and its camera, or the canonical camera if no file is given. Raises `UserError`."""
-    image = read_image(image_path)
-    if camera_path is None:
-        return KnownView(image, canonical_camera(), False, (_ASSUMED,))
-    camera = read_cameras(camera_path)
+def read_known_view(given: Given) -> KnownView:
+    """A photo, cut out, and its camera: that of a file, estimated, or the canonical one. Raises `UserError`."""
+    cut = cut_out(read_image(given.image), given.matte or AUTO, given.image)
+    image = cut.image
+    if given.camera is None or given.camera == "canonical":
+        return KnownView(image, canonical_camera(), False, (*cut.notes, _ASSUMED))
+    if given.camera == "estimate":
+        if not has_alpha(image):
+            raise UserError(f"--camera estimate needs {given.image} cut out: leave out --matte none.")
+        found = estimate_camera(image)
+        return KnownView(framed(image, found.window), found.camera, True, (*cut.notes, found.describe()))
+    camera = read_cameras(given.camera)
     if camera.num_views != 1:
         raise UserError(
-            f"--camera {camera_path} holds {camera.num_views} cameras, it must hold only that of {image_path}."
+            f"--camera {given.camera} holds {camera.num_views} cameras, it must hold only that of {given.image}."
         )
     height, width = camera.hw
     if abs(math.log(width / height * image.height / image.width)) > 0.02:
         raise UserError(
-            f"--camera {camera_path} is for images of {width}x{height}, "
-            f"but {image_path} has {image.width}x{image.height}."
+            f"--camera {given.camera} is for images of {width}x{height}, "
+            f"but {given.image} has {image.width}x{image.height}."
         )
     distance = camera.centers.norm().item()
-    notes: tuple[str, ...] = ()
+    notes = cut.notes
     if not 0.8 * RADIUS < distance < 1.2 * RADIUS:
-        notes = (f"Warning: the camera of {image_path} is {distance:.2f} from the origin, models know {RADIUS}.",)
+        warning = f"Warning: the camera of {given.image} is {distance:.2f} from the origin, models know {RADIUS}."
+        notes = (*notes, warning)
     return KnownView(image, camera.resized((image.height, image.width)).middle_square(), True, notes)
 
 

@@ -26,6 +26,7 @@ from mvgenvs.errors import UserError
 from mvgenvs.nerf.model import ViewNeRF
 
 BUNDLED = Path(__file__).parent / "pretrained"
+CAMERA_NETWORK = BUNDLED / "camera"
 CHECKPOINT_PREFIX = "checkpoint-"
 PARTS = ("codec", "nerf", "denoiser")
 DEFAULTS = ("default_steps", "default_guidance", "default_render_sigma")  # of calls that do not set their own
@@ -138,9 +139,14 @@ def find_checkpoint(start: str) -> Path:
 
 
 def checkpoint_sha256(folder: Path) -> str:
-    """A hash of the names and contents of all weights and settings of a pipeline."""
+    """A hash of the names and contents of all weights and settings of a pipeline.
+
+    The network that estimates cameras lies beside the bundled pipeline, and is no part of it.
+    """
     digest = hashlib.sha256()
     for path in sorted([*folder.rglob("*.safetensors"), *folder.rglob("*.json")]):
+        if path.is_relative_to(CAMERA_NETWORK):
+            continue
         digest.update(f"{path.relative_to(folder).as_posix()}\n{path.stat().st_size}\n".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()

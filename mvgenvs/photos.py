@@ -44,11 +44,11 @@ def load_photo(path: str | os.PathLike[str], size: int, reframe: bool = True) ->
     return frame_photo(read_image(path), size, reframe)
 
 
-def read_image(path: str | os.PathLike[str]) -> Image.Image:
+def read_image(path: str | os.PathLike[str], smallest: int = MIN_SIDE) -> Image.Image:
     """A photo as an upright 8-bit RGBA image; the first frame of an animation.
 
     16-bit greys are scaled down; floating-point images are taken to lie in [0, 1]. Raises `UserError` if the image is
-    missing, broken, too small or too large.
+    missing, broken, too large, or has a side of fewer than `smallest` pixels.
     """
     try:
         with Image.open(path) as file:
@@ -67,9 +67,9 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
         raise UserError(f"image {path} is too large, scale it down to less than 10,000 pixels a side.") from None
     except (OSError, SyntaxError, ValueError, EOFError):  # Pillow raises all of these for broken files
         raise UserError(f"{path} is not an image that can be read, or is truncated: use a PNG or JPEG file.") from None
-    if min(image.size) < MIN_SIDE:
+    if min(image.size) < smallest:
         raise UserError(
-            f"image {path} is too small ({image.width}x{image.height}), it needs {MIN_SIDE} pixels on each side."
+            f"image {path} is too small ({image.width}x{image.height}), it needs {smallest} pixels on each side."
         )
     return image
 
@@ -87,7 +87,7 @@ def frame_photo(image: Image.Image, size: int, reframe: bool = True) -> Photo:
     flat.putalpha(image.getchannel("A"))
     alpha_mask = alpha > 12 if has_alpha else None
     mask = _object_mask(np.asarray(flat)[..., :3], alpha_mask)
-    notes = ["The transparent background was replaced by white."] if has_alpha else []
+    notes = ["The background was replaced by white."] if has_alpha else []
     if mask is not None and not mask.any():
         raise UserError("the image shows nothing but background, use a picture of a car.")
     if reframe and mask is not None:

@@ -10,7 +10,8 @@ from mvgenvs.cameras import Cameras
 from mvgenvs.parts import resolve_checkpoint
 from mvgenvs.versions import versions
 
-_ELSEWHERE = ("known", "trajectory", "checkpoint", "output", "show_plan", "device")  # hashed by content, or irrelevant
+# Hashed by content, or irrelevant.
+_ELSEWHERE = ("known", "trajectory", "checkpoint", "output", "show_plan", "preview", "device")
 
 
 def chosen(options: argparse.Namespace) -> dict[str, Any]:
@@ -30,7 +31,10 @@ def run_settings(options: argparse.Namespace, targets: Cameras, device: str) -> 
     settings = {
         **{name: value for name, value in chosen(options).items() if name not in _ELSEWHERE},
         "device": device,
-        "inputs": [[path and _sha256(Path(path).read_bytes()) for path in pair] for pair in options.known],
+        "inputs": [
+            [_sha256(Path(value).read_bytes()) if value in given.files else value for value in given]
+            for given in options.known
+        ],
         "targets": [_sha256(part.cpu().numpy().tobytes()) for part in (targets.c2w, targets.K)],
         "checkpoint": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
         "versions": versions(),

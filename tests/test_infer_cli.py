@@ -18,10 +18,15 @@ from repeating import CAMERA, CAR, infer, stand_in
 from tiny import tiny_pipeline
 from torch._dynamo.exc import TorchDynamoException
 
+from mvgenvs import inputs
 from mvgenvs.diffusion import options as sampling_options
 from mvgenvs.diffusion.plans import PLANS, make_plan
 from mvgenvs.errors import UserError
 from mvgenvs.pipeline import MultiViewPipeline
+from mvgenvs.pose.crops import Window
+from mvgenvs.pose.estimate import Estimate
+from mvgenvs.trajectories import angles_of
+from mvgenvs.views import UNKNOWN
 
 
 @pytest.fixture
@@ -208,6 +213,44 @@ def test_several_known_views_each_take_the_camera_that_follows(tmp_path, pipelin
     centers = pipeline.calls[0]["cameras"].centers[0]
     assert centers.shape == (2, 3)
     assert not torch.allclose(centers[0], centers[1], atol=1e-2), "the first has the canonical camera, not the file's"
+
+
+def test_the_cut_is_said_recorded_and_shown(tmp_path, pipeline, capsys):
+    """The sheet's input cell is the model's image, which is white where the photo's green was cut away."""
+    photo = cv2.imread(CAR)
+    photo[photo.min(axis=-1) > 250] = (60, 140, 60)
+    cv2.imwrite(str(tmp_path / "photo.png"), photo)
+    infer("--image", tmp_path / "photo.png", "--output", tmp_path / "a", "--num-views", 2)
+    note = "matte: plain background, 16% of the picture"
+    assert note in capsys.readouterr().out.splitlines()
+    assert note in json.loads((tmp_path / "a/run.json").read_text())["notes"]
+    image = pipeline.calls[0]["images"][0, 0]
+    assert image[:, 0, 0].tolist() == [1, 1, 1, 0]
+    assert (image[3] == 1).any()
+    sheet = cv2.imread(str(tmp_path / "a/contact_sheet.png"))
+    assert (sheet[20:30, 4:90] == 255).all(), "the cell of the input, above the car"
+
+
+def test_each_image_has_its_own_matte(tmp_path, pipeline):
+    mask = np.zeros((128, 128), np.uint8)
+    mask[40:90, 20:60] = 255
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    first = ["--image", CAR, "--matte", tmp_path / "mask.png", "--camera", CAMERA]
+    infer(*first, "--image", CAR, "--camera", CAMERA, "--matte", "none", "--output", tmp_path / "a", "--num-views", 2)
+    mattes = pipeline.calls[0]["images"][0, :, 3]
+    assert mattes[0, 16, 10] == 1 and mattes[0, 4, 10] == mattes[0, 16, 20] == 0
+    assert (mattes[1] == UNKNOWN).all()
+    with pytest.raises(UserError, match="is where a result would be written"):
+        infer("--image", CAR, "--matte", tmp_path / "a/frames/000.png", "--output", tmp_path / "a", "--num-views", 2)
+
+
+def test_an_estimated_camera_is_used_and_told(tmp_path, pipeline, monkeypatch, capsys):
+    found = Estimate(130.0, 5.0, 0.9, -50.0, 10.0, 4.0, 1.6, 0.3, Window(64.0, 70.0, 140.0))
+    monkeypatch.setattr(inputs, "estimate_camera", lambda image: found)
+    infer("--image", CAR, "--camera", "estimate", "--output", tmp_path, "--num-views", 2)
+    azimuth, elevation = angles_of(pipeline.calls[0]["cameras"].centers[0, 0])
+    assert (azimuth.item(), elevation.item()) == pytest.approx((130, 10), abs=1e-3)
+    assert "azimuth 130 ± 5 degrees, 90% sure, else -50; elevation 10 ± 4" in capsys.readouterr().out
 
 
 def test_circle_is_drawn_around_the_input(tmp_path, pipeline):

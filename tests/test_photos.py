@@ -69,7 +69,7 @@ def test_alpha_is_composited_on_white(tmp_path):
     photo = load_photo(tmp_path / "a.png", 128)
     assert_framed(photo.image)
     assert photo.image[:, 0, 0].tolist() == [1.0, 1.0, 1.0]
-    assert any("transparent" in note for note in photo.notes)
+    assert any("replaced by white" in note for note in photo.notes)
     assert photo.matte[0, 0, 0] == 0 and photo.matte.max() == 1
     assert_framed(1 - photo.matte)  # it went the picture's way
     torch.testing.assert_close(photo.rgba, torch.cat([photo.image, photo.matte]))
