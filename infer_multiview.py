@@ -26,6 +26,7 @@ def generate(options: argparse.Namespace) -> int:
     from mvgenvs.generation import make_views
     from mvgenvs.inputs import read_known_view, read_trajectory
     from mvgenvs.media import write_png
+    from mvgenvs.reconstruction.formats import FILES, check_export
     from mvgenvs.results import ResultsFolder
 
     options.sampling = take_flags(options)
@@ -35,6 +36,7 @@ def generate(options: argparse.Namespace) -> int:
     known = [read_known_view(image, camera) for image, camera in options.known]
     first = known[0].camera if known else None
     targets = read_trajectory(options.trajectory, options.num_views, options.azimuth, options.elevation, first)
+    check_export(options.export, targets.num_views)
     sampling = options.sampling
     block, anchors = plan_sizes(sampling.plan, sampling.block, sampling.anchors)
     options.sampling = replace(sampling, block=block, anchors=anchors)
@@ -55,7 +57,8 @@ def generate(options: argparse.Namespace) -> int:
         print(plan_table(plan, len(known)))
         return 0
     inputs = [path for pair in options.known for path in pair if path is not None]
-    with ResultsFolder(options.output, targets.num_views, inputs) as results:
+    exports = [FILES[kind] for kind in options.export]
+    with ResultsFolder(options.output, targets.num_views, inputs, exports) as results:
         make_views(options, device, known, targets, plan, results)
     return 0
 

@@ -10,7 +10,8 @@ from mvgenvs.cameras import Cameras
 from mvgenvs.parts import resolve_checkpoint
 from mvgenvs.versions import versions
 
-_ELSEWHERE = ("known", "trajectory", "checkpoint", "output", "show_plan", "device")  # hashed by content, or irrelevant
+# Hashed by content, or irrelevant.
+_ELSEWHERE = ("known", "trajectory", "checkpoint", "output", "show_plan", "device", "export")
 
 
 def chosen(options: argparse.Namespace) -> dict[str, Any]:
