@@ -36,7 +36,7 @@ def extract_surface(grid: DistanceGrid) -> Surface:
     strays = volumes < SMALLEST * volumes.max()
     strays[0] = False
     values = np.where(strays[pieces], np.abs(values) + 1e-6, values)
-    vertices, faces, _, _ = marching_cubes(values, 0.0, gradient_direction="ascent", allow_degenerate=False)
+    vertices, faces, _, _ = marching_cubes(values, 0.0, gradient_direction="descent", allow_degenerate=False)
     vertices = (vertices - 1) * grid.step + grid.low.numpy()
     faces = faces.astype(np.int64)
     return Surface(vertices.astype(np.float64), faces, vertex_normals(vertices, faces))
