@@ -11,7 +11,7 @@ from eval.metrics.suite import CONSISTENCY, load_suite
 from eval.progress import progress_bar
 from eval.protocols import ORBIT_TARGETS
 from eval.report.records import Settings
-from eval.studies import conditional, geometry, levels, plans, steps
+from eval.studies import conditional, geometry, levels, mesh, plans, steps
 from eval.studies.trials import Study
 from mvgenvs.cli import OneSentenceParser, explained_failures, run_script, whole_number
 from mvgenvs.data.scenes import open_scenes
@@ -27,6 +27,7 @@ STUDIES = {
     "conditional": "how far from the truth re-noised anchors lead new views, with an ideal denoiser and no weights",
     "geometry": "the NeRF's depth and silhouettes against the true ones, and what its depth is good for",
     "levels": "the denoiser's error on true views at each noise level: alone, joint, with anchors, without renderings",
+    "mesh": "exported meshes: drawn at the generated cameras, and their shape against the true one",
     "steps": "quality against network evaluations per new view",
     "plans": "every plan on the same views; joint attention and anchors on and off",
 }
@@ -51,6 +52,10 @@ def run(args: argparse.Namespace, model: Model | None, own: OwnFolder) -> str:
     if args.study == "geometry":
         with progress_bar(model[2], "rendering") as progress:
             return geometry.study(own.path, *model, args.inputs, not args.no_mattes, progress.update)
+    if args.study == "mesh":
+        suite = load_suite((), NETS[:1], args.lpips_trunks, device=model[0].device)
+        with progress_bar(model[2], "exporting") as progress:
+            return mesh.study(own.path, *model, suite, args.seed, progress.update)
     if args.study == "levels":
         return levels.study(own.path, *model, args.seed)
     return SAMPLING[args.study].study(make_study(args, model, own))
@@ -73,7 +78,7 @@ def parser() -> OneSentenceParser:
                 add("--no-mattes", NO_MATTES, action="store_true")
             add("--seed", "start of the random numbers", type=int, default=0)
             add("--device", "where to compute", choices=("auto", "cpu", "cuda"), default="auto")
-        if name in SAMPLING:
+        if name in (*SAMPLING, "mesh"):
             add("--lpips-trunks", "folder with torchvision's AlexNet weights", type=Path, metavar="DIR")
         text = "folder of the results" + ("; resumes what is there" if name in SAMPLING else "")
         add("--output", text, type=Path, required=True, metavar="DIR")

@@ -57,8 +57,8 @@ def observe(render: RenderField, cameras: Cameras) -> ObservedViews:
 def observed(
     images: Float[Tensor, "view 3 h w"],
     cameras: Cameras,
-    depth: Float[Tensor, "view 1 h w"] | None,
-    opacity: Float[Tensor, "view 1 h w"] | None,
+    depth: Float[Tensor, "_ 1 _ _"] | None,
+    opacity: Float[Tensor, "_ 1 _ _"] | None,
 ) -> ObservedViews:
     """Views with the depth that is given. Raises `UserError` if there is none, or it does not belong to the views."""
     check_views(images, cameras)

@@ -24,8 +24,8 @@ from mvgenvs.reconstruction.textured import TexturedMesh
 def reconstruct(
     images: Float[Tensor, "view 3 h w"],
     cameras: Cameras,
-    depth: Float[Tensor, "view 1 h w"] | None = None,
-    opacity: Float[Tensor, "view 1 h w"] | None = None,
+    depth: Float[Tensor, "_ 1 _ _"] | None = None,
+    opacity: Float[Tensor, "_ 1 _ _"] | None = None,
     field: RenderField | None = None,
     resolution: int = 112,
     texture_size: int = 1024,
@@ -55,7 +55,7 @@ def reconstruct(
 
 def textured_mesh(
     shape: ObservedViews,
-    sources: Sequence[tuple[Float[Tensor, "view 3 h w"], Cameras]],
+    sources: Sequence[tuple[Float[Tensor, "_ 3 _ _"], Cameras]],
     resolution: int = 112,
     texture_size: int = 1024,
 ) -> TexturedMesh:

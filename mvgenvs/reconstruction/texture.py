@@ -41,7 +41,7 @@ class Texels:
 
 
 def paint(
-    surface: Surface, sources: Sequence[tuple[Float[Tensor, "view 3 h w"], Cameras]], size: int = 1024
+    surface: Surface, sources: Sequence[tuple[Float[Tensor, "_ 3 _ _"], Cameras]], size: int = 1024
 ) -> TexturedMesh:
     """A texture of `size` texels a side from the views of the first source; the next is used where that saw nothing.
 
