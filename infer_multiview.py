@@ -27,6 +27,7 @@ def generate(options: argparse.Namespace) -> int:
     from mvgenvs.inputs import read_known_view, read_trajectory
     from mvgenvs.media import write_png
     from mvgenvs.preview import write_preview
+    from mvgenvs.reconstruction.formats import FILES, check_export
     from mvgenvs.results import ResultsFolder
 
     options.sampling = take_flags(options)
@@ -36,6 +37,7 @@ def generate(options: argparse.Namespace) -> int:
     known = [read_known_view(given) for given in options.known]
     first = known[0].camera if known else None
     targets = read_trajectory(options.trajectory, options.num_views, options.azimuth, options.elevation, first)
+    check_export(options.export, targets.num_views)
     sampling = options.sampling
     block, anchors = plan_sizes(sampling.plan, sampling.block, sampling.anchors)
     options.sampling = replace(sampling, block=block, anchors=anchors)
@@ -59,7 +61,8 @@ def generate(options: argparse.Namespace) -> int:
         write_preview(options, device, known, targets)
         return 0
     inputs = [path for given in options.known for path in given.files]
-    with ResultsFolder(options.output, targets.num_views, inputs) as results:
+    exports = [FILES[kind] for kind in options.export]
+    with ResultsFolder(options.output, targets.num_views, inputs, exports) as results:
         make_views(options, device, known, targets, plan, results)
     return 0
 

@@ -11,7 +11,7 @@ from eval.metrics.suite import CONSISTENCY, load_suite
 from eval.progress import progress_bar
 from eval.protocols import ORBIT_TARGETS
 from eval.report.records import Settings
-from eval.studies import camera, conditional, geometry, levels, mattes, plans, steps
+from eval.studies import camera, conditional, geometry, levels, mattes, mesh, plans, steps
 from eval.studies.trials import Study
 from mvgenvs.cli import OneSentenceParser, explained_failures, run_script, whole_number
 from mvgenvs.data.scenes import open_scenes
@@ -29,6 +29,7 @@ STUDIES = {
     "mattes": "photos cut out before twenty backgrounds, and what a cut does to pictures on white",
     "camera": "the camera of a picture, estimated, and what the NeRF makes of it",
     "levels": "the denoiser's error on true views at each noise level: alone, joint, with anchors, without renderings",
+    "mesh": "exported meshes: drawn at the generated cameras, and their shape against the true one",
     "steps": "quality against network evaluations per new view",
     "plans": "every plan on the same views; joint attention and anchors on and off",
 }
@@ -60,6 +61,10 @@ def run(args: argparse.Namespace, model: Model | None, own: OwnFolder) -> str:
     if args.study == "camera":
         with progress_bar(model[2], "estimating") as progress:
             return camera.study(own.path, *model, args.network, args.seed, progress.update)
+    if args.study == "mesh":
+        suite = load_suite((), NETS[:1], args.lpips_trunks, device=model[0].device)
+        with progress_bar(model[2], "exporting") as progress:
+            return mesh.study(own.path, *model, suite, args.seed, progress.update)
     if args.study == "levels":
         return levels.study(own.path, *model, args.seed)
     return SAMPLING[args.study].study(make_study(args, model, own))
@@ -85,7 +90,7 @@ def parser() -> OneSentenceParser:
                 add("--network", "folder of a network (default: the bundled one)", type=Path, metavar="DIR")
             add("--seed", "start of the random numbers", type=int, default=0)
             add("--device", "where to compute", choices=("auto", "cpu", "cuda"), default="auto")
-        if name in SAMPLING:
+        if name in (*SAMPLING, "mesh"):
             add("--lpips-trunks", "folder with torchvision's AlexNet weights", type=Path, metavar="DIR")
         text = "folder of the results" + ("; resumes what is there" if name in SAMPLING else "")
         add("--output", text, type=Path, required=True, metavar="DIR")

@@ -4,15 +4,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mvgenvs.pipeline import MultiViewPipeline
+    from mvgenvs.reconstruction.reconstruct import reconstruct
 
 __version__ = "0.1.0"
-__all__ = ["MultiViewPipeline", "__version__"]
+__all__ = ["MultiViewPipeline", "__version__", "reconstruct"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the pipeline, and diffusers with it, on first use."""
+    """Imports the pipeline, and diffusers with it, or what makes meshes, on first use."""
     if name == "MultiViewPipeline":
         from mvgenvs.pipeline import MultiViewPipeline
 
         return MultiViewPipeline
+    if name == "reconstruct":
+        from mvgenvs.reconstruction.reconstruct import reconstruct
+
+        return reconstruct
     raise AttributeError(f"module 'mvgenvs' has no attribute {name!r}")

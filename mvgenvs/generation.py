@@ -16,6 +16,7 @@ from mvgenvs.cli import explained_failures
 from mvgenvs.device import peak_memory
 from mvgenvs.diffusion.plans import Block
 from mvgenvs.errors import UserError
+from mvgenvs.exporting import export_views
 from mvgenvs.inputs import KnownView
 from mvgenvs.photos import frame_photo
 from mvgenvs.pipeline import MultiViewPipeline
@@ -42,19 +43,44 @@ def make_views(
     plan: Sequence[Block],
     results: ResultsFolder,
 ) -> None:
-    """Loads the model and writes the views of the plan to the folder. Raises `UserError`."""
+    """Loads the model, writes the views of the plan to the folder, and exports them. Raises `UserError`.
+
+    Views that are to be exported are not made again if they were finished before.
+    """
     started = time.perf_counter()
     pipe = load_model(options, device, bool(known))
     loaded = time.perf_counter()
     given = model_inputs(known, pipe.size, device)
     print("".join(f"{note}\n" for note in given.notes), end="")
     targets = targets.resized((pipe.size, pipe.size))
-    settings, unfinished = run_settings(options, targets, str(device)), results.unfinished()
+    settings, finished = run_settings(options, targets, str(device)), results.finished() if options.export else None
+    earlier = [run for run in (finished, results.unfinished()) if run is not None]
     with explained_failures(results.partial):
-        choose_precision(options, pipe, given, targets, plan, settings, unfinished)
+        choose_precision(options, pipe, given, targets, plan, settings, earlier)
+    if options.export and settings == finished:
+        print(f"All {targets.num_views} views are in {results.path} already.")
+    else:
+        sample_views(options, pipe, given, targets, plan, settings, results, load_seconds=loaded - started)
+    if options.export:
+        export_views(options.export, pipe, given.images, given.cameras, targets, results)
+
+
+def sample_views(
+    options: argparse.Namespace,
+    pipe: Any,
+    given: ModelInputs,
+    targets: Cameras,
+    plan: Sequence[Block],
+    settings: dict[str, Any],
+    results: ResultsFolder,
+    load_seconds: float,
+) -> None:
+    """Writes the views of the plan to the folder; `settings` are all that they depend on."""
+    started, device, unfinished = time.perf_counter(), torch.device(settings["device"]), results.unfinished()
+    num_known = 0 if given.images is None else given.images.shape[1]
     if options.compile:
         pipe.denoiser.compile_network()
-    blocks = [[view - len(known) for view in block.new] for block in plan]
+    blocks = [[view - num_known for view in block.new] for block in plan]
     resume = None if options.save_progress else results.resumable(settings, blocks)  # a video cannot be continued
     made_before = {view for block in blocks[: resume.finished if resume else 0] for view in block}
 
@@ -82,13 +108,14 @@ def make_views(
         generated, num_made = time.perf_counter(), targets.num_views - len(made_before)
         results.summarize(None if given.images is None else given.images[0, :, :3], targets)
         seconds = {
-            "load": loaded - started,
-            "generate": generated - loaded,
-            "per_view": (generated - loaded) / max(1, num_made),
+            "load": load_seconds,
+            "generate": generated - started,
+            "per_view": (generated - started) / max(1, num_made),
             "files": time.perf_counter() - generated,
         }
         resolved = {"device": str(device), "size": pipe.size, "num_views": targets.num_views}
-        results.publish(run_record(chosen(options) | resolved, given.notes, len(made_before), seconds, device))
+        record = run_record(chosen(options) | resolved, given.notes, len(made_before), seconds, device)
+        results.publish(record | {"made_with": settings})
     print(f"{num_made} views in {seconds['generate']:.0f} s: see {Path(options.output, 'orbit.mp4')}")
 
 
@@ -120,12 +147,13 @@ def choose_precision(
     targets: Cameras,
     plan: Sequence[Block],
     settings: dict[str, Any],
-    unfinished: dict[str, Any] | None,
+    earlier: Sequence[dict[str, Any]],
 ) -> None:
-    """Sets the number format. "auto" takes that of the run being resumed, or else the fastest one in a trial."""
+    """Sets the number format. "auto" takes that of the `earlier` run being resumed, or else the fastest in a trial."""
     if options.dtype == "auto":
-        if unfinished is not None and settings == {**unfinished, "dtype": "auto"}:
-            options.dtype = unfinished["dtype"]
+        same = [run["dtype"] for run in earlier if settings == {**run, "dtype": "auto"}]
+        if same:
+            options.dtype = same[0]
         else:
             steps = len(plan) * options.sampling.num_steps
             dtype = fastest_precision(pipe, given.images, given.cameras, targets.batched(), most_new(plan), steps)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from mvgenvs.cli import number
 from mvgenvs.diffusion.flags import add_flags
+from mvgenvs.reconstruction.formats import FILES
 
 DESCRIPTION = "From one or a few pictures of an object, new views of it along a camera trajectory."
 EXAMPLE = "example: python infer_multiview.py --image assets/car.png --camera assets/car.json --output outputs/orbit"
@@ -47,6 +48,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     add = parser.add_argument_group("views").add_argument
     add("--output", default="outputs/run", metavar="DIR", help="folder for the results (default: %(default)s)")
+    text = "make of the views a textured mesh (glb), a point cloud (ply), Gaussian splats, or several of them"
+    add("--export", nargs="+", choices=list(FILES), default=[], metavar="glb|ply|splats", help=text)
     add("--trajectory", default="orbit", metavar="NAME", help="orbit, spiral, circle or a camera file (default: orbit)")
     add("--num-views", type=whole, metavar="N", help="views of a named trajectory (default: 24)")
     add("--elevation", type=number(float, -90, 90), metavar="DEG", help="angle up (default: 20; circle: the input's)")

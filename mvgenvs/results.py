@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
@@ -15,13 +15,16 @@ from tqdm import tqdm
 from mvgenvs.cameras import Cameras
 from mvgenvs.diffusion.state import SequenceState
 from mvgenvs.errors import UserError
+from mvgenvs.files import write_text
 from mvgenvs.folders import OwnFolder
 from mvgenvs.media import color_depth, contact_sheet, read_png, tile, write_png
+from mvgenvs.reconstruction.formats import FILES
 from mvgenvs.transforms import write_cameras
 from mvgenvs.video import VideoWriter
 
 SHEET_VIEWS = 48  # the contact sheet of a longer trajectory shows this many views, evenly spaced
 _SUMMARIES = ("orbit.mp4", "contact_sheet.png", "cameras.json", "progress.png", "progress.mp4", "run.json")
+_EXPORTS = tuple(FILES.values())
 
 
 def frame_names(num_views: int) -> list[str]:
@@ -39,9 +42,16 @@ class ResultsFolder:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], num_views: int, inputs: Sequence[str | os.PathLike[str]] = ()
+        self,
+        path: str | os.PathLike[str],
+        num_views: int,
+        inputs: Sequence[str | os.PathLike[str]] = (),
+        exports: Sequence[str] = (),
     ) -> None:
-        """`inputs` are files that must not be replaced. Raises `UserError` if the folder cannot be written."""
+        """`inputs` are files that must not be replaced, `exports` those that the views will be exported to.
+
+        Raises `UserError` if the folder cannot be written.
+        """
         self.path = Path(path)
         self.partial = self.path / "partial"
         self.names = frame_names(num_views)
@@ -51,7 +61,7 @@ class ResultsFolder:
         try:
             if not self._own.owns("run.json"):
                 self._own.add(_of_an_earlier_version(self.path))
-            self._own.check([*self.names, *_SUMMARIES, "partial"], inputs)
+            self._own.check([*self.names, *_SUMMARIES, *exports, "partial"], inputs)
         except UserError:
             self._own.close()
             raise
@@ -73,6 +83,33 @@ class ResultsFolder:
         except (OSError, ValueError):
             return None
         return content if isinstance(content, dict) else None
+
+    def finished(self) -> dict[str, Any] | None:
+        """The settings with which the views that lie here were made; None if they are not known, or not all here."""
+        if not all(self._own.owns(name) and (self.path / name).exists() for name in (*self.names, "run.json")):
+            return None
+        content = self._record()
+        return content.get("made_with") if len(self._own.below("frames")) == len(self.names) else None
+
+    def frames(self, views: Sequence[int]) -> Float[Tensor, "view 3 h w"]:
+        """Some of the finished views, in [0, 1]."""
+        return torch.stack([_read_picture(self.path / self.names[view]) for view in views])
+
+    def export(self, name: str, write: Callable[[Path], None]) -> None:
+        """Lets `write` make the file `name` of finished views, whole or not at all, and lists it in `run.json`."""
+        self._own.claim([name])
+        write(self.path / name)
+        record = self._record()
+        record["exports"] = sorted({*record.get("exports", []), name})
+        write_text(self.path / "run.json", json.dumps(record, indent=2) + "\n")
+
+    def _record(self) -> dict[str, Any]:
+        """The content of `run.json`; empty if it is damaged."""
+        try:
+            content = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
 
     def resumable(self, settings: Mapping[str, Any], blocks: Sequence[Sequence[int]]) -> SequenceState | None:
         """The state of an unfinished run with the same settings and `blocks` of views, if all that it needs is here."""
@@ -128,7 +165,7 @@ class ResultsFolder:
         (self.partial / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         new = [name for name in [*self.names, *_SUMMARIES] if (self.partial / name).exists()]
         self._own.check(new)  # once more, since the run may have been long
-        self._own.remove({*self._own.below("frames"), *_SUMMARIES} - set(new))
+        self._own.remove({*self._own.below("frames"), *_SUMMARIES, *_EXPORTS} - set(new))
         for name in new:
             self._own.replace(name, self.partial / name)
         self._own.remove(self._own.below("partial"))

@@ -66,8 +66,11 @@ class Renderer:
     def __exit__(self, *_: object) -> None:
         self._gl.release()
 
-    def render(self, mesh: Mesh, cameras: Cameras) -> RenderedViews:
-        """Draws `mesh` for every camera, whose images must have the renderer's size."""
+    def render(self, mesh: Mesh, cameras: Cameras, lit: bool = True) -> RenderedViews:
+        """Draws `mesh` for every camera, whose images must have the renderer's size.
+
+        Unless it is `lit`, its colours are drawn as they are: those of textures that hold the light already.
+        """
         if cameras.hw != self.hw:
             raise ValueError(f"the cameras' images are {cameras.hw}, the renderer's {self.hw}")
         low, high = mesh.bounds()
@@ -78,18 +81,21 @@ class Renderer:
                 w2c = np.linalg.inv(c2w)
                 distance = float((w2c[:3, :3] @ center + w2c[:3, 3])[2])
                 clip = projection(K, self.hw, max(distance - radius, 0.01 * radius), distance + radius) @ w2c
-                image, mask = self._colours(draws, clip, c2w[:3, 3])
+                image, mask = self._colours(draws, clip, c2w[:3, 3], lit)
                 views.append((image, mask, self._depths(draws, clip, c2w)))
         images, masks, depths = (np.stack(part) for part in zip(*views, strict=True))
         return RenderedViews(images, masks, depths)
 
-    def _colours(self, draws: list["_Draw"], clip: Float[np.ndarray, "4 4"], eye: Float[np.ndarray, "3"]) -> Any:
+    def _colours(
+        self, draws: list["_Draw"], clip: Float[np.ndarray, "4 4"], eye: Float[np.ndarray, "3"], lit: bool
+    ) -> Any:
         gl, program = self._gl, self._colour_program
         self._sampled.use()
         self._sampled.clear(1.0, 1.0, 1.0, 0.0)
         program["clip_from_world"].write(_columns(clip))
         program["eye"].value = tuple(eye)
         program["solid"].value = SOLID
+        program["lit"].value = lit
         for draw_solid in (True, False):  # then the glass, which hides nothing, on top
             program["draw_solid"].value = draw_solid
             self._sampled.depth_mask = draw_solid

@@ -27,6 +27,7 @@ uniform sampler2D surface;
 uniform vec3 eye;
 uniform float solid;
 uniform bool draw_solid;
+uniform bool lit;
 in vec3 world;
 in vec3 world_normal;
 in vec2 texel;
@@ -38,11 +39,16 @@ const float WHITEST = 0.98;  // pure white is the background's
 void main() {
     vec4 paint = tint * texture(surface, texel);
     if (paint.a < 0.02 || (paint.a >= solid) != draw_solid) discard;
+    float coverage = draw_solid ? 1.0 : paint.a;
+    if (!lit) {
+        colour = vec4(paint.rgb, coverage);
+        return;
+    }
     vec3 n = normalize(world_normal);
     if (dot(n, eye - world) < 0.0) n = -n;
     float sky = mix(0.43, 0.70, 0.5 + 0.5 * n.y);
     float light = sky + 0.37 * max(dot(n, MAIN_LAMP), 0.0) + 0.17 * max(dot(n, FILL_LAMP), 0.0);
-    colour = vec4(min(paint.rgb * light, WHITEST), draw_solid ? 1.0 : paint.a);
+    colour = vec4(min(paint.rgb * light, WHITEST), coverage);
 }
 """
 
