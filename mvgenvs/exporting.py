@@ -1,8 +1,10 @@
 """Finished views to files that other programs open: what `infer_multiview.py --export` does at its end."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from mvgenvs.cli import explained_failures
 from mvgenvs.nerf.model import Rendering
 from mvgenvs.reconstruction.formats import FILES
 from mvgenvs.reconstruction.observations import RenderField, observe, surround_cameras
-from mvgenvs.reconstruction.points import point_cloud
+from mvgenvs.reconstruction.points import PointCloud, point_cloud
 from mvgenvs.reconstruction.reconstruct import textured_mesh
 from mvgenvs.reconstruction.splats import gaussian_splats
 from mvgenvs.reconstruction.writing import write_glb, write_points, write_splats
@@ -39,24 +41,28 @@ def export_views(
     cameras of the finished views. Raises `UserError` if nothing is opaque, or a file cannot be written.
     """
     started = time.perf_counter()
-    with explained_failures(results.path), tqdm(dict.fromkeys(formats), "exporting", leave=False) as progress:
+    kinds = list(dict.fromkeys(formats))
+    with explained_failures(results.path):
         chosen = evenly_spread(targets.num_views, MOST_VIEWS)
         views, targets = results.frames(chosen), targets.to("cpu").select(chosen)
         field = lifted_field(pipe, images, cameras, views, targets)
         around = observe(field, surround_cameras())
-        cloud = None
-        if {"ply", "splats"} & set(formats):
-            seen = observe(field, targets)
-            cloud = point_cloud([replace(seen, images=views), around])
-        for kind in progress:
+
+        @cache
+        def cloud() -> PointCloud:
+            return point_cloud([replace(observe(field, targets), images=views), around])
+
+        def writer(kind: str) -> Callable[[Path], None]:
             if kind == "glb":
                 mesh = textured_mesh(around, [(views, targets), (around.images, around.cameras)])
-                results.export(FILES[kind], lambda path, mesh=mesh: write_glb(path, mesh))
-            elif kind == "ply":
-                results.export(FILES[kind], lambda path: write_points(path, cloud))
-            else:
-                results.export(FILES[kind], lambda path: write_splats(path, gaussian_splats(cloud)))
-    names = ", ".join(FILES[kind] for kind in dict.fromkeys(formats))
+                return partial(write_glb, mesh=mesh)
+            if kind == "ply":
+                return partial(write_points, cloud=cloud())
+            return partial(write_splats, splats=gaussian_splats(cloud()))
+
+        for kind in tqdm(kinds, "exporting", unit="file", leave=False):
+            results.export(FILES[kind], writer(kind))
+    names = ", ".join(FILES[kind] for kind in kinds)
     print(f"{names} in {time.perf_counter() - started:.0f} s: see {results.path}")
 
 

@@ -5,17 +5,20 @@ The pipeline is a stand-in that repeats its input, and its field is a true box.
 
 import importlib.util
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
-from repeating import CAMERA, CAR, infer, stand_in
-from tiny import Solid, ray_cast
+from repeating import CAMERA, CAR, ROOT, infer, stand_in
+from tiny import SIZE, Solid, ray_cast, ring_cameras, tiny_pipeline
 
 from mvgenvs import exporting, generation
 from mvgenvs.errors import UserError
 from mvgenvs.meshes.files import load_mesh
 from mvgenvs.nerf.model import Rendering
 from mvgenvs.reconstruction import formats
+from mvgenvs.reconstruction.observations import observe
 
 BOX = Solid((0.0, 0.0, 0.0), (0.15, 0.1, 0.3), (0.2, 0.5, 0.8))
 IMAGE = ["--image", CAR, "--camera", CAMERA]
@@ -124,6 +127,26 @@ def test_what_cannot_be_exported_is_known_before_the_model_is_loaded(tmp_path, m
     message = capsys.readouterr().err
     assert "obj" in message and "glb" in message and message.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("known", [0, 1])
+def test_a_field_is_lifted_from_the_known_views_or_else_from_the_generated_ones(known):
+    views = ray_cast([BOX], ring_cameras(6))
+    given = (views.rgba[:1][None], views.cameras.select([0]).batched()) if known else (None, None)
+    field = exporting.lifted_field(tiny_pipeline(), *given, views.images, views.cameras)
+    seen = observe(field, ring_cameras(2))
+    assert seen.images.shape == (2, 3, SIZE, SIZE)
+    assert seen.images.isfinite().all() and 0 <= seen.opacity.min() <= seen.opacity.max() <= 1
+
+
+def test_points_and_splats_need_no_extra():
+    code = (
+        "import sys\nsys.modules.update(dict.fromkeys(['skimage', 'trimesh', 'xatlas']))\n"
+        "from mvgenvs.reconstruction.formats import check_export\nimport mvgenvs.exporting\n"
+        "check_export(['ply', 'splats'], 24)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(("number", "most", "closed", "expected"), [

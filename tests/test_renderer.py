@@ -75,6 +75,16 @@ def test_nothing_of_an_object_is_pure_white(renderer):
     assert (views.images[views.mask == 0] == 255).all()
 
 
+def test_unlit_meshes_have_the_colours_of_their_texture(renderer):
+    texture = np.full((4, 4, 4), (255, 200, 40, 255), np.uint8)
+    views = renderer.render(quad(texture), front_camera(), lit=False)
+    solid = views.mask[0] == 255
+    assert solid.sum() > 200
+    assert (views.images[0][solid] == (255, 200, 40)).all()
+    lit = renderer.render(quad(texture), front_camera())
+    assert (lit.images[0][solid][:, 0] < 255).all(), "as it was"
+
+
 def test_glass_shows_what_is_behind_it_and_solid_things_do_not(renderer):
     behind = box((0, 0, 0.2), (0.1, 0.1, 0.01), (0.9, 0.0, 0.0))
     pane = {"center": (0, 0, -0.2), "half": (0.3, 0.3, 0.01), "color": (0.0, 0.0, 0.9)}

@@ -50,8 +50,7 @@ def point_cloud(sources: Sequence[ObservedViews]) -> PointCloud:
         taken = np.union1d(taken, _cells(points, 3 * spacing))
     if not parts:
         raise UserError(NOTHING)
-    points, normals, colours = (torch.cat(x).numpy() for x in zip(*parts, strict=True))
-    return PointCloud(points, normals, colours, spacing)
+    return PointCloud(*(torch.cat(x).numpy() for x in zip(*parts, strict=True)), spacing)
 
 
 def _of_views(views: ObservedViews) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
