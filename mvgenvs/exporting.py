@@ -79,7 +79,7 @@ def lifted_field(
         chosen = evenly_spread(len(views), MOST_KNOWN, closed=True)
         images, cameras = views[chosen][None], targets.select(chosen).batched()
     with torch.no_grad():
-        scene = pipe.networks.lift([images.to(device)], cameras.to(device))
+        scene = pipe.networks.lift(list(images.to(device).split(1, dim=1)), cameras.to(device))
 
     def render(asked: Cameras) -> Rendering:
         with pipe.networks.computing():

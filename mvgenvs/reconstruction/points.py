@@ -50,7 +50,8 @@ def point_cloud(sources: Sequence[ObservedViews]) -> PointCloud:
         taken = np.union1d(taken, _cells(points, 3 * spacing))
     if not parts:
         raise UserError(NOTHING)
-    return PointCloud(*(torch.cat(x).numpy() for x in zip(*parts, strict=True)), spacing)
+    places, outwards, paint = (torch.cat(x).numpy() for x in zip(*parts, strict=True))
+    return PointCloud(places, outwards, paint, spacing)
 
 
 def _of_views(views: ObservedViews) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
