@@ -40,9 +40,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("input").add_argument
     add("--image", type=_part("image"), help="a picture; repeat it, with --camera, for more known views", **file)
     file["metavar"] = "FILE|estimate|canonical"
-    add("--camera", type=_part("camera"), help="camera of the --image before it (default: 3/4 from the front)", **file)
+    add("--camera", type=_part("camera"), help="camera of the --image before it (default: estimate)", **file)
     file["metavar"] = "auto|none|FILE"
-    add("--matte", type=_part("matte"), help="how the --image before it is cut out, or a grey mask of it", **file)
+    add("--matte", type=_part("matte"), help="how the --image before it is cut out (default: auto)", **file)
     add_flags(add, "input")
     add("--checkpoint", default="bundled", metavar="NAME", help="bundled, a folder, or a hub id (default: %(default)s)")
 

@@ -22,7 +22,7 @@ from mvgenvs.trajectories import (
 from mvgenvs.transforms import read_cameras
 
 _ASSUMED = (
-    f"No --camera: the photo is assumed to show the object's front from {CANONICAL_AZIMUTH:.0f} degrees aside "
+    f"The photo is assumed to show the object's front from {CANONICAL_AZIMUTH:.0f} degrees aside "
     f"and {CANONICAL_ELEVATION:.0f} degrees above."
 )
 
@@ -38,25 +38,29 @@ class KnownView:
 
 
 def read_known_view(given: Given) -> KnownView:
-    """A photo, cut out, and its camera: that of a file, estimated, or the canonical one. Raises `UserError`."""
+    """A photo, cut out, and its camera: that of a file, estimated, or the canonical one. Raises `UserError`.
+
+    The default is to estimate it, for which the photo must be cut out; else it is the canonical one.
+    """
     cut = cut_out(read_image(given.image), given.matte or AUTO, given.image)
     image = cut.image
-    if given.camera is None or given.camera == "canonical":
+    camera_path = given.camera or ("estimate" if has_alpha(image) else "canonical")
+    if camera_path == "canonical":
         return KnownView(image, canonical_camera(), False, (*cut.notes, _ASSUMED))
-    if given.camera == "estimate":
+    if camera_path == "estimate":
         if not has_alpha(image):
             raise UserError(f"--camera estimate needs {given.image} cut out: leave out --matte none.")
         found = estimate_camera(image)
         return KnownView(framed(image, found.window), found.camera, True, (*cut.notes, found.describe()))
-    camera = read_cameras(given.camera)
+    camera = read_cameras(camera_path)
     if camera.num_views != 1:
         raise UserError(
-            f"--camera {given.camera} holds {camera.num_views} cameras, it must hold only that of {given.image}."
+            f"--camera {camera_path} holds {camera.num_views} cameras, it must hold only that of {given.image}."
         )
     height, width = camera.hw
     if abs(math.log(width / height * image.height / image.width)) > 0.02:
         raise UserError(
-            f"--camera {given.camera} is for images of {width}x{height}, "
+            f"--camera {camera_path} is for images of {width}x{height}, "
             f"but {given.image} has {image.width}x{image.height}."
         )
     distance = camera.centers.norm().item()

@@ -203,16 +203,21 @@ def test_a_second_run_into_the_same_folder_is_refused(tmp_path, pipeline, monkey
     assert stopped.value.code == 130
 
 
-def test_assumed_camera_is_said(tmp_path, pipeline, capsys):
-    infer("--image", CAR, "--output", tmp_path, "--num-views", 2)
-    assert "No --camera" in capsys.readouterr().out
+def test_the_default_camera_is_estimated_where_the_photo_is_cut(tmp_path, pipeline, capsys):
+    infer("--image", CAR, "--output", tmp_path / "a", "--num-views", 2)
+    assert "Camera estimated" in capsys.readouterr().out
+    for number, how in enumerate((["--camera", "canonical"], ["--matte", "none"])):
+        infer("--image", CAR, *how, "--output", tmp_path / str(number), "--num-views", 2)
+        assert "is assumed to show" in capsys.readouterr().out
+        azimuth, elevation = angles_of(pipeline.calls[-1]["cameras"].centers[0, 0])
+        assert (azimuth.item(), elevation.item()) == pytest.approx((45, 20), abs=1e-3)
 
 
 def test_several_known_views_each_take_the_camera_that_follows(tmp_path, pipeline):
     infer("--image", CAR, "--image", CAR, "--camera", CAMERA, "--output", tmp_path, "--num-views", 2)
     centers = pipeline.calls[0]["cameras"].centers[0]
     assert centers.shape == (2, 3)
-    assert not torch.allclose(centers[0], centers[1], atol=1e-2), "the first has the canonical camera, not the file's"
+    assert not torch.allclose(centers[0], centers[1], atol=1e-2), "the first has an estimated camera, not the file's"
 
 
 def test_the_cut_is_said_recorded_and_shown(tmp_path, pipeline, capsys):
@@ -240,6 +245,7 @@ def test_each_image_has_its_own_matte(tmp_path, pipeline):
     mattes = pipeline.calls[0]["images"][0, :, 3]
     assert mattes[0, 16, 10] == 1 and mattes[0, 4, 10] == mattes[0, 16, 20] == 0
     assert (mattes[1] == UNKNOWN).all()
+    cv2.imwrite(str(tmp_path / "a/frames/000.png"), mask)
     with pytest.raises(UserError, match="is where a result would be written"):
         infer("--image", CAR, "--matte", tmp_path / "a/frames/000.png", "--output", tmp_path / "a", "--num-views", 2)
 
