@@ -110,6 +110,19 @@ def test_each_component_of_a_patch_is_filtered_by_its_own_deviation():
 
 
 @torch.no_grad()
+def test_gains_scale_the_noisy_input_component_by_component():
+    """A gain of -s / sigma takes all of the noisy input away, and one of sigma / s all of the shrinking."""
+    denoiser = untrained(std_slope=0.0, std_floor=0.4, std_air=0.4)
+    xt, _, conditions = inputs(denoiser)
+    sigma, components = torch.full((1, 4), 0.2), 3 * 8**2
+    near = conditions.maps[:, :, -1, None].repeat_interleave(8, -1).repeat_interleave(8, -2).bool()
+    for gain, expected in ((-0.4 / 0.2, conditions.mean), (0.2 / 0.4, xt)):
+        denoiser.leave.bias[components : 2 * components] = gain
+        out = denoiser(xt, sigma, conditions, joint=False)
+        torch.testing.assert_close(out[near.expand_as(out)], expected[near.expand_as(out)], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
 def test_the_untrained_network_is_told_by_clean_neighbours():
     """The error of a noisy view of a ball of one colour, whose rendering has another one, falls with them in sight:
     the more, once it was measured that what they show is true.
