@@ -103,10 +103,11 @@ def test_the_flood_survives_compression(tmp_path):
     assert overlap(found.matte, large) > 0.95
 
 
-def test_nearly_white_paint_on_exact_white_stays():
-    picture, there = drawn(flat(255), body=(240, 240, 240))
+@pytest.mark.parametrize("body", [(250, 250, 250), (240, 240, 240)])
+def test_nearly_white_paint_on_exact_white_stays(body):
+    picture, there = drawn(flat(255), body=body)
     found = plain_matte(picture)
-    assert found is not None and overlap(found.matte, there) == 1
+    assert found is not None and overlap(found.matte, there) > 0.99
 
 
 def test_an_object_that_crosses_one_side_does_not_matter():

@@ -18,6 +18,7 @@ RING = 0.02  # of the side: the border that the background is fitted to
 SIDE_SHARE, ALL_SHARE, PLAIN_NOISE = 0.95, 0.6, 3.0  # least shares of background on a side, all around; its noise
 TOLERANCE, NOISES = 2.5, 4.0  # in L*a*b*: a pixel within the larger of TOLERANCE and NOISES deviations is background
 EXACT, EXACT_PARTS, EXACT_FAINT = 0.6, 4, 0.14  # tolerance, parts, and share of faint pixels of cleanly cut objects
+FADED, EXACT_FADED = 1.0, 0.1  # hardly off the background, in L*a*b*; the share of such pixels at a clean edge
 SHADOW_ERROR, SHADOW_LIGHT, SHADOW_EDGE = 5.0, 0.2, 2.2  # a shadow's L*a*b* error, least light, L* per pixel
 
 
@@ -83,9 +84,14 @@ def fit_background(pixels: Float[np.ndarray, "h w 3"]) -> tuple[Float[np.ndarray
 def _is_exact(distance: Float[np.ndarray, "h w"]) -> bool:
     """Whether a background of one colour has no trace of compression: the object was drawn, rendered or cut before.
 
-    There, a hint of colour is paint and neither noise nor a shadow. Compression leaves faint pixels and many specks.
+    There, a hint of colour is paint and neither noise nor a shadow. Compression leaves specks, and noise or a shadow
+    fades out: the last pixels before the background are hardly off its colour.
     """
     off = distance > EXACT / 10
+    outside = cv2.dilate((~off).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    last = distance[off & outside]
+    if len(last) and float((last < FADED).mean()) < EXACT_FADED:
+        return True
     parts, _ = cv2.connectedComponents(off.astype(np.uint8), connectivity=8)
     faint = (off & (distance < TOLERANCE)).sum() / max(1, off.sum())
     return parts - 1 <= EXACT_PARTS and float(faint) < EXACT_FAINT
