@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eval.methods import COPY, JOINT, TRUTH, predictions, sample_seed
+from eval.methods import COPY, JOINT, TRUTH, SamplesViews, predictions, sample_seed
 from eval.metrics.figures import Figures, mean_of_present
 from eval.metrics.frechet import frechet_distance, moments
 from eval.metrics.image import rounded_to_8_bits
@@ -26,7 +26,6 @@ from eval.report.tables import format_table
 from mvgenvs.data.stored import CachedScenes
 from mvgenvs.files import write_text
 from mvgenvs.media import contact_sheet, write_png
-from mvgenvs.pipeline import MultiViewPipeline
 
 SIGMAS = {"blurred a little": 1.0, "blurred": 2.0}  # pixels
 SHUFFLED = "shuffled"
@@ -42,7 +41,7 @@ Images = Float[Tensor, "view 3 h w"]
 
 def study(
     output: Path,
-    pipeline: MultiViewPipeline,
+    pipeline: SamplesViews,
     scenes: CachedScenes,
     num_objects: int,
     suite: MetricSuite,
