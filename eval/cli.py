@@ -35,7 +35,7 @@ def parser() -> OneSentenceParser:
     add("--inputs", "known views, 1 to 3 (srn: 1 or 2)", type=whole_number(1), default=1, metavar="N")
     add("--no-mattes", NO_MATTES, action="store_true")
     add("--num-objects", "only the first N objects", type=whole_number(1), metavar="N")
-    add("--methods", _list("rows of the table", ROWS), nargs="+", choices=ROWS, metavar="NAME")
+    add("--methods", list_of("rows of the table", ROWS), nargs="+", choices=ROWS, metavar="NAME")
     add(
         "--samples",
         "samples of each view; more than 1 add a table of their own",
@@ -45,12 +45,12 @@ def parser() -> OneSentenceParser:
     )
     add(
         "--metrics",
-        _list("metrics besides PSNR, SSIM, LPIPS (3d: 10 s of CPU per row and object)", METRICS, DEFAULT_METRICS),
+        list_of("metrics besides PSNR, SSIM, LPIPS (3d: 10 s of CPU per row and object)", METRICS, DEFAULT_METRICS),
         nargs="*",
         choices=METRICS,
         metavar="NAME",
     )
-    add("--lpips-nets", _list("LPIPS networks", NETS, NETS[:1]), nargs="*", choices=NETS, metavar="NET")
+    add("--lpips-nets", list_of("LPIPS networks", NETS, NETS[:1]), nargs="*", choices=NETS, metavar="NET")
     add("--lpips-trunks", "folder with torchvision's AlexNet or VGG-16 weights", type=Path, metavar="DIR")
     add("--inception-weights", "torch-fidelity's Inception weights, for FID and KID", type=Path, metavar="FILE")
     add_flags(parse.add_argument, names=SAMPLING, defaults={"block": 4}, texts={"block": "views per block"})
@@ -64,18 +64,18 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """Reads the command line, puts lists in their usual order, and the sampling options into `sampling`."""
     args = parser().parse_args(argv)
     args.sampling = take_flags(args)
-    args.methods = _in_order(args.methods, ROWS, ROWS)
-    args.metrics = _in_order(args.metrics, METRICS, DEFAULT_METRICS)
-    args.lpips_nets = _in_order(args.lpips_nets, NETS, NETS[:1])
+    args.methods = in_order(args.methods, ROWS, ROWS)
+    args.metrics = in_order(args.metrics, METRICS, DEFAULT_METRICS)
+    args.lpips_nets = in_order(args.lpips_nets, NETS, NETS[:1])
     if args.methods == (ROWS[-1],):
         raise UserError(f"--methods {ROWS[-1]} alone evaluates nothing: add one of {', '.join(ROWS[:-1])}")
     return args
 
 
-def _list(text: str, names: tuple[str, ...], default: tuple[str, ...] | None = None) -> str:
+def list_of(text: str, names: tuple[str, ...], default: tuple[str, ...] | None = None) -> str:
     usual = "all of them" if default is None else " ".join(default)
     return f"{text}, of {', '.join(names)}; {usual} unless given"
 
 
-def _in_order(chosen: list[str] | None, names: tuple[str, ...], default: tuple[str, ...]) -> tuple[str, ...]:
+def in_order(chosen: list[str] | None, names: tuple[str, ...], default: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in names if name in (default if chosen is None else chosen))

@@ -56,6 +56,9 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
         processes.wait_for_everyone()
         if processes.is_main_process:
             context = {
+                "title": f"{settings.protocol} on {settings.split}, one sample each",
+                "origin": f"checkpoint sha256 {settings.checkpoint_sha256[:12]}, seed {settings.seed}",
+                "notes": [],
                 "command": shlex.join(["python", "-m", "eval.run", *argv]),
                 "checkpoint": args.checkpoint,
                 "versions": all_versions(),

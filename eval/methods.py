@@ -13,12 +13,14 @@ from mvgenvs.cameras import Cameras
 from mvgenvs.views import ViewSet
 
 COPY, NERF, INDEPENDENT, JOINT, TRUTH = ROWS = ("copy-nearest", "nerf", "independent", "joint", "truth")
+VIEWS = "views"  # the row of views from elsewhere, which `eval.score` measures
 DESCRIPTIONS = {
     COPY: "the known view nearest in direction, unchanged",
     NERF: "the volume rendering's RGB alone (pixelNeRF-like)",
     INDEPENDENT: "each view denoised alone: no joint attention, no anchors; how bad consistency can get",
     JOINT: "the full system",
     TRUTH: "the true images: the best result that a consistency metric can give on them",
+    VIEWS: "the views that were given",
 }
 RENDER_STEPS = 2  # renderings do not depend on the sampler: the fewest steps that every sampler can take
 

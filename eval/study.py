@@ -7,11 +7,11 @@ from pathlib import Path
 
 from eval.cli import NO_MATTES
 from eval.evaluation import load_pipeline, recorded_sampling
-from eval.metrics.suite import CONSISTENCY, load_suite
+from eval.metrics.suite import CONSISTENCY, METRICS, load_suite
 from eval.progress import progress_bar
 from eval.protocols import ORBIT_TARGETS
 from eval.report.records import Settings
-from eval.studies import camera, conditional, geometry, levels, mattes, mesh, plans, steps
+from eval.studies import camera, conditional, fooling, geometry, levels, mattes, mesh, plans, steps
 from eval.studies.trials import Study
 from mvgenvs.cli import OneSentenceParser, explained_failures, run_script, whole_number
 from mvgenvs.data.scenes import open_scenes
@@ -25,6 +25,7 @@ from mvgenvs.pipeline import MultiViewPipeline
 
 STUDIES = {
     "conditional": "how far from the truth re-noised anchors lead new views, with an ideal denoiser and no weights",
+    "fooling": "every measure of blurred, shuffled and copied views, beside the views themselves and the truth",
     "geometry": "the NeRF's depth and silhouettes against the true ones, and what its depth is good for",
     "mattes": "photos cut out before twenty backgrounds, and what a cut does to pictures on white",
     "camera": "the camera of a picture, estimated, and what the NeRF makes of it",
@@ -65,6 +66,11 @@ def run(args: argparse.Namespace, model: Model | None, own: OwnFolder) -> str:
         suite = load_suite((), NETS[:1], args.lpips_trunks, device=model[0].device)
         with progress_bar(model[2], "exporting") as progress:
             return mesh.study(own.path, *model, suite, args.seed, progress.update)
+    if args.study == "fooling":
+        suite = load_suite(METRICS, NETS[:1], args.lpips_trunks, device=model[0].device)
+        sampling = recorded_sampling(SamplingOptions(block=plans.BLOCK), model[0])
+        with progress_bar(model[2] * len(fooling.ROWS), "measuring") as progress:
+            return fooling.study(own.path, *model, suite, sampling, args.seed, progress.update)
     if args.study == "levels":
         return levels.study(own.path, *model, args.seed)
     return SAMPLING[args.study].study(make_study(args, model, own))
@@ -90,7 +96,7 @@ def parser() -> OneSentenceParser:
                 add("--network", "folder of a network (default: the bundled one)", type=Path, metavar="DIR")
             add("--seed", "start of the random numbers", type=int, default=0)
             add("--device", "where to compute", choices=("auto", "cpu", "cuda"), default="auto")
-        if name in (*SAMPLING, "mesh"):
+        if name in (*SAMPLING, "fooling", "mesh"):
             add("--lpips-trunks", "folder with torchvision's AlexNet weights", type=Path, metavar="DIR")
         text = "folder of the results" + ("; resumes what is there" if name in SAMPLING else "")
         add("--output", text, type=Path, required=True, metavar="DIR")

@@ -18,7 +18,8 @@ from mvgenvs.cameras import Cameras
 from mvgenvs.errors import UserError
 
 _INTRINSICS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
-_DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+_DISTORTION = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
+_PERSPECTIVE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")  # pinholes without distortion
 _OPENGL_FROM_OPENCV = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0]))
 
 
@@ -117,6 +118,7 @@ def _intrinsics(keys: dict[str, Any], where: str) -> tuple[Float[Tensor, "3 3"],
     for key in _DISTORTION:
         if keys.get(key, 0) != 0:
             raise UserError(f"{where}: lens distortion ('{key}') is not supported, undistort the image first.")
+    _check_model(keys, where)
     width, height = int(keys["w"]), int(keys["h"])
     fl_x = keys["fl_x"]
     K = [
@@ -125,6 +127,17 @@ def _intrinsics(keys: dict[str, Any], where: str) -> tuple[Float[Tensor, "3 3"],
         [0.0, 0.0, 1.0],
     ]
     return torch.tensor(K, dtype=torch.float32), (height, width)
+
+
+def _check_model(keys: dict[str, Any], where: str) -> None:
+    """Raises `UserError` unless the camera is a pinhole."""
+    model = keys.get("camera_model", _PERSPECTIVE[0])
+    if model not in _PERSPECTIVE or keys.get("is_fisheye", False) is not False:
+        kind = "a fisheye camera ('is_fisheye')" if model in _PERSPECTIVE else f"'camera_model' {model!r}"
+        raise UserError(f"{where}: {kind} is not supported, only pinhole cameras are: undistort the images first.")
+    parameters = keys.get("distortion_params") or []
+    if not isinstance(parameters, list) or any(value != 0 for value in parameters):
+        raise UserError(f"{where}: lens distortion ('distortion_params') is not supported, undistort the image first.")
 
 
 def _is_number(value: Any) -> bool:

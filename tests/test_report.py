@@ -24,9 +24,12 @@ def record(name: str, figures: dict[str, Figures], angles: tuple[float, ...] = (
 
 
 CONTEXT = {
+    "title": "orbit on val, one sample each",
+    "origin": "checkpoint sha256 ffff, seed 0",
+    "notes": ["A note."],
     "command": "python -m eval.run",
     "versions": {"git_commit": "abc"},
-    "settings": {"protocol": "orbit", "split": "val", "num_samples": 1, "checkpoint_sha256": "f" * 64, "seed": 0},
+    "settings": {"num_samples": 1},
 }
 
 
@@ -106,6 +109,9 @@ def test_the_report_has_tables_notes_and_sheets(
 ) -> None:
     monkeypatch.setattr(plots, "can_plot", lambda: False)
     report = written(tmp_path, records)
+    assert report.startswith("# orbit on val, one sample each: 2 objects, 5 views")
+    assert "A note." in report
+    assert "at commit abc, checkpoint sha256 ffff, seed 0." in report
     assert "| joint | 25.50 | 0.750 | – |" in report
     assert "| truth | – | 0.750 | – |" in report
     assert "| 0–20° | 3 | 12.50 | 25.00 |" in report

@@ -207,7 +207,9 @@ def test_help_is_useful(script: str) -> None:
     assert len(done.stdout.splitlines()) > 25
 
 
-@pytest.mark.parametrize("module", ["infer_multiview", "train_multiview", "eval.run", "mvgenvs.data.opencars"])
+@pytest.mark.parametrize(
+    "module", ["infer_multiview", "train_multiview", "eval.run", "eval.score", "mvgenvs.data.opencars"]
+)
 def test_help_imports_nothing_heavy(module: str) -> None:
     code = (
         "import runpy, sys\n"

@@ -96,6 +96,9 @@ MALFORMED = {
     "negative focal length": (changed(SINGLE, fl_x=-1), "'fl_x'"),
     "half a pixel": (changed(SINGLE, w=64.5), "'w'"),
     "distortion": (changed(SINGLE, k1=0.1), "'k1'"),
+    "a fisheye": (SINGLE | {"camera_model": "OPENCV_FISHEYE"}, "'OPENCV_FISHEYE'"),
+    "a fisheye by another name": (SINGLE | {"is_fisheye": True}, "'is_fisheye'"),
+    "distortion in a list": (SINGLE | {"distortion_params": [0.0, 0.1]}, "'distortion_params'"),
     "sizes differ": (changed(TWO_FRAMES, w=32), "'w' and 'h'"),
 }
 

@@ -12,6 +12,7 @@ from eval.metrics.pairs import Distance
 from eval.metrics.radiance import RadianceFigures, consistency_3d
 from eval.metrics.tsed import TsedFigures, tsed
 from eval.metrics.warp import WarpFigures, warp_error
+from mvgenvs.cameras import Cameras
 from mvgenvs.views import ViewSet
 
 
@@ -29,31 +30,36 @@ class ConsistencyFigures(TypedDict):
 
 def consistency(
     images: Float[Tensor, "view 3 h w"],
-    truth: ViewSet,
+    truth: ViewSet | Cameras,
     distance: Distance | None = None,
     closed: bool = True,
     radiance: bool = True,
 ) -> ConsistencyFigures:
-    """Measures a sequence of images in [0, 1] that shows the views of `truth`, in order.
+    """Measures a sequence of images in [0, 1] that shows the views of `truth`, or of these cameras, in order.
 
     `closed` sequences also have the pair (last, first). `radiance=False` leaves out the fit, which takes most of the
     time. Images, truth and `distance` are on one device.
     """
-    flickering = None if distance is None else flicker(images, truth.images, distance, closed)
-    warped = warp_error(images, truth, distance, closed)
+    cameras, true_images = (truth, None) if isinstance(truth, Cameras) else (truth.cameras, truth.images)
+    flickering = None if distance is None else flicker(images, true_images, distance, closed)
+    warped = None if isinstance(truth, Cameras) else warp_error(images, truth, distance, closed)
     return {
         "closed": closed,
-        "tsed": tsed(images, truth.cameras, closed),
+        "tsed": tsed(images, cameras, closed),
         "warp": warped,
         "flicker": flickering,
         "loop_lpips": loop_closure(flickering["generated"]) if closed and flickering is not None else None,
         "loop_warp": loop_closure(warped["rmse"]) if closed and warped is not None else None,
-        "radiance": consistency_3d(images, truth.cameras, distance) if radiance else None,
+        "radiance": consistency_3d(images, cameras, distance) if radiance else None,
     }
 
 
 def sequence_figures(
-    images: Float[Tensor, "view 3 h w"], truth: ViewSet, distance: Distance | None, closed: bool, radiance: bool
+    images: Float[Tensor, "view 3 h w"],
+    truth: ViewSet | Cameras,
+    distance: Distance | None,
+    closed: bool,
+    radiance: bool,
 ) -> Figures:
     """The same metrics by the names of the table's columns: how well the views agree with each other, right or wrong.
 
@@ -74,14 +80,20 @@ def sequence_figures(
 
 def _pair_figures(found: ConsistencyFigures) -> Figures:
     """One value for each pair; an empty list if depth or a perceptual distance is needed and missing."""
-    matched, warped, flickering = found["tsed"], found["warp"], found["flicker"]
-    excess: list[float | None] = []
-    if flickering is not None:
-        excess = [a - b for a, b in zip(flickering["generated"], flickering["truth"], strict=True)]
-    return {
+    matched, warped = found["tsed"], found["warp"]
+    figures: Figures = {
         "tsed": [None if passed is None else float(passed) for passed in matched["passes"]],
         "tsed-matches": [float(count) for count in matched["matches"]],
         "warp-psnr": [] if warped is None else warped["psnr"],
         "warp-lpips": [] if warped is None else warped["lpips"] or [],
-        "flicker": excess,
     }
+    return figures | _neighbours(found["flicker"])
+
+
+def _neighbours(found: FlickerFigures | None) -> Figures:
+    """How much neighbours differ: more than the true ones, or at all where these are not known."""
+    if found is None:
+        return {"flicker": []}
+    if found["truth"] is None:
+        return {"neighbour-lpips": [*found["generated"]]}
+    return {"flicker": [a - b for a, b in zip(found["generated"], found["truth"], strict=True)]}

@@ -17,8 +17,8 @@ class FlickerFigures(TypedDict):
     """Perceptual distances between neighbours, one per pair."""
 
     generated: list[float]
-    truth: list[float]
-    difference: float | None  # mean of generated - truth; None for a single frame
+    truth: list[float] | None  # None without true images
+    difference: float | None  # mean of generated - truth; None for a single frame, or without true images
 
 
 def adjacent_distances(images: Float[Tensor, "view 3 h w"], distance: Distance, closed: bool = False) -> list[float]:
@@ -32,9 +32,15 @@ def adjacent_distances(images: Float[Tensor, "view 3 h w"], distance: Distance, 
 
 
 def flicker(
-    images: Float[Tensor, "view 3 h w"], truth: Float[Tensor, "view 3 h w"], distance: Distance, closed: bool = False
+    images: Float[Tensor, "view 3 h w"],
+    truth: Float[Tensor, "view 3 h w"] | None,
+    distance: Distance,
+    closed: bool = False,
 ) -> FlickerFigures:
     """Flicker of generated images relative to the true images of the same views, all in [0, 1]."""
-    generated, true = adjacent_distances(images, distance, closed), adjacent_distances(truth, distance, closed)
+    generated = adjacent_distances(images, distance, closed)
+    if truth is None:
+        return {"generated": generated, "truth": None, "difference": None}
+    true = adjacent_distances(truth, distance, closed)
     difference = (sum(generated) - sum(true)) / len(generated) if generated else None
     return {"generated": generated, "truth": true, "difference": difference}

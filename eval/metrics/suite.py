@@ -15,6 +15,7 @@ from eval.metrics.consistency import sequence_figures
 from eval.metrics.features import FeatureExtractor, effnet_lite0, inception
 from eval.metrics.figures import Figures
 from eval.metrics.image import psnr, ssim
+from mvgenvs.cameras import Cameras
 from mvgenvs.errors import UserError
 from mvgenvs.perceptual import PerceptualDistance, find_trunk
 from mvgenvs.views import ViewSet
@@ -54,7 +55,7 @@ class MetricSuite:
             figures["psnr-of-mean"] = psnr(samples.mean(dim=0), truth).tolist()
         return figures
 
-    def consistency(self, images: Float[Tensor, "view 3 h w"], truth: ViewSet, closed: bool) -> Figures:
+    def consistency(self, images: Float[Tensor, "view 3 h w"], truth: ViewSet | Cameras, closed: bool) -> Figures:
         """Metrics of a sequence of views: how well they agree with each other. See `sequence_figures`."""
         if CONSISTENCY not in self.metrics and THREE_D not in self.metrics:
             return {}

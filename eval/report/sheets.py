@@ -16,15 +16,17 @@ WHITE_ERROR = 0.5  # of 1; mean absolute difference of the channels that has the
 
 def write_object_sheet(
     path: Path,
-    known: Float[Tensor, "known 3 h w"],
-    truth: Float[Tensor, "view 3 h w"],
+    known: Float[Tensor, "known 3 h w"] | None,
+    truth: Float[Tensor, "view 3 h w"] | None,
     predicted: dict[str, Float[Tensor, "view 3 h w"]],
 ) -> None:
     """Writes one picture; `predicted` is shown in its order, and the error is that of its last entry."""
-    shown = sorted({round(i * (len(truth) - 1) / (COLUMNS - 1)) for i in range(COLUMNS)})
-    rows = [("input", known[:COLUMNS]), ("truth", truth[shown])]
+    count = len(truth if truth is not None else next(iter(predicted.values())))
+    shown = sorted({round(i * (count - 1) / (COLUMNS - 1)) for i in range(COLUMNS)})
+    rows = [] if known is None else [("input", known[:COLUMNS])]
+    rows += [] if truth is None else [("truth", truth[shown])]
     rows += [(name, images[shown]) for name, images in predicted.items()]
-    if predicted:
+    if predicted and truth is not None:
         name, images = list(predicted.items())[-1]
         rows.append(
             (f"error of {name}: 0 black, {WHITE_ERROR:g} and more bright", error_map(images[shown], truth[shown]))

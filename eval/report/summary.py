@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress, zip_longest
 
-from eval.methods import ROWS
+from eval.methods import TRUTH
 from eval.metrics.figures import mean_of_present
 from eval.report.columns import COLUMNS
 from eval.report.records import Record
 from eval.report.tables import Table
 
 ANGLE_BIN = 20  # degrees, of 180
+RANKING = ("lpips-alex", "psnr", "tsed")  # metrics that rank objects, the first that there is
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class AngleBin:
 
 
 def rows_of(records: Sequence[Record]) -> list[str]:
-    """The rows of the table, in its order."""
-    return [row for row in ROWS if row in records[0].figures]
+    """The rows of the table, in the order in which they were measured."""
+    return list(records[0].figures)
 
 
 def make_table(records: Sequence[Record], distributions: Table) -> Table:
@@ -66,8 +67,8 @@ def curve(records: Sequence[Record], row: str, metric: str) -> list[float | None
 
 
 def ranked(records: Sequence[Record]) -> tuple[list[Record], str, str]:
-    """The records from best to worst, the metric they are ranked by, and the row: the last one that has a quality."""
-    row = [row for row in rows_of(records) if "psnr" in records[0].figures[row]][-1]
-    metric = "lpips-alex" if "lpips-alex" in records[0].figures[row] else "psnr"
+    """The records from best to worst, the metric they are ranked by, and the row: the last one but for the truth."""
+    row = [row for row in rows_of(records) if row != TRUTH][-1]
+    metric = next(metric for metric in RANKING if metric in records[0].figures[row])
     sign = -1 if COLUMNS[metric].best == "high" else 1
     return sorted(records, key=lambda record: sign * (record.mean(row, metric) or 0.0)), metric, row

@@ -22,7 +22,8 @@ from mvgenvs.files import write_text
 def write_report(output: RunFolder, records: Sequence[Record], suite: MetricSuite, context: dict[str, Any]) -> str:
     """Writes everything except `objects/` and returns the table in Markdown.
 
-    `context` describes the run: `settings`, `command`, `versions` and whatever else should be recorded.
+    `context` describes the run: `title`, `command`, `versions`, `origin` (what the figures depend on, in words),
+    `settings`, `notes` for the reader, and whatever else should be recorded.
     """
     judged = [row for row in rows_of(records) if row != TRUTH]
     names = [record.object for record in records]
@@ -46,17 +47,16 @@ def write_report(output: RunFolder, records: Sequence[Record], suite: MetricSuit
 
 def _sections(output: RunFolder, records: Sequence[Record], table: Table, summary: dict[str, Any]) -> list[str]:
     """The paragraphs of report.md. Also writes plots and sheets."""
-    settings = summary["settings"]
     count = f"{summary['num_objects']} objects, {summary['num_images']} views"
     sections = [
-        f"# {settings['protocol']} on {settings['split']}: {count}, one sample each",
+        f"# {summary['title']}: {count}",
         format_table(table, (*QUALITY, *CONSISTENCY)),
         "\n".join(f"- {row}: {DESCRIPTIONS[row]}" for row in table),
         "\n".join(_notes(table, summary)),
     ]
-    if settings["num_samples"] > 1:
-        sampled = {row: figures for row, figures in table.items() if "psnr-best" in figures}
-        sections += [f"## Of {settings['num_samples']} samples", format_table(sampled, SAMPLES)]
+    sampled = {row: figures for row, figures in table.items() if "psnr-best" in figures}
+    if sampled:
+        sections += [f"## Of {summary['settings']['num_samples']} samples", format_table(sampled, SAMPLES)]
     columns = columns_of(table, (*QUALITY, *CONSISTENCY, *SAMPLES))
     return [
         *sections,
@@ -66,25 +66,24 @@ def _sections(output: RunFolder, records: Sequence[Record], table: Table, summar
         "## Columns",
         "\n".join(f"- {column.heading}: {column.meaning}" for column in columns),
         "## Made by",
-        f"`{summary['command']}` at commit {summary['versions']['git_commit'] or 'unknown'}, checkpoint sha256 "
-        f"{settings['checkpoint_sha256'][:12]}, seed {settings['seed']}. Everything else is in metrics.json.",
+        f"`{summary['command']}` at commit {summary['versions']['git_commit'] or 'unknown'}, {summary['origin']}. "
+        "Everything else is in metrics.json.",
     ]
 
 
 def _plots(output: RunFolder, records: Sequence[Record], table: Table) -> list[str]:
     """Draws the plots, if matplotlib is installed; returns their part of the report, with the table of angles."""
     bins = psnr_by_angle(records)
-    angles = ["## PSNR by angle to the nearest input view", _angles(table, bins)]
+    angles = ["## PSNR by angle to the nearest input view", _angles(table, bins)] if bins else []
     if not plots.can_plot():
         return [*angles, f"The plots are missing, because matplotlib is: {plots.HOW_TO_GET}."]
     plots.plot_bars(output.path / "bars.png", records, table)
     few = f"; with only {len(records)} objects they are too narrow" if len(records) < FEW else ""
-    plots.plot_by_angle(output.path / "angles.png", bins)
-    sections = [
-        f"![every column as bars](bars.png)\n\nThin lines: {LEVEL:.0%} bootstrap intervals over objects{few}.",
-        *angles,
-        "![PSNR by angle](angles.png)",
-    ]
+    bars = f"![every column as bars](bars.png)\n\nThin lines: {LEVEL:.0%} bootstrap intervals over objects{few}."
+    sections = [bars, *angles]
+    if bins:
+        plots.plot_by_angle(output.path / "angles.png", bins)
+        sections.append("![PSNR by angle](angles.png)")
     if plots.plot_curves(output.path / "consistency.png", records, table):
         sections += ["## Consistency along the sequence", "![consistency along the sequence](consistency.png)"]
     return sections
@@ -98,10 +97,11 @@ def _notes(table: Table, summary: dict[str, Any]) -> list[str]:
             f"Distances between distributions are of {summary['num_images']} generated against "
             f"{summary['num_images']} true images, and do not compare with those of other numbers of images."
         )
-    if not any(key.startswith("lpips") for key in keys):
+    if not any("lpips" in key and figure is not None for figures in table.values() for key, figure in figures.items()):
         notes.append("LPIPS is missing: see its note on the screen, or --lpips-nets.")
+    notes += summary["notes"]
     if "warp-psnr" in keys and all(figures.get("warp-psnr") is None for figures in table.values()):
-        notes.append("The warp figures are missing, because the data have no depth.")
+        notes.append("The warp figures are missing, because the data have no depth: they need the true one.")
     difference = summary["joint_independent_difference"]
     if difference is not None:
         notes.append(f"Joint and independent samples differ by {difference:.4f} of 1 on average.")

@@ -13,11 +13,13 @@ becomes the mask, and the image is composited on white. An image that is not squ
 """
 
 import json
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8, UInt16
 from torch import Tensor
 
 from mvgenvs.cameras import Cameras
@@ -30,6 +32,12 @@ CAMERA_FILE = "transforms.json"
 DEPTH_UNIT = 0.001  # nerfstudio's default: millimetres in a world in metres
 RADIUS = 1.3  # distance of the cameras in the model's world
 MIN_SPREAD = 1e-4  # least eigenvalue of the viewing directions' spread: that of two cameras 1.1 degrees apart
+
+Frame = tuple[
+    UInt8[np.ndarray, "h w 3"],
+    UInt8[np.ndarray, "h w"] | None,
+    UInt16[np.ndarray, "h w"] | None,
+]  # on white, alpha, depth
 
 
 class CaptureScenes(CachedScenes):
@@ -56,26 +64,43 @@ class CaptureScenes(CachedScenes):
     def read(self, index: int) -> StoredViews:
         folder = self.objects[index].folder
         file_paths, cameras = self._frames[index]
-        depth_paths, depth_unit = _depth_maps(folder / CAMERA_FILE, len(file_paths))
+        depth_paths, depth_unit = depth_maps(folder / CAMERA_FILE, len(file_paths))
         images, masks, depths = [], [], []
-        for file_path, depth_path in zip(file_paths, depth_paths, strict=True):
-            if not file_path:
-                raise UserError(f"{folder / CAMERA_FILE}: every frame needs a 'file_path', the name of its image")
-            image, alpha = read_colour(folder / file_path)
-            if image.shape[:2] != cameras.hw:
-                theirs, ours = (f"{hw[1]}x{hw[0]}" for hw in (image.shape[:2], cameras.hw))
-                raise UserError(f"{folder / file_path} has {theirs} pixels, but {CAMERA_FILE} says {ours}")
+        for image, alpha, depth in read_frames(folder, CAMERA_FILE, file_paths, depth_paths, cameras.hw):
             images.append(resized(_middle(image), self.size))
-            if alpha is not None:
-                masks.append(resized(_middle(alpha), self.size))
-            if depth_path:
-                depths.append(resized_depth(_middle(read_depth(folder / depth_path, cameras.hw)), self.size))
-        for kind, found in (("an alpha channel", masks), ("a depth map", depths)):
-            if len(found) not in (0, len(images)):
-                raise UserError(f"only {len(found)} of the {len(images)} frames of {folder} have {kind}: all or none")
+            masks += [] if alpha is None else [resized(_middle(alpha), self.size)]
+            depths += [] if depth is None else [resized_depth(_middle(depth), self.size)]
+        check_all_or_none(folder, len(images), masks, depths)
         cameras, scale = fitted(cameras, folder) if self.fit else (cameras, 1.0)
         cameras = cameras.middle_square().resized((self.size, self.size))
         return store(images, cameras, masks or None, depths or None, depth_unit * scale)
+
+
+def read_frames(
+    folder: Path, cameras_from: str, file_paths: Sequence[str], depth_paths: Sequence[str], hw: tuple[int, int]
+) -> Iterator[Frame]:
+    """Decodes frames at their own size, which must be `hw`, as `cameras_from` says, a file or the like.
+
+    Raises `UserError` if a frame has no path, its path leads out of the folder, or its file is not as it should be.
+    """
+    for file_path, depth_path in zip(file_paths, depth_paths, strict=True):
+        if not file_path:
+            raise UserError(f"{folder / cameras_from}: every frame needs a 'file_path', the name of its image")
+        for path in (file_path, depth_path):
+            if os.path.isabs(path) or os.path.normpath(path).split(os.sep)[0] == os.pardir:
+                raise UserError(f"{folder / cameras_from}: '{path}' leads out of its folder: put the file below {folder}")
+        image, alpha = read_colour(folder / file_path)
+        if image.shape[:2] != hw:
+            theirs, ours = (f"{size[1]}x{size[0]}" for size in (image.shape[:2], hw))
+            raise UserError(f"{folder / file_path} has {theirs} pixels, but {cameras_from} says {ours}")
+        yield image, alpha, read_depth(folder / depth_path, hw) if depth_path else None
+
+
+def check_all_or_none(folder: Path, count: int, masks: Sequence[np.ndarray], depths: Sequence[np.ndarray]) -> None:
+    """Raises `UserError` if only some of the `count` frames have a mask, or a depth map."""
+    for kind, found in (("an alpha channel", masks), ("a depth map", depths)):
+        if len(found) not in (0, count):
+            raise UserError(f"only {len(found)} of the {count} frames of {folder} have {kind}: all or none")
 
 
 def splits_in(root: Path) -> list[str]:
@@ -147,7 +172,7 @@ def _middle(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pixels[top : top + side, left : left + side])
 
 
-def _depth_maps(path: Path, count: int) -> tuple[list[str], float]:
+def depth_maps(path: Path, count: int) -> tuple[list[str], float]:
     """Each frame's depth map, empty if there is none, and their unit; the file is known to be well-formed."""
     content = json.loads(path.read_text(encoding="utf-8"))
     unit = content.get("depth_unit_scale_factor", DEPTH_UNIT)

@@ -43,21 +43,25 @@ def read_depth(path: Path, hw: tuple[int, int]) -> UInt16[np.ndarray, "h w"]:
     return _of_size(np.array(image).astype(np.uint16), hw, path)
 
 
-def resized(pixels: np.ndarray, size: int) -> np.ndarray:
-    """A square image or mask at another size: the mean over each new pixel's area."""
-    if pixels.shape[0] == size:
+def resized(pixels: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+    """An image or mask at another size, (height, width) or a square's: the mean over each new pixel's area."""
+    hw = (size, size) if isinstance(size, int) else size
+    if pixels.shape[:2] == hw:
         return pixels
-    return cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA)
+    return cv2.resize(pixels, hw[::-1], interpolation=cv2.INTER_AREA)
 
 
-def resized_depth(depth: UInt16[np.ndarray, "h w"], size: int) -> UInt16[np.ndarray, "size size"]:
-    """A square depth map at another size: the value nearest to each new pixel's centre.
+def resized_depth(
+    depth: UInt16[np.ndarray, "h w"], size: int | tuple[int, int]
+) -> UInt16[np.ndarray, "new_h new_w"]:
+    """A depth map at another size, (height, width) or a square's: the value nearest to each new pixel's centre.
 
     Means would put surfaces where there are none: half-way between the object and the background at its edge.
     """
-    if depth.shape[0] == size:
+    hw = (size, size) if isinstance(size, int) else size
+    if depth.shape == hw:
         return depth
-    return cv2.resize(depth, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
+    return cv2.resize(depth, hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def _open(path: Path) -> Image.Image:

@@ -62,26 +62,39 @@ class SRNScenes(CachedScenes):
             raise UserError(f"found no objects with an rgb/ folder in {folders[0]}")
 
     def read(self, index: int) -> StoredViews:
-        item = self.objects[index]
-        if not item.view_ids:
-            raise UserError(f"found no images in {item.folder / 'rgb'}")
-        has_mask, has_depth = (item.folder / "mask").is_dir(), (item.folder / "depth").is_dir()
-        images, poses, masks, depths = [], [], [], []
-        for view_id in item.view_ids:
-            image = _read_image(item.folder / "rgb", view_id)
-            images.append(resized(image, self.size))
-            poses.append(_numbers(item.folder / "pose" / f"{view_id:06d}.txt", 16).reshape(4, 4))
-            hw = image.shape[:2]
-            if has_mask:
-                masks.append(resized(read_mask(item.folder / "mask" / f"{view_id:06d}.png", hw), self.size))
-            else:
-                masks.append(_not_white(images[-1]))
-            if has_depth:
-                depths.append(resized_depth(read_depth(item.folder / "depth" / f"{view_id:06d}.png", hw), self.size))
-        c2w = torch.from_numpy(np.stack(poses)).float()
-        K, native_hw = _intrinsics(item.folder)
-        cameras = Cameras(c2w, K.repeat(len(poses), 1, 1), native_hw).resized((self.size, self.size))
-        return store(images, cameras, masks, depths or None, 1 / DEPTH_SCALE)
+        return read_object(self.objects[index], self.size)
+
+
+def read_object(item: SceneObject, size: int) -> StoredViews:
+    """Decodes the views `item.view_ids` of one object; raises `UserError` if a file is missing or damaged."""
+    has_mask, has_depth = (item.folder / "mask").is_dir(), (item.folder / "depth").is_dir()
+    cameras = read_object_cameras(item).resized((size, size))
+    images, masks, depths = [], [], []
+    for view_id in item.view_ids:
+        image = _read_image(item.folder / "rgb", view_id)
+        images.append(resized(image, size))
+        hw = image.shape[:2]
+        if has_mask:
+            masks.append(resized(read_mask(item.folder / "mask" / f"{view_id:06d}.png", hw), size))
+        else:
+            masks.append(_not_white(images[-1]))
+        if has_depth:
+            depths.append(resized_depth(read_depth(item.folder / "depth" / f"{view_id:06d}.png", hw), size))
+    return store(images, cameras, masks, depths or None, 1 / DEPTH_SCALE)
+
+
+def read_object_cameras(item: SceneObject) -> Cameras:
+    """The cameras of the views `item.view_ids`, for images of the size that intrinsics.txt says."""
+    if not item.view_ids:
+        raise UserError(f"found no images in {item.folder / 'rgb'}")
+    poses = [_numbers(item.folder / "pose" / f"{view_id:06d}.txt", 16).reshape(4, 4) for view_id in item.view_ids]
+    K, hw = _intrinsics(item.folder)
+    return Cameras(torch.from_numpy(np.stack(poses)).float(), K.repeat(len(poses), 1, 1), hw)
+
+
+def describe_object(folder: Path) -> SceneObject:
+    """The object in a folder of this layout, without its data set's record."""
+    return SceneObject(folder.name, folder.name, folder, _view_ids(folder))
 
 
 def splits_in(root: Path) -> list[str]:
