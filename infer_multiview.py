@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 
 from mvgenvs.infer_options import parse_arguments
 
@@ -16,14 +15,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def generate(options: argparse.Namespace) -> int:
     """The whole story: inputs, model, views as they are finished, files. Raises `UserError`."""
-    import torch
-
     from mvgenvs.device import resolve_device
     from mvgenvs.diffusion.flags import take_flags
     from mvgenvs.diffusion.plan_display import plan_picture, plan_table
-    from mvgenvs.diffusion.plans import make_plan, plan_sizes
     from mvgenvs.folders import OwnFolder
-    from mvgenvs.generation import make_views
+    from mvgenvs.generation import make_blocks, make_views
     from mvgenvs.inputs import read_known_view, read_trajectory
     from mvgenvs.media import write_png
     from mvgenvs.preview import write_preview
@@ -38,19 +34,7 @@ def generate(options: argparse.Namespace) -> int:
     first = known[0].camera if known else None
     targets = read_trajectory(options.trajectory, options.num_views, options.azimuth, options.elevation, first)
     check_export(options.export, targets.num_views)
-    sampling = options.sampling
-    block, anchors = plan_sizes(sampling.plan, sampling.block, sampling.anchors)
-    options.sampling = replace(sampling, block=block, anchors=anchors)
-    plan = make_plan(
-        sampling.plan,
-        len(known),
-        targets.num_views,
-        block,
-        anchors,
-        centers=torch.cat([*(view.camera.centers for view in known), targets.centers]).numpy(),
-        seed=options.seed,
-        close_loop=sampling.close_loop,
-    )
+    options.sampling, plan = make_blocks(options.sampling, known, targets, options.seed)
     if options.show_plan:
         with OwnFolder(options.output) as folder:
             folder.claim(["plan.png"])

@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,10 @@ from torch import Tensor
 from mvgenvs.cameras import Cameras, concatenate
 from mvgenvs.cli import explained_failures
 from mvgenvs.device import peak_memory
-from mvgenvs.diffusion.plans import Block
+from mvgenvs.diffusion.options import SamplingOptions
+from mvgenvs.diffusion.plans import Block, make_plan, plan_sizes
+from mvgenvs.diffusion.sequence import OnStep
+from mvgenvs.diffusion.state import Frames, SequenceState
 from mvgenvs.errors import UserError
 from mvgenvs.exporting import export_views
 from mvgenvs.inputs import KnownView
@@ -86,15 +89,8 @@ def sample_views(
 
     progress: StepReporter  # made later, since it needs the folder in which the results are begun
     with explained_failures(results.partial, resumes=not options.save_progress):
-        stream = pipe.stream(
-            given.images,
-            given.cameras,
-            targets.batched().to(device),
-            generator=torch.Generator().manual_seed(options.seed),
-            on_step=lambda state: progress(state),
-            resume=resume,
-            **replace(options.sampling, plan=plan).keywords(),
-        )
+        sampling = replace(options.sampling, plan=plan)
+        stream = view_stream(pipe, given, targets, sampling, options.seed, lambda state: progress(state), resume)
         if resume:
             print(f"Continuing after {len(made_before)} of {targets.num_views} views.")
         elif unfinished is not None:
@@ -102,9 +98,7 @@ def sample_views(
         results.begin(settings, resume is not None)
         with StepReporter(results.partial if options.save_progress else None, most_new(plan)) as progress:
             for frames in stream:
-                for k, index in enumerate(frames.indices):
-                    results.add(index, frames.images[0, k], frames.renders[0, k], frames.depth[0, k])
-                results.keep(frames.state)
+                results.take(frames)
         generated, num_made = time.perf_counter(), targets.num_views - len(made_before)
         results.summarize(None if given.images is None else given.images[0, :, :3], targets)
         seconds = {
@@ -117,6 +111,49 @@ def sample_views(
         record = run_record(chosen(options) | resolved, given.notes, len(made_before), seconds, device)
         results.publish(record | {"made_with": settings})
     print(f"{num_made} views in {seconds['generate']:.0f} s: see {Path(options.output, 'orbit.mp4')}")
+
+
+def make_blocks(
+    sampling: SamplingOptions, known: Sequence[KnownView], targets: Cameras, seed: int
+) -> tuple[SamplingOptions, list[Block]]:
+    """The blocks of a plan that is given by its name, and the options with its own sizes in place of None.
+
+    Raises `UserError`.
+    """
+    assert isinstance(sampling.plan, str)
+    block, anchors = plan_sizes(sampling.plan, sampling.block, sampling.anchors)
+    plan = make_plan(
+        sampling.plan,
+        len(known),
+        targets.num_views,
+        block,
+        anchors,
+        centers=torch.cat([*(view.camera.centers for view in known), targets.centers]).numpy(),
+        seed=seed,
+        close_loop=sampling.close_loop,
+    )
+    return replace(sampling, block=block, anchors=anchors), plan
+
+
+def view_stream(
+    pipe: Any,
+    given: ModelInputs,
+    targets: Cameras,
+    sampling: SamplingOptions,
+    seed: int,
+    on_step: OnStep,
+    resume: SequenceState | None = None,
+) -> Iterator[Frames]:
+    """The views at the unbatched `targets`, block by block; see `MultiViewPipeline.stream`."""
+    return pipe.stream(
+        given.images,
+        given.cameras,
+        targets.batched().to(pipe.device),
+        generator=torch.Generator().manual_seed(seed),
+        on_step=on_step,
+        resume=resume,
+        **sampling.keywords(),
+    )
 
 
 def load_model(options: argparse.Namespace, device: torch.device, has_known: bool) -> Any:

@@ -55,12 +55,12 @@ def color_depth(depth: Float[Tensor, "*batch 1 h w"]) -> Float[Tensor, "*batch 3
 
 
 def contact_sheet(
-    rows: Sequence[tuple[str, Float[Tensor, "_ 3 h w"]]],
+    rows: Sequence[tuple[str, Float[Tensor, "_ 3 _ _"]]],
     columns: int = 8,
     numbers: Sequence[int] | None = None,
     min_side: int = 96,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """One readable picture of several labelled rows of images, all of one size.
+    """One readable picture of several labelled rows of images, those of a row of one size.
 
     The longest rows are sequences over the same views: they wrap together after `columns` views, so that the same view
     is always in the same column; `numbers`, if given, are these views' numbers for the labels. Shorter rows, such as

@@ -57,17 +57,23 @@ def preview_picture(pipe: Any, given: ModelInputs, targets: Cameras) -> Canvas:
     networks, hw = pipe.networks, (pipe.size, pipe.size)
     scene = networks.lift([given.images], given.cameras.resized(hw))
     assert scene is not None  # since there are images
-    azimuth = angles_of(given.cameras.centers[0, 0])[0].item() - 25  # a little aside, so that the input is seen
-    observer = cameras_at(centers_at(torch.tensor([azimuth]), torch.tensor([LOOKING_DOWN])), hw)
-    known = Cameras(given.cameras.c2w[0].cpu(), given.cameras.K[0].cpu(), given.cameras.hw)
-    drawn = camera_map(observer, _rendered(networks, scene, observer)[0], known, targets)
+    drawn = scene_map(networks, scene, given.cameras, targets)
     numbers = _spread(targets.num_views, SHOWN)
-    thumbnails = _rendered(networks, scene, targets.select(numbers).resized((THUMBNAIL, THUMBNAIL)))
-    rows = [("input", given.images[0, :, :3].float().cpu()), ("NeRF at the targets", _on_white(thumbnails))]
+    thumbnails = on_white(rendered(networks, scene, targets.select(numbers).resized((THUMBNAIL, THUMBNAIL))))
+    rows = [("input", given.images[0, :, :3].float().cpu()), ("NeRF at the targets", thumbnails)]
     sheet = contact_sheet(rows, numbers=numbers)
     width = max(drawn.shape[1], sheet.shape[1])
     parts = [np.pad(part, ((0, 0), (0, width - part.shape[1]), (0, 0)), constant_values=255) for part in (drawn, sheet)]
     return np.concatenate(parts)
+
+
+def scene_map(networks: Networks, scene: Scene, cameras: Cameras, targets: Cameras) -> Canvas:
+    """The map around a scene that was lifted with the batched `cameras`."""
+    azimuth = angles_of(cameras.centers[0, 0])[0].item() - 25  # a little aside, so that the input is seen
+    looking_down = centers_at(torch.tensor([azimuth]), torch.tensor([LOOKING_DOWN]))
+    observer = cameras_at(looking_down, (networks.size, networks.size))
+    known = Cameras(cameras.c2w[0].cpu(), cameras.K[0].cpu(), cameras.hw)
+    return camera_map(observer, rendered(networks, scene, observer)[0], known, targets)
 
 
 def camera_map(observer: Cameras, picture: Float[Tensor, "4 h w"], known: Cameras, targets: Cameras) -> Canvas:
@@ -131,7 +137,7 @@ def _paste(canvas: Canvas, picture: Float[Tensor, "4 h w"], side: int) -> None:
     part[:] = (opacity * pixels[..., :3] * 255 + (1 - opacity) * part).round().astype(np.uint8)
 
 
-def _rendered(networks: Networks, scene: Scene, cameras: Cameras) -> Float[Tensor, "view 4 h w"]:
+def rendered(networks: Networks, scene: Scene, cameras: Cameras) -> Float[Tensor, "view 4 h w"]:
     """The object's colours and opacity."""
     with networks.computing():
         found = networks.nerf.render(scene, cameras.batched().to(networks.denoiser.device))
@@ -140,7 +146,8 @@ def _rendered(networks: Networks, scene: Scene, cameras: Cameras) -> Float[Tenso
     return torch.cat([own.clamp(0, 1), opacity], dim=1)
 
 
-def _on_white(pictures: Float[Tensor, "view 4 h w"]) -> Float[Tensor, "view 3 h w"]:
+def on_white(pictures: Float[Tensor, "view 4 h w"]) -> Float[Tensor, "view 3 h w"]:
+    """RGB over a white background."""
     return pictures[:, :3] * pictures[:, 3:] + 1 - pictures[:, 3:]
 
 

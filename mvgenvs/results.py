@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mvgenvs.cameras import Cameras
-from mvgenvs.diffusion.state import SequenceState
+from mvgenvs.diffusion.state import Frames, SequenceState
 from mvgenvs.errors import UserError
 from mvgenvs.files import write_text
 from mvgenvs.folders import OwnFolder
@@ -142,9 +142,11 @@ class ResultsFolder:
             for name, picture in zip(self._thumbnails(index), (render, color_depth(depth)), strict=True):
                 write_png(self.partial / name, picture)
 
-    def keep(self, state: SequenceState) -> None:
-        """Writes the state from which a stopped run continues, once the views of a block are added."""
-        state.save(self.partial / "state.safetensors")
+    def take(self, frames: Frames) -> None:
+        """Writes the finished views of a block, and the state from which a stopped run continues after them."""
+        for k, index in enumerate(frames.indices):
+            self.add(index, frames.images[0, k], frames.renders[0, k], frames.depth[0, k])
+        frames.state.save(self.partial / "state.safetensors")
 
     def summarize(self, inputs: Float[Tensor, "known 3 h w"] | None, cameras: Cameras) -> None:
         """Writes the video, the contact sheet and the cameras of all views added."""

@@ -8,7 +8,7 @@ import torch
 
 import infer_multiview
 from mvgenvs import generation
-from mvgenvs.diffusion.state import SequenceState
+from mvgenvs.diffusion.state import Frames, SequenceState
 from mvgenvs.pipeline import MultiViewPipeline
 
 ROOT = Path(__file__).parent.parent
@@ -19,6 +19,7 @@ class RepeatingPipeline:
     """Has the interface of `MultiViewPipeline`; every view is its first input; remembers how it was called."""
 
     size = 32
+    device = torch.device("cpu")
     config: ClassVar[dict] = {"default_steps": 20, "default_guidance": 1.5, "default_render_sigma": None}
     resolved = MultiViewPipeline.resolved
     scheduler = SimpleNamespace(config={"sigma_max": 8.0, "rho": 7.0})
@@ -45,7 +46,7 @@ class RepeatingPipeline:
                 progress = {"block": number, "num_blocks": len(blocks), "step": step, "num_steps": num_inference_steps}
                 on_step(SimpleNamespace(**progress, sigma=1.0, denoised=lambda shown=shown: shown))
             depth, state = torch.ones_like(shown[:, :, :1]), SequenceState(number + 1, {})
-            yield SimpleNamespace(indices=indices, images=shown, renders=shown, depth=depth, state=state)
+            yield Frames(shown, shown, depth, indices, state)
 
 
 def stand_in(monkeypatch):
