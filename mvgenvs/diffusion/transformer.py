@@ -8,12 +8,10 @@ Xie 2023, arXiv 2212.09748].
 Its prior is that of `JointDenoiser`, the rendering, with two things more. What pixels lack of a rendering is smooth: in
 the cosine basis of a patch, each component has its own deviation, and white noise is white in that basis too, so that
 EDM's preconditioning is the Wiener filter of a patch. And the other views of the set show the same surface, see
-`reprojection`: what they tell of a patch is weighed against the rendering, component by component. So an untrained
-network already draws no speckle and lets views agree.
+`reprojection`: what they tell of a patch is weighed against the rendering, component by component.
 
 F is what the network adds, plus gains that it chooses for each component of its noisy input and of what others tell. A
-flat patch and one with an edge should make different things of the same noise, and that takes a factor, which layers
-that add cannot give.
+flat patch and one with an edge should make different things of the same noise: that takes a factor, not a sum.
 """
 
 from collections.abc import Iterable, Sequence
