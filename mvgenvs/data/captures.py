@@ -87,8 +87,8 @@ def read_frames(
         if not file_path:
             raise UserError(f"{folder / cameras_from}: every frame needs a 'file_path', the name of its image")
         for path in (file_path, depth_path):
-            if os.path.isabs(path) or os.path.normpath(path).split(os.sep)[0] == os.pardir:
-                raise UserError(f"{folder / cameras_from}: '{path}' leads out of its folder: put the file below {folder}")
+            if Path(path).is_absolute() or Path(os.path.normpath(path)).parts[:1] == (os.pardir,):
+                raise UserError(f"{folder / cameras_from}: '{path}' leads out of the folder: put it below {folder}")
         image, alpha = read_colour(folder / file_path)
         if image.shape[:2] != hw:
             theirs, ours = (f"{size[1]}x{size[0]}" for size in (image.shape[:2], hw))

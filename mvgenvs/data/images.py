@@ -51,9 +51,7 @@ def resized(pixels: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     return cv2.resize(pixels, hw[::-1], interpolation=cv2.INTER_AREA)
 
 
-def resized_depth(
-    depth: UInt16[np.ndarray, "h w"], size: int | tuple[int, int]
-) -> UInt16[np.ndarray, "new_h new_w"]:
+def resized_depth(depth: UInt16[np.ndarray, "h w"], size: int | tuple[int, int]) -> UInt16[np.ndarray, "new_h new_w"]:
     """A depth map at another size, (height, width) or a square's: the value nearest to each new pixel's centre.
 
     Means would put surfaces where there are none: half-way between the object and the background at its edge.
