@@ -3,7 +3,6 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,20 +13,8 @@ from mvgenvs.app import markup
 from mvgenvs.app.studio import SHOWN_SIDE, Choices, Lifted, Orbit, Studio, Subject, discard
 from mvgenvs.errors import UserError
 
-# Flags in the library's sentences, as they are called on the page.
-_WORDS = {"--matte none": "the cut “none”", "--matte FILE with": "the cut “mask” with", "--matte": "mask"}
 _INTERNAL = "This should not have failed: the terminal in which the app runs says more."
 _log = logging.getLogger(__name__)
-
-
-def sentence(error: UserError, *paths: str | None) -> str:
-    """An error as the page says it: files by their names alone, and in the page's words."""
-    text = str(error).rstrip(".")
-    for path in paths:
-        text = text.replace(path, Path(path).name) if path else text
-    for flag, word in _WORDS.items():
-        text = text.replace(flag, word)
-    return f"{text[:1].upper()}{text[1:]}."
 
 
 def explained(work: Callable[[], Any], otherwise: Callable[[str], Any], *paths: str | None) -> Any:
@@ -35,7 +22,7 @@ def explained(work: Callable[[], Any], otherwise: Callable[[str], Any], *paths: 
     try:
         return work()
     except UserError as error:
-        return otherwise(sentence(error, *paths))
+        return otherwise(markup.sentence(error, *paths))
     except Exception:
         _log.exception("a request failed")
         return otherwise(_INTERNAL)
@@ -68,10 +55,10 @@ class Handlers:
     def look(
         self,
         subject: Subject | None,
-        azimuth: float,
-        elevation: float,
-        views: int,
-        height: float,
+        azimuth: Any,
+        elevation: Any,
+        views: Any,
+        height: Any,
         before: Lifted | None,
     ) -> tuple[Any, ...]:
         """The NeRF lifted with the camera that is set, its renderings, and the map of the orbit."""
@@ -80,26 +67,26 @@ class Handlers:
 
         def work() -> tuple[Any, ...]:
             lifted = self.studio.lift(subject, azimuth, elevation, before)
-            pictures, drawn = self.studio.look(lifted, Choices(views=views, elevation=height))
+            pictures, drawn = self.studio.look(lifted, Choices.asked("sliding", views, height, 0, 0))
             path = [("the photo's camera is green, those of the orbit go from blue to orange", drawn)]
             return lifted, markup.figures(pictures), markup.figures(path, "mv-map")
 
         return explained(work, lambda text: (None, markup.error(text), ""))
 
-    def turn(self, azimuth: float) -> float:
+    def turn(self, azimuth: Any) -> Any:
         """The opposite direction, in [-180, 180]."""
         return azimuth - 180 if azimuth > 0 else azimuth + 180
 
     def generate(
         self,
         subject: Subject | None,
-        azimuth: float,
-        elevation: float,
-        plan: str,
-        views: int,
-        height: float,
-        steps: int,
-        seed: int,
+        azimuth: Any,
+        elevation: Any,
+        plan: Any,
+        views: Any,
+        height: Any,
+        steps: Any,
+        seed: Any,
         before: Orbit | None,
     ) -> Iterator[tuple[Any, ...]]:
         """Orbit, status, strip, turntable, video, downloads, mesh button and mesh; the last ones at the end."""
@@ -110,7 +97,7 @@ class Handlers:
         yield gr.skip(), markup.status("Lifting the NeRF …"), markup.strip({}, views), *rest
         finished = 0
         try:
-            choices = Choices(plan, views, height, steps, seed)
+            choices = Choices.asked(plan, views, height, steps, seed)
             with contextlib.closing(self.studio.generate(subject, azimuth, elevation, choices)) as reports:
                 for report in reports:
                     if isinstance(report, Orbit):
@@ -121,7 +108,7 @@ class Handlers:
                     shown = gr.skip() if report.views is None else markup.strip(report.views, views)
                     yield gr.skip(), markup.progress(report, views, finished), shown, *rest
         except UserError as error:
-            yield gr.skip(), markup.error(sentence(error)), gr.skip(), *rest
+            yield gr.skip(), markup.error(markup.sentence(error)), gr.skip(), *rest
         except Exception:
             _log.exception("an orbit failed")
             yield gr.skip(), markup.error(_INTERNAL), gr.skip(), *rest

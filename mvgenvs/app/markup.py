@@ -3,15 +3,17 @@
 import base64
 import html
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from mvgenvs.app.studio import Orbit, Progress
+from mvgenvs.app.studio import Orbit, Picture, Progress
+from mvgenvs.errors import UserError
 
-Picture = UInt8[np.ndarray, "height width channels"]
-
+# Flags in the library's sentences, as they are called on the page.
+_WORDS = {"--matte none": "the cut “none”", "--matte FILE with": "the cut “mask” with", "--matte": "mask"}
 TILE = 8  # pixels of the checkerboard behind what is cut out
 
 
@@ -21,7 +23,7 @@ def data_uri(picture: Picture) -> str:
     return f"data:image/png;base64,{base64.b64encode(data.tobytes()).decode()}"
 
 
-def on_checkerboard(rgba: Picture) -> Picture:
+def on_checkerboard(rgba: UInt8[np.ndarray, "height width 4"]) -> Picture:
     """A cut-out object, so that white parts of it can be told from what is away."""
     rows, columns = np.indices(rgba.shape[:2]) // TILE
     board = np.where((rows + columns) % 2, 225, 250)[..., None].astype(np.float32)
@@ -54,6 +56,17 @@ def progress(now: Progress, views: int, finished: int) -> str:
     left = "" if now.seconds_left is None else f", {duration(now.seconds_left)} left"
     text = f"{finished} of {views} views, step {now.done} of {now.steps}{left}"
     return f'<div class="mv-bar"><div style="width:{share:.1f}%"></div></div><div class="mv-status">{text}</div>'
+
+
+def sentence(error: UserError, *paths: str | None) -> str:
+    """An error as the page says it: files by their names alone, and in the page's words."""
+    text = str(error).rstrip(".")
+    named = any(path and text.startswith(path) for path in paths)
+    for path in paths:
+        text = text.replace(path, Path(path).name) if path else text
+    for flag, word in _WORDS.items():
+        text = text.replace(flag, word)
+    return f"{text if named else text[:1].upper() + text[1:]}."
 
 
 def status(sentence: str) -> str:

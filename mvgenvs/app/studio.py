@@ -41,12 +41,12 @@ SHOWN_SIDE = 320  # pixels of the pictures that show a photo and its cut
 LIVE_SIDE = 80  # pixels of the live renderings
 VIEWS_ZIP = "views.zip"
 
-Picture = UInt8[np.ndarray, "height width channels"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
 
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """How the orbit is made. Raises `UserError` for what is out of range: pages are not to be trusted."""
+    """How the orbit is made."""
 
     plan: str = "sliding"
     views: int = 24
@@ -54,15 +54,16 @@ class Choices:
     steps: int = 0  # 0: the checkpoint's own number
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        if self.plan not in PLANS:
-            raise UserError(f"there is no plan '{self.plan}': choose one of {', '.join(PLANS)}")
-        whole = (("views", self.views, 1, MOST_VIEWS), ("steps", self.steps, 0, MOST_STEPS))
-        for name, value, low, high in (*whole, ("seed", self.seed, 0, LARGEST_SEED)):
-            if not isinstance(value, int) or not low <= value <= high:
+    @classmethod
+    def asked(cls, plan: Any, views: Any, elevation: Any, steps: Any, seed: Any) -> "Choices":
+        """What a page asks for, which is not to be trusted. Raises `UserError` for what is out of range."""
+        if plan not in PLANS:
+            raise UserError(f"there is no plan '{plan}': choose one of {', '.join(PLANS)}")
+        whole = (("views", views, 1, MOST_VIEWS), ("steps", steps, 0, MOST_STEPS), ("seed", seed, 0, LARGEST_SEED))
+        for name, value, low, high in whole:
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
                 raise UserError(f"{name} must be a whole number from {low} to {high}, but is {value}")
-        if not -90 <= self.elevation <= 90:
-            raise UserError(f"the elevation must lie between -90 and 90 degrees, but is {self.elevation}")
+        return cls(plan, views, checked_angle("the orbit's elevation", elevation, 90), steps, seed)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -74,13 +75,13 @@ class Subject:
     azimuth: float  # of the camera that was estimated or assumed, in degrees
     elevation: float
 
-    def seen_from(self, azimuth: float, elevation: float) -> KnownView:
+    def seen_from(self, azimuth: Any, elevation: Any) -> KnownView:
         """The view with its camera at these angles. Raises `UserError` where they are no directions."""
-        if not (-360 <= azimuth <= 360 and -90 <= elevation <= 90):
-            raise UserError("the camera's azimuth must lie within 360 degrees, its elevation within 90")
+        azimuth = checked_angle("the photo's azimuth", azimuth, 360)
+        elevation = checked_angle("the photo's elevation", elevation, 90)
         if max(abs(azimuth - self.azimuth), abs(elevation - self.elevation)) < 0.51:  # as rounded by the sliders
             return self.view
-        camera = cameras_at(centers_at(torch.tensor([float(azimuth)]), torch.tensor([float(elevation)])))
+        camera = cameras_at(centers_at(torch.tensor([azimuth]), torch.tensor([elevation])))
         return replace(self.view, camera=camera)
 
 
@@ -89,7 +90,7 @@ class Lifted:
     """The NeRF of a subject with a camera, kept as long as both stay."""
 
     subject: Subject
-    angles: tuple[float, float]  # azimuth and elevation
+    angles: tuple[Any, Any]  # azimuth and elevation, as asked for
     given: ModelInputs
     scene: Scene
 
@@ -144,7 +145,7 @@ class Studio:
         return Subject(np.array(small), view, azimuths[0].item(), elevations[0].item())
 
     @torch.no_grad()
-    def lift(self, subject: Subject, azimuth: float, elevation: float, before: Lifted | None = None) -> Lifted:
+    def lift(self, subject: Subject, azimuth: Any, elevation: Any, before: Lifted | None = None) -> Lifted:
         """The NeRF of a subject as seen from these angles; the one from before if it is the same."""
         if before is not None and before.subject is subject and before.angles == (azimuth, elevation):
             return before
@@ -159,7 +160,7 @@ class Studio:
 
         A wrong camera shows in the front and the side: the rendering from the photo's own camera always fits.
         """
-        azimuth, elevation = lifted.angles
+        azimuth, elevation = map(float, lifted.angles)
         directions = {
             "photo": (azimuth, elevation),
             "front": (0.0, 10.0),
@@ -174,7 +175,7 @@ class Studio:
         return list(zip(directions, pictures, strict=True)), drawn
 
     def generate(
-        self, subject: Subject, azimuth: float, elevation: float, choices: Choices
+        self, subject: Subject, azimuth: Any, elevation: Any, choices: Choices
     ) -> Generator[Progress | Orbit, None, None]:
         """Progress after each step and each block, at last the orbit. Closing the iterator stops the sampling.
 
@@ -239,6 +240,13 @@ def discard(orbit: Orbit | None) -> None:
     """Deletes an orbit's folder, when its page is closed or has a new one."""
     if orbit is not None:
         shutil.rmtree(orbit.folder, ignore_errors=True)
+
+
+def checked_angle(name: str, value: Any, most: int) -> float:
+    """An angle in degrees. Raises `UserError` unless it is a number from -`most` to `most`."""
+    if not isinstance(value, int | float) or not -most <= value <= most:
+        raise UserError(f"{name} must be a number from {-most} to {most}, but is {value}")
+    return float(value)
 
 
 def check_pixels(path: str) -> None:
