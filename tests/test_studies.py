@@ -215,7 +215,7 @@ def test_the_seam_is_where_blocks_meet():
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ([], r"required: conditional\|geometry\|levels\|steps\|plans"),
+        ([], r"required: conditional\|fooling\|geometry"),
         (["guess"], "invalid choice: 'guess'"),
         (["steps"], "required: --data, --output"),
         (["plans", "--data", "x", "--output", "y", "--split", "all"], "--split: invalid choice: 'all'"),
