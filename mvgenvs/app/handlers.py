@@ -94,10 +94,10 @@ class Handlers:
         if subject is None:
             yield gr.skip(), markup.error("Drop a photo first, or take the example."), gr.skip(), *rest
             return
-        yield gr.skip(), markup.status("Lifting the NeRF …"), markup.strip({}, views), *rest
         finished = 0
         try:
             choices = Choices.asked(plan, views, height, steps, seed)
+            yield gr.skip(), markup.status("Lifting the NeRF …"), markup.strip({}, views), *rest
             with contextlib.closing(self.studio.generate(subject, azimuth, elevation, choices)) as reports:
                 for report in reports:
                     if isinstance(report, Orbit):

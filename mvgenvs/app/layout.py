@@ -105,9 +105,8 @@ def _orbit_part() -> OrbitPart:
         mesh_shown = gr.Model3D(
             label="Mesh", height=240, interactive=False, elem_id="mesh-shown", camera_position=(-135, 75, None)
         )
-    with gr.Row():
-        files = gr.File(label="Downloads", file_count="multiple", interactive=False, elem_id="files")
-        mesh = gr.Button("Make a mesh (GLB)", interactive=False, elem_id="mesh")
+    mesh = gr.Button("Make a mesh (GLB)", interactive=False, elem_id="mesh")
+    files = gr.File(label="Downloads", file_count="multiple", interactive=False, elem_id="files")
     parts = (plan, views, height, steps, seed, generate, stop, status, strip, turntable)
     return OrbitPart(*parts, video, files, mesh, mesh_shown)
 
