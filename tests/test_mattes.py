@@ -14,7 +14,7 @@ from mvgenvs.mattes.grabcut import grabcut_matte
 from mvgenvs.mattes.learned import MODEL, _session, installed_matte, rembg_matte
 from mvgenvs.mattes.plain import plain_matte
 from mvgenvs.mattes.saliency import barrier_distance
-from mvgenvs.mattes.shapes import object_part, without_holes
+from mvgenvs.mattes.shapes import object_part, without_holes, without_threads
 from mvgenvs.photos import read_image
 
 HEIGHT, WIDTH = 120, 160
@@ -288,3 +288,16 @@ def test_without_its_model_rembg_gives_way(fake_rembg, monkeypatch):
     cut = cut_out(rgba(drawn(street())[0]))
     assert "rembg cannot load its model (ConnectionError: no network)" in cut.notes[0]
     assert cut.notes[1].startswith("matte: grabcut")
+
+
+def test_a_horizon_behind_the_object_is_no_part_of_it() -> None:
+    """Nor is it in a larger picture; what sticks out a little, like a mirror or a spoiler, stays."""
+    for side in (160, 320):
+        body = np.zeros((side, side), dtype=bool)
+        body[side * 3 // 8 : side * 5 // 8, side // 4 : side * 3 // 4] = True
+        spoiler, horizon = np.zeros_like(body), np.zeros_like(body)
+        spoiler[side * 3 // 8 - 2 : side * 3 // 8, side // 4 : side // 3] = True
+        horizon[side // 2 : side // 2 + 2] = True
+        found = without_threads(body | spoiler | horizon)
+        assert (found & (body | spoiler)).sum() == (body | spoiler).sum()
+        assert (found & ~body & ~spoiler).sum() < 0.15 * (horizon & ~body).sum()

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from mvgenvs.mattes.saliency import saliency
-from mvgenvs.mattes.shapes import lab, object_part, shrunk
+from mvgenvs.mattes.shapes import lab, object_part, shrunk, without_threads
 
 SIDE, SALIENCY_SIDE = 320, 96  # pixels of the longer side for grabCut, and for the saliency
 ROUNDS = 4
@@ -68,4 +68,4 @@ def _cut(rgb: UInt8[np.ndarray, "h w 3"], start: Float[np.ndarray, "h w"]) -> Bo
     cv2.setRNGSeed(0)  # grabCut draws the first clusters of its colour models
     bgr, whole = np.ascontiguousarray(rgb[..., ::-1]), (0, 0, 0, 0)  # the rectangle is not used with a mask
     cv2.grabCut(bgr, labels, whole, np.zeros((1, 65)), np.zeros((1, 65)), ROUNDS, cv2.GC_INIT_WITH_MASK)
-    return object_part(labels % 2 == 1)
+    return object_part(without_threads(labels % 2 == 1))

@@ -5,6 +5,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 CLOSING = 0.012  # of the picture's side: gaps of this width are no gaps
+THREAD = 0.005  # of the picture's side: what is thinner than twice this and leads away is no part of an object
 RELATED = 0.03  # of the main part's area: smaller parts elsewhere are specks
 
 
@@ -34,6 +35,13 @@ def object_part(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     weights = stats[1:, cv2.CC_STAT_AREA] * np.exp(-6 * (offsets**2).sum(axis=1))
     main = 1 + int(weights.argmax())
     return np.asarray(labels == main) & (mask | _eroded(closed, radius) | without_holes(mask))
+
+
+def without_threads(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """The mask without what is thin and leads away from it, such as a horizon that passes behind the object."""
+    radius = max(1, round(THREAD * max(mask.shape)))
+    body = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, _disc(radius))
+    return mask & np.asarray(cv2.dilate(body, _disc(3 * radius)), dtype=bool)
 
 
 def without_holes(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
