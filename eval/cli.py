@@ -35,7 +35,7 @@ def parser() -> OneSentenceParser:
     add("--inputs", "known views, 1 to 3 (srn: 1 or 2)", type=whole_number(1), default=1, metavar="N")
     add("--no-mattes", NO_MATTES, action="store_true")
     add("--num-objects", "only the first N objects", type=whole_number(1), metavar="N")
-    add("--methods", list_of("rows of the table", ROWS), nargs="+", choices=ROWS, metavar="NAME")
+    add("--methods", _list("rows of the table", ROWS), nargs="+", choices=ROWS, metavar="NAME")
     add(
         "--samples",
         "samples of each view; more than 1 add a table of their own",
@@ -43,16 +43,7 @@ def parser() -> OneSentenceParser:
         default=1,
         metavar="N",
     )
-    add(
-        "--metrics",
-        list_of("metrics besides PSNR, SSIM, LPIPS (3d: 10 s of CPU per row and object)", METRICS, DEFAULT_METRICS),
-        nargs="*",
-        choices=METRICS,
-        metavar="NAME",
-    )
-    add("--lpips-nets", list_of("LPIPS networks", NETS, NETS[:1]), nargs="*", choices=NETS, metavar="NET")
-    add("--lpips-trunks", "folder with torchvision's AlexNet or VGG-16 weights", type=Path, metavar="DIR")
-    add("--inception-weights", "torch-fidelity's Inception weights, for FID and KID", type=Path, metavar="FILE")
+    add_metric_flags(parse, "row and object", DEFAULT_METRICS)
     add_flags(parse.add_argument, names=SAMPLING, defaults={"block": 4}, texts={"block": "views per block"})
     add("--seed", "start of the random numbers", type=int, default=0)
     add("--device", "where to compute", choices=("auto", "cpu", "cuda"), default="auto")
@@ -72,7 +63,16 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     return args
 
 
-def list_of(text: str, names: tuple[str, ...], default: tuple[str, ...] | None = None) -> str:
+def add_metric_flags(parse: OneSentenceParser, each: str, default: tuple[str, ...] | None) -> None:
+    """Adds the flags that say what is measured. `each` is what the 3-D score takes 10 s for; no `default` means all."""
+    add, text = parse.add, f"metrics besides PSNR, SSIM, LPIPS (3d: 10 s of CPU per {each})"
+    add("--metrics", _list(text, METRICS, default), nargs="*", choices=METRICS, metavar="NAME")
+    add("--lpips-nets", _list("LPIPS networks", NETS, NETS[:1]), nargs="*", choices=NETS, metavar="NET")
+    add("--lpips-trunks", "folder with torchvision's AlexNet or VGG-16 weights", type=Path, metavar="DIR")
+    add("--inception-weights", "torch-fidelity's Inception weights, for FID and KID", type=Path, metavar="FILE")
+
+
+def _list(text: str, names: tuple[str, ...], default: tuple[str, ...] | None = None) -> str:
     usual = "all of them" if default is None else " ".join(default)
     return f"{text}, of {', '.join(names)}; {usual} unless given"
 

@@ -4,12 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Int
 from scipy.optimize import linear_sum_assignment
 
 from eval.directions import unit_vectors, viewing_angles
 from mvgenvs.cameras import Cameras
-from mvgenvs.data.stored import SceneObject
+from mvgenvs.data.stored import CachedScenes, SceneObject
 from mvgenvs.errors import UserError
+from mvgenvs.trajectories import angles_of
 
 ORBIT_AZIMUTH, ORBIT_ELEVATION = 45.0, 20.0  # degrees: the input view, 3/4 front
 ORBIT_ELEVATIONS = (5.0, 45.0)  # degrees: the range of targets
@@ -24,6 +26,17 @@ class ViewChoice:
 
     inputs: tuple[int, ...]
     targets: tuple[int, ...]
+
+
+def evenly_chosen(scenes: CachedScenes, number: int) -> list[int]:
+    """So many of the objects, from the whole list: training objects come family by family, and the first are alike."""
+    return [index * len(scenes.objects) // number for index in range(number)]
+
+
+def views_between(cameras: Cameras, low: float, high: float) -> Int[np.ndarray, " chosen"]:
+    """The views whose elevation is within these degrees."""
+    _, elevations = angles_of(cameras.centers)
+    return np.flatnonzero(((elevations >= low) & (elevations <= high)).numpy())
 
 
 def orbit_views(view_ids: Sequence[int], cameras: Cameras, num_inputs: int = 1) -> ViewChoice:

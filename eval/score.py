@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.cli import METRICS, NETS, in_order, list_of
+from eval.cli import METRICS, NETS, add_metric_flags, in_order
 from mvgenvs.cli import OneSentenceParser, run_script
 from mvgenvs.errors import UserError
 
@@ -39,16 +39,7 @@ def parser() -> OneSentenceParser:
         choices=SEQUENCES,
         default=SEQUENCES[0],
     )
-    add(
-        "--metrics",
-        list_of("metrics besides PSNR, SSIM, LPIPS (3d: 10 s of CPU per object, and as much for the truth)", METRICS),
-        nargs="*",
-        choices=METRICS,
-        metavar="NAME",
-    )
-    add("--lpips-nets", list_of("LPIPS networks", NETS, NETS[:1]), nargs="*", choices=NETS, metavar="NET")
-    add("--lpips-trunks", "folder with torchvision's AlexNet or VGG-16 weights", type=Path, metavar="DIR")
-    add("--inception-weights", "torch-fidelity's Inception weights, for FID and KID", type=Path, metavar="FILE")
+    add_metric_flags(parse, "object, and as much for the truth", None)
     add("--device", "where to compute", choices=("auto", "cpu", "cuda"), default="auto")
     return parse
 

@@ -22,6 +22,7 @@ from mvgenvs.reconstruction.reconstruct import textured_mesh
 from mvgenvs.reconstruction.splats import gaussian_splats
 from mvgenvs.reconstruction.writing import write_glb, write_points, write_splats
 from mvgenvs.results import ResultsFolder
+from mvgenvs.trajectories import evenly_spread
 
 MOST_VIEWS = 48  # of a longer trajectory, so many are used, evenly spread
 MOST_KNOWN = 3  # views that a field is lifted from
@@ -86,10 +87,3 @@ def lifted_field(
             return pipe.nerf.render(scene, asked.to(device))
 
     return render
-
-
-def evenly_spread(number: int, most: int, closed: bool = False) -> list[int]:
-    """At most `most` of `number` views; of a `closed` turn, whose last view is next to the first, one step apart."""
-    count = min(number, most)
-    span = number * (count - 1) / count if closed else number - 1
-    return sorted({round(i * span / max(1, count - 1)) for i in range(count)})

@@ -39,11 +39,6 @@ class Photo:
         return with_matte(self.image, self.matte)
 
 
-def load_photo(path: str | os.PathLike[str], size: int, reframe: bool = True) -> Photo:
-    """Reads a photo of any size and mode and frames it; see `read_image` and `frame_photo`."""
-    return frame_photo(read_image(path), size, reframe)
-
-
 def read_image(path: str | os.PathLike[str], smallest: int = MIN_SIDE) -> Image.Image:
     """A photo as an upright 8-bit RGBA image; the first frame of an animation.
 

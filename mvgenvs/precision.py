@@ -60,9 +60,16 @@ def _rms_norm(norm: nn.RMSNorm, x: Tensor) -> Tensor:
 def best_mixed_precision() -> str:
     """What `run.mixed_precision: auto` means on this machine, the same in every process: no clock decides.
 
-    A GPU decides by what it computes, bf16 or else fp16. A CPU takes bf16 if it has instructions for products in bf16
-    (AVX512_BF16, which every processor with AMX has too), and none elsewhere, where bf16 would be computed in fp32.
+    A GPU decides by what it computes, bf16 or else fp16. A CPU takes bf16 if it computes that, and none elsewhere.
     """
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
+    return "bf16" if cpu_computes_bf16() else "no"
+
+
+def cpu_computes_bf16() -> bool:
+    """Whether the CPU has instructions for products in bf16, which would otherwise be computed in fp32.
+
+    They are AVX512_BF16, which every processor with AMX has too.
+    """
+    return torch.cpu._is_avx512_bf16_supported()

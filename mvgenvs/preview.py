@@ -18,7 +18,7 @@ from mvgenvs.generation import ModelInputs, load_model, model_inputs
 from mvgenvs.inputs import KnownView
 from mvgenvs.media import contact_sheet, write_png
 from mvgenvs.nerf.field import Scene
-from mvgenvs.trajectories import FOCAL_PER_WIDTH, RADIUS, angles_of, cameras_at, centers_at
+from mvgenvs.trajectories import FOCAL_PER_WIDTH, RADIUS, angles_of, cameras_at, centers_at, evenly_spread
 
 NAME = "preview.png"
 SHOWN, DRAWN = 16, 48  # thumbnails, and cameras on the map, of a longer trajectory: evenly spaced
@@ -58,7 +58,7 @@ def preview_picture(pipe: Any, given: ModelInputs, targets: Cameras) -> Canvas:
     scene = networks.lift([given.images], given.cameras.resized(hw))
     assert scene is not None  # since there are images
     drawn = scene_map(networks, scene, given.cameras, targets)
-    numbers = _spread(targets.num_views, SHOWN)
+    numbers = evenly_spread(targets.num_views, SHOWN)
     thumbnails = on_white(rendered(networks, scene, targets.select(numbers).resized((THUMBNAIL, THUMBNAIL))))
     rows = [("input", given.images[0, :, :3].float().cpu()), ("NeRF at the targets", thumbnails)]
     sheet = contact_sheet(rows, numbers=numbers)
@@ -84,7 +84,7 @@ def camera_map(observer: Cameras, picture: Float[Tensor, "4 h w"], known: Camera
     """
     farthest = max(float(cameras.centers.norm(dim=-1).max()) for cameras in (known, targets))
     scale = MAP / 2 / (ROOM * farthest)  # pixels per world unit at the origin
-    numbers = _spread(targets.num_views, DRAWN)
+    numbers = evenly_spread(targets.num_views, DRAWN)
     path = np.array(targets.centers.tolist())
     shapes = [(_pyramid(targets, i), _colour(i, targets.num_views), str(i)) for i in numbers]
     shapes += [(_pyramid(known, i), INPUT, f"i{i}") for i in range(known.num_views)]
@@ -149,12 +149,6 @@ def rendered(networks: Networks, scene: Scene, cameras: Cameras) -> Float[Tensor
 def on_white(pictures: Float[Tensor, "view 4 h w"]) -> Float[Tensor, "view 3 h w"]:
     """RGB over a white background."""
     return pictures[:, :3] * pictures[:, 3:] + 1 - pictures[:, 3:]
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """At most `most` of the numbers below `count`, evenly spaced, the first and the last among them."""
-    shown = min(count, most)
-    return sorted({round(i * (count - 1) / max(1, shown - 1)) for i in range(shown)})
 
 
 def _colour(view: int, count: int) -> tuple[int, int, int]:

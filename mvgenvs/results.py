@@ -19,6 +19,7 @@ from mvgenvs.files import write_text
 from mvgenvs.folders import OwnFolder
 from mvgenvs.media import color_depth, contact_sheet, read_png, tile, write_png
 from mvgenvs.reconstruction.formats import FILES
+from mvgenvs.trajectories import evenly_spread
 from mvgenvs.transforms import write_cameras
 from mvgenvs.video import VideoWriter
 
@@ -55,8 +56,7 @@ class ResultsFolder:
         self.path = Path(path)
         self.partial = self.path / "partial"
         self.names = frame_names(num_views)
-        shown = min(num_views, SHEET_VIEWS)
-        self._shown = sorted({round(i * (num_views - 1) / max(1, shown - 1)) for i in range(shown)})
+        self._shown = evenly_spread(num_views, SHEET_VIEWS)
         self._own = OwnFolder(path)
         try:
             if not self._own.owns("run.json"):

@@ -103,3 +103,10 @@ TRAJECTORIES: dict[str, Callable[[int, float, float, tuple[int, int]], Cameras]]
     "spiral": lambda num_views, _elevation, _azimuth, hw: srn_spiral(num_views, hw=hw),
     "circle": lambda num_views, elevation, azimuth, hw: circle(num_views, elevation, azimuth, hw=hw),
 }
+
+
+def evenly_spread(number: int, most: int, closed: bool = False) -> list[int]:
+    """At most `most` of `number` views; of a `closed` turn, whose last view is next to the first, one step apart."""
+    count = min(number, most)
+    span = number * (count - 1) / count if closed else number - 1
+    return sorted({round(i * span / max(1, count - 1)) for i in range(count)})

@@ -19,6 +19,7 @@ from mvgenvs.meshes.files import load_mesh
 from mvgenvs.nerf.model import Rendering
 from mvgenvs.reconstruction import formats
 from mvgenvs.reconstruction.observations import observe
+from mvgenvs.trajectories import evenly_spread
 
 BOX = Solid((0.0, 0.0, 0.0), (0.15, 0.1, 0.3), (0.2, 0.5, 0.8))
 IMAGE = ["--image", CAR, "--camera", CAMERA]
@@ -153,4 +154,4 @@ def test_points_and_splats_need_no_extra():
     (4, 48, False, [0, 1, 2, 3]), (100, 3, False, [0, 50, 99]), (24, 3, True, [0, 8, 16]), (1, 3, True, [0]),
 ])  # fmt: skip
 def test_views_are_chosen_evenly(number, most, closed, expected):
-    assert exporting.evenly_spread(number, most, closed) == pytest.approx(expected, abs=1)
+    assert evenly_spread(number, most, closed) == pytest.approx(expected, abs=1)

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from mvgenvs.cameras import Cameras
 from mvgenvs.errors import UserError
-from mvgenvs.photos import CENTER_X, CENTER_Y, DIAGONAL, load_photo, read_image
+from mvgenvs.photos import CENTER_X, CENTER_Y, DIAGONAL, Photo, frame_photo, read_image
 from mvgenvs.views import UNKNOWN
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -21,6 +21,10 @@ def drawing(size, box, mode="RGB", background="white"):
     image = Image.new("RGB", size, background)
     ImageDraw.Draw(image).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=RED)
     return image.convert(mode)
+
+
+def load_photo(path: Path, size: int, reframe: bool = True) -> Photo:
+    return frame_photo(read_image(path), size, reframe)
 
 
 def extent(image):

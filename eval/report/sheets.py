@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvgenvs.media import contact_sheet, write_png
+from mvgenvs.trajectories import evenly_spread
 
 COLUMNS = 12  # views shown, evenly spaced over the sequence
 WHITE_ERROR = 0.5  # of 1; mean absolute difference of the channels that has the brightest colour
@@ -22,7 +23,7 @@ def write_object_sheet(
 ) -> None:
     """Writes one picture; `predicted` is shown in its order, and the error is that of its last entry."""
     count = len(truth if truth is not None else next(iter(predicted.values())))
-    shown = sorted({round(i * (count - 1) / (COLUMNS - 1)) for i in range(COLUMNS)})
+    shown = evenly_spread(count, COLUMNS)
     rows = [] if known is None else [("input", known[:COLUMNS])]
     rows += [] if truth is None else [("truth", truth[shown])]
     rows += [(name, images[shown]) for name, images in predicted.items()]

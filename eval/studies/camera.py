@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from eval.metrics.image import psnr
-from eval.protocols import choose_views
+from eval.protocols import choose_views, evenly_chosen, views_between
 from eval.report.columns import Column
 from eval.report.records import write_json
 from eval.report.tables import Table, format_table
@@ -79,13 +79,12 @@ def study(
     errors: list[dict[str, float]] = []
     orbits: dict[str, list[float]] = {name: [] for name in CAMERAS}
     turned: list[Float[Tensor, "turn 2"]] = []
-    for index in [number * len(scenes.objects) // num_objects for number in range(num_objects)]:
+    for index in evenly_chosen(scenes, num_objects):
         item, views = scenes.objects[index], scenes.read(index).view_set()
         if views.mask is None:
             raise UserError(f"{item.folder} has no masks, which this study compares with")
         rng = np.random.default_rng((seed, index))
-        _, elevations = angles_of(views.cameras.centers)
-        usable = np.flatnonzero(((elevations >= ELEVATIONS[0]) & (elevations <= ELEVATIONS[1])).numpy())
+        usable = views_between(views.cameras, *ELEVATIONS)
         errors += [errors_of(views, int(view), net) for view in usable]
         around = views.select(choose_views(item, views.cameras).targets[::SHOWN])
         for view in rng.choice(usable, LIFTED, replace=False):

@@ -16,7 +16,7 @@ from torch import Tensor
 from eval.metrics.figures import mean_of_present
 from eval.metrics.image import MAX_PSNR, psnr
 from eval.metrics.warp import warp
-from eval.protocols import choose_views
+from eval.protocols import choose_views, evenly_chosen
 from eval.report.columns import Column
 from eval.report.records import write_json
 from eval.report.tables import Table, format_table
@@ -78,7 +78,7 @@ def study(
 
     Raises `UserError` if the data have no depth or masks.
     """
-    indices = [index * len(scenes.objects) // num_objects for index in range(num_objects)]
+    indices = evenly_chosen(scenes, num_objects)
     found: list[ObjectFigures] = []
     rows: Rows = []
     for index in indices:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from eval.metrics.figures import mean_of_present
 from eval.metrics.image import psnr
-from eval.protocols import choose_views
+from eval.protocols import choose_views, evenly_chosen, views_between
 from eval.report.columns import Column
 from eval.report.records import write_json
 from eval.report.tables import Table, format_table
@@ -29,7 +29,6 @@ from mvgenvs.files import write_text
 from mvgenvs.mattes.cut import cut_out
 from mvgenvs.media import contact_sheet, to_uint8, write_png
 from mvgenvs.pipeline import MultiViewPipeline
-from mvgenvs.trajectories import angles_of
 from mvgenvs.views import ViewSet
 
 ELEVATIONS = (3.0, 35.0)  # degrees: from where people photograph cars
@@ -60,7 +59,7 @@ def study(
     white: list[Table] = []
     rows: list[tuple[str, Float[Tensor, "object 3 h w"]]] = []
     pictures: dict[tuple[str, int], list[UInt8[np.ndarray, "h w 3"]]] = {name: [] for name in names()}
-    for index in [number * len(scenes.objects) // num_objects for number in range(num_objects)]:
+    for index in evenly_chosen(scenes, num_objects):
         views = scenes.read(index).view_set()
         if views.mask is None:
             raise UserError(f"{scenes.objects[index].folder} has no masks, which this study compares with")
@@ -106,9 +105,7 @@ def _before(
 ) -> tuple[UInt8[np.ndarray, "h w 3"], float]:
     """A random view before a background, with what was not cut out tinted; and the overlap with the true matte."""
     assert views.mask is not None
-    _, elevations = angles_of(views.cameras.centers)
-    usable = np.flatnonzero(((elevations >= ELEVATIONS[0]) & (elevations <= ELEVATIONS[1])).numpy())
-    view = int(rng.choice(usable))
+    view = int(rng.choice(views_between(views.cameras, *ELEVATIONS)))
     scene = background(*name, rng)
     rgb, truth = photographed(views.images[view], views.mask[view], scene, shadow=name[1] % 2 == 0, rng=rng)
     found = cut_matte(rgb)

@@ -33,6 +33,7 @@ from mvgenvs.meshes.files import load_mesh
 from mvgenvs.meshes.mesh import Mesh
 from mvgenvs.meshes.renderer import RenderedViews, Renderer
 from mvgenvs.pipeline import MultiViewPipeline
+from mvgenvs.reconstruction.observations import points_shown
 from mvgenvs.reconstruction.reconstruct import reconstruct
 from mvgenvs.reconstruction.writing import write_glb
 from mvgenvs.trajectories import orbit
@@ -142,12 +143,7 @@ def shape(renderer: Renderer, mesh: Mesh, views: ViewSet) -> Figures:
 
 def seen_points(depth: Float[Tensor, "view h w"], cameras: Cameras) -> Points:
     """The points that depth maps show, thinned evenly."""
-    found = []
-    for view, z in enumerate(depth):
-        row, column = (z > 0).nonzero().unbind(-1)
-        pixels = torch.stack([column, row], dim=-1) + 0.5
-        found.append(cameras.select([view]).unproject(pixels[None], z[row, column][None])[0])
-    points = torch.cat(found).numpy()
+    points = torch.cat([points_shown(z, z > 0, cameras.select([view])) for view, z in enumerate(depth)]).numpy()
     first = np.unique(np.floor(points / CELL).astype(np.int64), axis=0, return_index=True)[1]
     return points[first]
 

@@ -202,8 +202,9 @@ class ViewTransformer(JointModel):
             for number in range(len(x0)):
                 conditions, views = every.of_set(number), x0[number : number + 1]
                 chosen = conditions.maps[0, :, -1].flatten().nonzero()[:, 0]
-                sources, told = self._moved(views, conditions, chosen)
-                true = self.patches.spectral(self.patches.tokens(views - conditions.mean, chosen))[0]
+                rendered = self.patches.tokens(conditions.mean, chosen)
+                sources, told = self._moved(views, conditions, chosen, rendered)
+                true = self.patches.spectral(self.patches.tokens(views, chosen) - rendered)[0]
                 whole = sources.share > WHOLE
                 found.append((sources.turn[whole], true[sources.token[whole]], told[0, whole]))
         turn, true, told = (torch.cat(x) for x in zip(*found, strict=True))
@@ -223,7 +224,8 @@ class ViewTransformer(JointModel):
         maps = conditions.maps[0, :, :-1].flatten(2).mT.flatten(0, 1)[chosen]
         mean, variance, known = torch.zeros_like(rendered), std**2, [rendered, maps]
         if self.config.reproject:
-            told, precision = self._told(xt, sigma, conditions, chosen)
+            sources, beyond = self._moved(xt, conditions, chosen, rendered)
+            told, precision = self.moved_errors.told(beyond, sigma[:, sources.view], sources, len(chosen))
             share = precision / (precision + 1 / variance)  # of the other views in what is known of each component
             mean, variance = share * told, (1 - share) * variance
             known += [told, share.mean(dim=-1, keepdim=True)]
@@ -261,25 +263,22 @@ class ViewTransformer(JointModel):
         gain, shift = self.modulation(level)[:, view].chunk(2, dim=-1)
         return self.leave(self.norm(hidden) * (1 + gain) + shift).to(sigma.dtype)
 
-    def _told(
-        self, xt: Float[Tensor, "draw view c h w"], sigma: Tensor, conditions: Conditions, chosen: Int[Tensor, " n"]
-    ) -> tuple[Float[Tensor, "draw n k"], Float[Tensor, "draw n k"]]:
-        """What the other views tell of each token beyond its rendering, in components, and with which precision."""
-        sources, beyond = self._moved(xt, conditions, chosen)
-        return self.moved_errors.told(beyond, sigma[:, sources.view], sources, len(chosen))
-
     def _moved(
-        self, xt: Float[Tensor, "draw view c h w"], conditions: Conditions, chosen: Int[Tensor, " n"]
+        self,
+        xt: Float[Tensor, "draw view c h w"],
+        conditions: Conditions,
+        chosen: Int[Tensor, " n"],
+        rendered: Float[Tensor, "1 n k"],
     ) -> tuple[Sources, Float[Tensor, "draw source k"]]:
-        """The sources of the chosen tokens, and what they show beyond the tokens' renderings, in components."""
+        """The sources of the chosen tokens, and what they show beyond what is `rendered` of these, in components."""
         num_views, side = xt.shape[1], self.config.latent_size
         numbers = torch.arange(num_views * side * side, device=xt.device).view(1, num_views, 1, side, side)
         projections = conditions.poses[0].unflatten(-1, (3, 4))
         solid = self._opacity(conditions) > SOLID
         pixels = self.patches.tokens(numbers, chosen)[0]  # (n, patch^2)
         sources = find_sources(conditions.points[0], solid, projections, pixels, only_seen=self.skips_air)
-        rendered = self.patches.tokens(conditions.mean, chosen)[:, sources.token].unflatten(-1, (xt.shape[2], -1))
-        beyond = moved(xt, sources) - sources.seen[:, None] * rendered
+        expected = rendered[:, sources.token].unflatten(-1, (xt.shape[2], -1))
+        beyond = moved(xt, sources) - sources.seen[:, None] * expected
         return sources, self.patches.spectral(beyond.flatten(-2))
 
     @property

@@ -6,7 +6,6 @@ from jaxtyping import Bool, Float, UInt8
 
 CLOSING = 0.012  # of the picture's side: gaps of this width are no gaps
 THREAD = 0.005  # of the picture's side: what is thinner than twice this and leads away is no part of an object
-RELATED = 0.03  # of the main part's area: smaller parts elsewhere are specks
 
 
 def shrunk(rgb: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "small_h small_w 3"]:

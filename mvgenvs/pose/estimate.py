@@ -15,10 +15,9 @@ from mvgenvs.cameras import Cameras
 from mvgenvs.errors import UserError
 from mvgenvs.parts import CAMERA_NETWORK
 from mvgenvs.pose.crops import Window, crop, window_around
-from mvgenvs.pose.network import BINS, CameraNet, azimuth_centers
+from mvgenvs.pose.network import BINS, ELEVATION_UNIT, CameraNet, azimuth_centers
 from mvgenvs.trajectories import RADIUS, cameras_at, centers_at
 
-ELEVATION_UNIT = 30.0  # degrees in which the network states elevations
 MODE = 30.0  # degrees from a peak of the azimuth's distribution that belong to it
 SECOND = 0.1  # the least probability of another peak that is worth telling
 

@@ -11,6 +11,7 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor, nn
 
+ELEVATION_UNIT = 30.0  # degrees in which elevations are stated
 BINS = 72  # of azimuth, 5 degrees each; bin 0 is centred at azimuth 0
 FRAME = 3  # logarithm of the crop's side by the image's, and the crop's x and y of the origin, in sides from its centre
 
@@ -20,7 +21,7 @@ class Prediction:
     """Of a batch of crops. Angles are in degrees, the distance in world units; deviations are those of a normal law."""
 
     azimuth_logits: Float[Tensor, "batch bins"]
-    elevation: Float[Tensor, "batch 2"]  # mean and logarithm of the deviation, in units of 30 degrees
+    elevation: Float[Tensor, "batch 2"]  # mean and logarithm of the deviation, in units of ELEVATION_UNIT
     distance: Float[Tensor, "batch 2"]  # the same of the distance's logarithm
     frame: Float[Tensor, "batch 3"]  # see FRAME
 

@@ -51,7 +51,7 @@ def fuse(views: ObservedViews, resolution: int = 112) -> DistanceGrid:
 
 def _grid(views: ObservedViews, resolution: int) -> tuple[Float[Tensor, "x y z 3"], Float[Tensor, "3"], float]:
     """Grid points around all that the views show: the points, the first of them, and the step."""
-    shown = torch.cat([unprojected(views, view) for view in range(len(views.images))])
+    shown = torch.cat([views.points(view) for view in range(len(views.images))])
     if not len(shown):
         raise UserError(NOTHING)
     ends = np.quantile(shown.numpy(), [STRAY, 1 - STRAY], axis=0)
@@ -60,10 +60,3 @@ def _grid(views: ObservedViews, resolution: int) -> tuple[Float[Tensor, "x y z 3
     low, high = low - MARGIN * step, high + MARGIN * step
     axes = [float(a) + step * torch.arange(int((b - a) / step) + 2) for a, b in zip(low, high, strict=True)]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1), low, step
-
-
-def unprojected(views: ObservedViews, view: int) -> Float[Tensor, "n 3"]:
-    """The points of the world that the solid pixels of a view show, in the order of the pixels."""
-    row, column = views.solid[view, 0].nonzero().unbind(-1)
-    pixels = torch.stack([column, row], dim=-1) + 0.5
-    return views.cameras.select([view]).unproject(pixels[None], views.depth[view, 0][row, column][None])[0]

@@ -36,6 +36,17 @@ class ObservedViews:
         """Pixels whose depth is that of the object."""
         return (self.opacity > SOLID) & (self.depth > 0) & self.depth.isfinite()
 
+    def points(self, view: int) -> Float[Tensor, "n 3"]:
+        """The points of the world that the solid pixels of a view show, in the order of the pixels."""
+        return points_shown(self.depth[view, 0], self.solid[view, 0], self.cameras.select([view]))
+
+
+def points_shown(depth: Float[Tensor, "h w"], where: Bool[Tensor, "h w"], camera: Cameras) -> Float[Tensor, "n 3"]:
+    """The points that some pixels of a depth map show, row by row; `camera` is unbatched and one."""
+    row, column = where.nonzero().unbind(-1)
+    pixels = torch.stack([column, row], dim=-1) + 0.5
+    return camera.unproject(pixels[None], depth[row, column][None])[0]
+
 
 def surround_cameras(size: int = 128) -> Cameras:
     """Cameras all around the object, above and below, at the distance and field of view that models know."""

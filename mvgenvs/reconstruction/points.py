@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mvgenvs.errors import UserError
-from mvgenvs.reconstruction.fusion import NOTHING, unprojected
+from mvgenvs.reconstruction.fusion import NOTHING
 from mvgenvs.reconstruction.observations import ObservedViews, sample_nearest
 
 SPACING = 0.7  # of points, in pixels of a view at the object's distance
@@ -60,7 +60,7 @@ def _of_views(views: ObservedViews) -> list[tuple[Tensor, Tensor, Tensor, Tensor
     for view in range(len(views.images)):
         solid = views.solid[view, 0]
         points = torch.zeros(*solid.shape, 3)
-        points[solid] = unprojected(views, view)
+        points[solid] = views.points(view)
         across, down = _differences(points, solid)
         normals = F.normalize(torch.linalg.cross(down, across), dim=-1)  # towards the camera: y points down in images
         towards = F.normalize(views.cameras.centers[view] - points, dim=-1)

@@ -25,12 +25,12 @@ from mvgenvs.data.stored import CachedScenes
 from mvgenvs.errors import UserError
 from mvgenvs.files import share
 from mvgenvs.pose.crops import SIDE, Window, crop, window_around
-from mvgenvs.pose.network import CameraNet, Prediction, azimuth_centers
+from mvgenvs.pose.network import ELEVATION_UNIT, CameraNet, Prediction, azimuth_centers
+from mvgenvs.precision import cpu_computes_bf16
 from mvgenvs.trajectories import RADIUS, angles_of
 from mvgenvs.views import ViewSet
 
 NEAREST, FARTHEST = 1.1, 3.0  # distances in world units
-ELEVATION_UNIT = 30.0  # degrees
 BLUR = 4.0  # degrees: the deviation of the azimuth's labels
 RECOLOURED, ROLL, SHIFT, ZOOM = 0.4, 3.0, 0.05, 0.12  # probability; degrees; sides; logarithm
 CAMERA_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
@@ -196,7 +196,7 @@ def train_camera(scenes: CachedScenes, steps: int, minutes: float | None = None,
     average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(AVERAGING), use_buffers=True)
     optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=0.02)
     generator = torch.Generator().manual_seed(seed)
-    begun, half = time.monotonic(), torch.cpu._is_avx512_bf16_supported()
+    begun, half = time.monotonic(), cpu_computes_bf16()
     with tqdm(total=steps, desc="training", unit="step") as bar:
         for step in range(steps):
             progress = step / steps if minutes is None else max(step / steps, (time.monotonic() - begun) / 60 / minutes)
