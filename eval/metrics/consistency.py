@@ -71,7 +71,7 @@ def sequence_figures(
         figures = {name: pairs[:-1] for name, pairs in figures.items()}
         for name in ("loop_lpips", "loop_warp"):
             loop = found[name]
-            figures[name.replace("_", "-")] = [] if loop is None else [loop["difference"]]
+            figures[name.replace("_", "-")] = [] if loop is None else [loop["closing"]]
     if radiance:
         fitted = found["radiance"]
         figures["3d-psnr"] = [] if fitted is None else list(fitted["psnr"])

@@ -1,8 +1,9 @@
 """Loop closure: does a sequence around an object come back to where it began?
 
 Errors that build up frame by frame leave neighbours alike, and show where the last frame meets the first. The closing
-pair may be further apart than the others (the orbit protocol leaves out the input view between them), so the value
-should be compared with the true images' own.
+pair may be further apart than the others (the orbit protocol leaves out the input view between them), so compare its
+error with the true images' own. The table has the error itself: its difference from the neighbours' mean grows when
+these agree better, even if the ends agree better too.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,6 @@ class LoopFigures(TypedDict):
     closing: float | None
     adjacent_mean: float | None
     ratio: float | None  # closing / mean, 1 for a loop that closes; also None if the mean is 0
-    difference: float | None  # closing - mean, 0 for a loop that closes
     num_adjacent: int  # pairs in the mean
 
 
@@ -29,14 +29,10 @@ def loop_closure(errors: Sequence[float | None]) -> LoopFigures:
     closing = errors[-1] if len(errors) > 1 else None
     others = [error for error in errors[:-1] if error is not None]
     mean = float(np.mean(others)) if others else None
-    ratio = difference = None
-    if closing is not None and mean is not None:
-        ratio = closing / mean if mean > 0 else None
-        difference = closing - mean
+    ratio = closing / mean if closing is not None and mean else None
     return {
         "closing": closing,
         "adjacent_mean": mean,
         "ratio": ratio,
-        "difference": difference,
         "num_adjacent": len(others),
     }

@@ -56,8 +56,8 @@ CONSISTENCY = (
     Column("warp-lpips", "warp LPIPS", "pair", "low", 3, "of the same; by AlexNet where that is measured"),
     Column("flicker", "flicker", "pair", "zero", 4, "LPIPS of neighbours minus that of the true ones; blur is below 0"),
     Column("neighbour-lpips", "neighbours' LPIPS", "pair", "neither", 4, "what flicker compares with the truth's"),
-    Column("loop-lpips", "loop LPIPS", "object", "low", 3, "LPIPS of last and first view minus the neighbours' mean"),
-    Column("loop-warp", "loop warp", "object", "low", 4, "RMSE after warping last to first view minus the neighbours'"),
+    Column("loop-lpips", "loop LPIPS", "object", "low", 3, "LPIPS of the last and the first view"),
+    Column("loop-warp", "loop warp", "object", "low", 4, "RMSE of the last view against the first, after the warp"),
     Column("3d-psnr", "3-D PSNR", "object", "high", 2, "of held-out views and a radiance field fitted to the others"),
 )
 SAMPLES = (  # of several samples: a table of their own, never beside values of one sample
