@@ -10,7 +10,7 @@ from mvgenvs.config import TrainConfig
 from mvgenvs.data.sampling import Batch
 from mvgenvs.errors import UserError
 from mvgenvs.nerf.field import LOGIT_SLOPE, Scene
-from mvgenvs.training.losses.carving import Carved, carve, carving_loss
+from mvgenvs.training.losses.carving import Carved, carve, carving_loss, paint_loss
 from mvgenvs.training.objective import Objective
 from mvgenvs.training.trainer import check
 from mvgenvs.views import ViewSet, stack
@@ -76,7 +76,8 @@ def test_views_without_depth_cannot_carve(views: ViewSet, points: torch.Tensor) 
 
 
 def test_the_loss_is_the_cross_entropy_for_each_solid_point() -> None:
-    carved = Carved(torch.tensor([[True, True, False, False]]), torch.tensor([[False, False, True, False]]))
+    solid = torch.tensor([[False, False, True, False]])
+    carved = Carved(torch.tensor([[True, True, False, False]]), solid, torch.rand(1, 4, 3))
     logits = torch.tensor([[-1.0, 2.0, 0.5, 100.0]], requires_grad=True)
     p = logits.detach().sigmoid()[0]
     expected = -((1 - p[0]).log() + (1 - p[1]).log() + p[2].log())
@@ -133,6 +134,46 @@ def test_the_field_adds_to_the_worlds_density(generator: torch.Generator) -> Non
     low = before < 500  # far from the largest density
     assert low.float().mean() > 0.9
     torch.testing.assert_close(after[low] / before[low], torch.full_like(before[low], 0.5 * LOGIT_SLOPE).exp())
+
+
+def test_the_worlds_colours_become_those_of_the_surface_the_unseen_side_included() -> None:
+    """Some steps of the losses of voxels alone; each car's sides differ in colour, and the input shows one of them."""
+    config = with_world(carving=0.1, paint=1.0)
+    paint = {"world_channels": 8, "world_paint": True, "visibility": True, "source_colour": True}
+    config = replace(config, nerf=replace(config.nerf, **paint))
+    objective = Objective(tiny_parts(config), config)
+    optimizer = torch.optim.Adam(objective.nerf.parameters(), 5e-3)
+    losses = []
+    for _ in range(30):
+        found = objective(batch(), 0.0)
+        optimizer.zero_grad()
+        objective.total(found).backward()
+        optimizer.step()
+        losses.append(found["paint"].item())
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_solid_points_have_the_colour_of_their_surface(views: ViewSet) -> None:
+    images = torch.rand(len(views.images), 3, 1, 1).expand_as(views.images)
+    one = replace(views, images=images).select([0])
+    on_object = (one.depth[0, 0] > 0).nonzero()[::7]
+    pixels, depth = on_object.flip(-1) + 0.5, one.depth[0, 0][on_object[:, 0], on_object[:, 1]]
+    points = one.cameras.unproject(pixels[None], depth[None] + THICKNESS / 2)[0]
+    found = carve(points, stack([one]), THICKNESS)
+    assert found.solid.any()
+    torch.testing.assert_close(found.colour[found.solid], images[0, :, 0, 0].expand(int(found.solid.sum()), -1))
+    wrong = paint_loss(found.colour + 0.25, found)
+    assert wrong.item() == pytest.approx(0.25, rel=1e-4), "and points that are not solid count for nothing"
+
+
+def test_settings_of_the_worlds_colours_that_do_not_go_together_are_refused() -> None:
+    config = with_world(carving=1.0, paint=1.0)
+    with pytest.raises(UserError, match="world_paint"):
+        check(config)
+    for missing in ({"visibility": False}, {"source_colour": False, "visibility": True}):
+        nerf = replace(config.nerf, **{"world_paint": True, "source_colour": True} | missing)
+        with pytest.raises(UserError, match="visibility, source_colour"):
+            check(replace(config, nerf=nerf))
 
 
 def test_carving_without_a_density_of_the_world_is_refused() -> None:

@@ -74,14 +74,15 @@ def test_the_rendering_is_the_plain_one(known, matte):
         torch.testing.assert_close(ours[[view], :, top : top + 8], plain, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("visibility", [False, True])
+@pytest.mark.parametrize(("visibility", "paint"), [(False, False), (True, False), (True, True)])
 @torch.no_grad()
-def test_the_rendering_with_a_volume_in_the_world_is_the_plain_one(visibility):
+def test_the_rendering_with_a_volume_in_the_world_is_the_plain_one(visibility, paint):
     """As the bundled model has it: a density of its own, trust in mirror images, a box, and densities by exp."""
     torch.manual_seed(0)
     nerf = ViewNeRF(
         (16, 16, 16), volume_depth=4, density="exp", world_channels=9, world_widths=(16, 16, 32), world_grid=(8, 8, 8),
         world_density=True, world_detail=4, num_coarse=8, num_fine=8, visibility=visibility, matte=visibility,
+        world_paint=paint,
     )  # fmt: skip
     scene, cameras = known_scene(nerf, [0, 1]), ring_cameras(2, size=16)
     scene = replace(scene, world=torch.randn(scene.world.shape))

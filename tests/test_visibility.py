@@ -98,3 +98,26 @@ def test_what_no_view_sees_gets_the_objects_mean_colour() -> None:
             assert colours.min() < 0.15 and colours.max() > 0.25
         else:
             torch.testing.assert_close(colours, torch.full_like(colours, 0.2))
+
+
+@torch.no_grad()
+def test_what_no_view_sees_gets_the_worlds_colour() -> None:
+    torch.manual_seed(0)
+    world = {"world_channels": 8, "world_widths": (16, 16, 32), "world_grid": (4, 4, 8), "world_density": True}
+    nerf = ViewNeRF(
+        (16, 16, 16), volume_depth=16, visibility=True, world_paint=True, mirror_known=False, **world
+    ).eval()
+    scene = nerf.encode(torch.full((1, 1, 3, 32, 32), 0.2), stacked(ring_cameras(1, 32), 1))
+    points = (torch.rand(1, 50, 3) - 0.5) * 0.1
+    told, volumes = scene.world.clone(), scene.volumes.clone()
+    told[:, :3] = torch.tensor([0.9, 0.5, 0.1]).logit().view(1, 3, 1, 1, 1)
+    for trust, expected in ((-99.0, [0.9, 0.5, 0.1]), (99.0, [0.2, 0.2, 0.2])):
+        told[:, 3] = trust  # in the mean colour
+        volumes[:, :, -2] = 0  # hidden
+        colours = nerf.field(replace(scene, volumes=volumes, world=told), points)[1][..., :3]
+        torch.testing.assert_close(colours, torch.tensor(expected).expand_as(colours))
+    volumes[:, :, -2] = 1  # seen: the world's colour counts for nothing, nor does the MLP hear of it
+    other = told.clone()
+    other[:, :4] = -other[:, :4]
+    seen = [nerf.field(replace(scene, volumes=volumes, world=x), points)[1] for x in (told, other)]
+    assert torch.equal(*seen)

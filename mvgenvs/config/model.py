@@ -71,6 +71,8 @@ class NerfConfig:
     """let the field see the mattes of known views, which tell white paint from the background"""
     visibility: bool = False
     """tell the field what each known view sees and what is hidden from it, according to world_density"""
+    world_paint: bool = False
+    """let four of world_channels be colours, for what no known view sees; loss.paint supervises them directly"""
 
 
 @dataclass(frozen=True)

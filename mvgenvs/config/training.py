@@ -55,6 +55,8 @@ class LossConfig:
     """weight of the expected |distance - true distance| along rays of the object, which favours thin surfaces"""
     carving: float = 0.0
     """weight of the cross-entropy of nerf.world_density against the voxel labels that a set's depth maps imply"""
+    paint: float = 0.0
+    """weight of the error (L1) of nerf.world_paint against the colours that a set's views show of the voxels"""
     opacity: float = 0.0
     """weight of the mean opacity, which keeps the field from filling the frustum"""
     denoise: float = 0.0
@@ -81,6 +83,10 @@ class LossConfig:
     """probability that the renderings of all views of a set are dropped, for classifier-free guidance"""
     noise_draws: int = 1
     """draws of noise level and noise for each rendered set; rendering costs more than denoising"""
+    render_start: float = 0.0
+    """probability that a set's noisy views are their renderings, noised to render_sigma: what sampling starts from"""
+    render_sigma: float = 0.3
+    """noise level of those sets"""
     clean_known: float = 0.5
     """probability that a set's known views enter almost clean, as anchors, instead of at the set's noise level"""
     clean_views: float = 0.0
@@ -97,7 +103,7 @@ class LossConfig:
     @property
     def field_weights(self) -> tuple[float, ...]:
         """The weights of all losses of the NeRF."""
-        return self.rgb, self.mask, self.depth, self.distance, self.carving, self.opacity
+        return self.rgb, self.mask, self.depth, self.distance, self.carving, self.paint, self.opacity
 
 
 @dataclass(frozen=True)

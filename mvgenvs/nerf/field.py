@@ -17,6 +17,7 @@ from mvgenvs.nerf.volume import frustum_coordinates, sample_images, sample_volum
 OCTAVES = 4  # of the encoded position
 UNSEEN = 0.01  # weight of a view for points that are hidden from it; a view that sees them has weight 1
 LOGIT_SLOPE = 2.0  # of the log density with respect to the world volume's logit of matter
+PAINT_CHANNELS = 4  # of the world volume, its first: a colour, and how much of the object's mean colour to take instead
 MAX_LOG_DENSITY = 8.0  # a surface that absorbs 95% of the light within a thousandth of the object's size
 
 
@@ -67,6 +68,7 @@ class Field(nn.Module):
         world_density: bool = False,
         matte: bool = False,
         visibility: bool = False,
+        world_paint: bool = False,
     ) -> None:
         """The arguments are those of `ViewNeRF`, whose configuration they are part of.
 
@@ -75,19 +77,22 @@ class Field(nn.Module):
         mattes. The world volume, if it has channels, spans the box of half sides `world_extent`. Its last channel says
         how far to trust mirror images; with `world_density`, the channel before is a logit of matter, to which the MLP
         adds. With `visibility`, the last channel but one of the frustum volumes says what each view sees: views are
-        weighted by it, and points that no view sees get the object's mean colour instead of a pixel. `density` is the
-        activation of the density: "softplus", or "exp", which reaches a hard surface sooner [Müller et al. 2022, arXiv
-        2201.05989].
+        weighted by it, and points that no view sees get the object's mean colour instead of a pixel. With
+        `world_paint` they get the colour that the world volume's first four channels say: see `painted`. `density` is
+        the activation of the density: "softplus", or "exp", which reaches a hard surface sooner [Müller et al. 2022,
+        arXiv 2201.05989].
         """
         super().__init__()
         self.channels, self.features, self.near, self.far = channels, features, near, far
         self.fusion, self.world_coordinates, self.source_colour = fusion, world_coordinates, source_colour
         self.register_buffer("frequencies", math.pi * 2.0 ** torch.arange(OCTAVES), persistent=False)
         self.density, self.world_density = density, world_density
-        self.visibility = visibility
+        self.visibility, self.world_paint = visibility, world_paint
         self.world_channels, self.world_extent = world_channels, tuple(world_extent)
         of_views = channels + visibility + (3 + matte) * source_colour
-        inputs = of_views + (3 + 6 * OCTAVES) * world_coordinates + max(0, world_channels - 1)
+        inputs = (
+            of_views + (3 + 6 * OCTAVES) * world_coordinates + max(0, world_channels - 1 - PAINT_CHANNELS * world_paint)
+        )
         self.mlp = nn.Sequential(
             nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(),
             nn.Linear(hidden, 1 + features + source_colour),
@@ -121,7 +126,8 @@ class Field(nn.Module):
             pixel = _weighted_sum(weights[:, :, None], sample_images(scene.images, coordinates)).transpose(0, 1)
             shown = fused[..., -1] if self.visibility else torch.ones_like(fused[..., -1])  # (batch, n), of the point
             rows.append(torch.cat([pixel[:3] * shown, pixel[3:]]))
-        columns = fused if world is None else torch.cat([fused, world[..., :-1]], dim=-1)
+        told = None if world is None else world[..., PAINT_CHANNELS * self.world_paint : -1]
+        columns = fused if told is None else torch.cat([fused, told], dim=-1)
         out = blockwise_mlp(self.mlp, columns.flatten(0, 1), torch.cat(rows).flatten(1))
         out = out.unflatten(1, points.shape[:2])
         # The shifts make the object start out thin rather than solid.
@@ -135,7 +141,11 @@ class Field(nn.Module):
             if self.visibility:
                 assert scene.paint is not None
                 hidden = (1 - shown).square()  # even a visible surface is reached by less than all light
-                colour = torch.lerp(colour, scene.paint.T[:, :, None].expand_as(colour), gate * hidden)
+                paint, trust = scene.paint.T[:, :, None].expand_as(colour), gate
+                if self.world_paint:
+                    assert world is not None
+                    paint, trust = painted(world[..., :PAINT_CHANNELS].movedim(-1, 0), paint), torch.ones_like(gate)
+                colour = torch.lerp(colour, paint, trust * hidden)
             colour = torch.lerp(colour, pixel[:3], gate * shown)
         return density, torch.cat([colour, out[4 : 1 + self.features]]).permute(1, 2, 0)
 
@@ -160,6 +170,11 @@ class Field(nn.Module):
             torch.mul(sine[:, octave - 1], cosine[:, octave - 1], out=sine[:, octave]).mul_(2)
             torch.square(sine[:, octave - 1], out=cosine[:, octave]).mul_(-2).add_(1)
         return out
+
+
+def painted(logits: Float[Tensor, "4 *shape"], mean: Float[Tensor, "3 *shape"]) -> Float[Tensor, "3 *shape"]:
+    """Colours of points, seen or not: between ones of their own and the object's `mean`, as the last channel says."""
+    return torch.lerp(logits[:3].sigmoid(), mean, logits[3:].sigmoid())
 
 
 def _weighted_sum(weights: Float[Tensor, "batch view ..."], values: Float[Tensor, "batch view ..."]) -> Tensor:

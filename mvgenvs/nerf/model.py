@@ -79,6 +79,7 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         zoom_known: bool = False,
         matte: bool = False,
         visibility: bool = False,
+        world_paint: bool = False,
     ) -> None:
         """The arguments are this many because they are the model's saved configuration: diffusers asks for one of each.
 
@@ -87,13 +88,14 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         `world_channels` adds a volume in the world, see `WorldVolume`; nothing outside its box is rendered then. For
         `density` and `world_density` see `Field`, for `world_detail` see `WorldVolume`. `zoom_known` crops known views
         to their object. With `matte` the networks also see the mattes of known views, which tell white from air.
-        `visibility` tells the field which points a known view sees, according to `world_density`.
+        `visibility` tells the field which points a known view sees, according to `world_density`; with `world_paint`
+        the world volume has a colour for the others.
         """
         super().__init__()
         self.field = Field(
             volume_channels, features, hidden, near, far, fusion, world_coordinates, source_colour,
             world_channels=world_channels, world_extent=world_extent, density=density, world_density=world_density,
-            matte=matte, visibility=visibility,
+            matte=matte, visibility=visibility, world_paint=world_paint,
         )  # fmt: skip
         pixel_channels = 4 if matte else 3
         self.encoder = ImageEncoder(

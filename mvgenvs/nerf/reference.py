@@ -88,7 +88,7 @@ def _field(field: Field, scene: Scene, points: Float[Tensor, "n 3"], fuse: str) 
 def _mlp(
     field: Field, points: Tensor, value: Tensor, pixel: Tensor, world: Tensor | None, paint: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    inputs = [value] if world is None else [value, world[:, :-1]]
+    inputs = [value] if world is None else [value, world[:, 4 * field.world_paint : -1]]
     if field.world_coordinates:
         angles = (points[:, :, None] * field.frequencies).reshape(len(points), -1)
         inputs += [points, angles.sin(), angles.cos()]
@@ -105,6 +105,9 @@ def _mlp(
         gate = out[:, -1:].sigmoid()
         if paint is not None:
             fill = gate * (1 - seen).square()
+            if field.world_paint and world is not None:
+                fill, mean = (1 - seen).square(), world[:, 3:4].sigmoid()
+                paint = mean * paint + (1 - mean) * world[:, :3].sigmoid()
             colour = fill * paint + (1 - fill) * colour
         colour = gate * seen * pixel[:, :3] + (1 - gate * seen) * colour
     return density, torch.cat([colour, features[:, 3:]], dim=1)

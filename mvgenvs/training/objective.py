@@ -23,7 +23,7 @@ from mvgenvs.parts import Parts
 from mvgenvs.perceptual import PerceptualDistance, Trunk, find_trunk
 from mvgenvs.training.draws import Draws, draws_of
 from mvgenvs.training.losses.denoising import DenoisingLoss
-from mvgenvs.training.losses.field import render_images, render_rays, rendering_losses, world_carving
+from mvgenvs.training.losses.field import render_images, render_rays, rendering_losses, world_losses
 from mvgenvs.training.stopwatch import Stopwatch
 from mvgenvs.training.trainable import choose_trainable
 from mvgenvs.views import UNKNOWN, ViewSet, with_matte
@@ -101,8 +101,9 @@ class Objective(nn.Module):
             else:
                 scene, rendering, targets = self._render(batch, draws)
                 losses |= rendering_losses(self.weights, rendering, targets, draws)
-                if self.weights.carving and batch.views.depth is not None and batch.views.mask is not None:
-                    losses["carving"] = world_carving(self.nerf, scene, batch.views)
+                of_voxels = self.weights.carving or self.weights.paint
+                if of_voxels and batch.views.depth is not None and batch.views.mask is not None:
+                    losses |= world_losses(self.nerf, scene, batch.views, self.weights)
             if self.weights.denoise:
                 losses |= self.denoising.losses(batch, rendering, draws, progress)
         return losses

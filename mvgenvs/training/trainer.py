@@ -130,6 +130,10 @@ def check(config: TrainConfig) -> None:
         for name, wanted in (("loss.carving", loss.carving), ("nerf.visibility", config.nerf.visibility)):
             if wanted:
                 raise UserError(f"{name} needs a world volume with a density: nerf.world_channels and world_density")
+    if config.nerf.world_paint and not (config.nerf.visibility and config.nerf.source_colour):
+        raise UserError("nerf.world_paint colours what known views do not see: it needs nerf.visibility, source_colour")
+    if loss.paint and not config.nerf.world_paint:
+        raise UserError("loss.paint needs colours in the world volume: nerf.world_paint")
     if loss.refine:
         check_refining(config, others)
     if config.data.renderings:

@@ -1,6 +1,7 @@
 """Space carving: what the depth maps of a few views tell about points in the world (Kutulakos & Seitz 2000).
 
-A view sees through the points in front of its surface, and finds matter just behind it; deeper points are unknown.
+A view sees through the points in front of its surface, and finds matter just behind it, of the colour that it shows
+there [voxel colouring, Seitz & Dyer 1999]; deeper points are unknown.
 """
 
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ class Carved:
 
     empty: Bool[Tensor, "batch n"]
     solid: Bool[Tensor, "batch n"]
+    colour: Float[Tensor, "batch n 3"]  # of the solid points: the mean over the views whose surface they are
 
 
 @without_autocast
@@ -38,11 +40,19 @@ def carve(points: Float[Tensor, "n 3"], views: ViewSet, thickness: float) -> Car
     background = (depth <= 0) & (views.mask.flatten(-3).gather(-1, place) <= 0)
     behind = z - depth  # the surface
     empty = (seen & (background | ((depth > 0) & (behind < 0)))).any(dim=-2)
-    solid = (seen & (depth > 0) & (behind >= 0) & (behind <= thickness)).any(dim=-2)
-    return Carved(empty, solid & ~empty)
+    surface = seen & (depth > 0) & (behind >= 0) & (behind <= thickness)  # (batch, view, n)
+    pixel = views.images.flatten(-2).gather(-1, place[..., None, :].expand(*place.shape[:-1], 3, -1))
+    colour = (pixel * surface[..., None, :]).sum(dim=-3) / surface.sum(dim=-2).clamp(min=1)[..., None, :]
+    return Carved(empty, surface.any(dim=-2) & ~empty, colour.mT)
 
 
 def carving_loss(logits: Float[Tensor, "batch n"], carved: Carved) -> Float[Tensor, ""]:
     """Cross-entropy of matter over the known points, divided by the number of solid points."""
     error = F.softplus(logits) * carved.empty + F.softplus(-logits) * carved.solid
+    return error.sum() / carved.solid.sum().clamp(min=1)
+
+
+def paint_loss(colours: Float[Tensor, "batch n 3"], carved: Carved) -> Float[Tensor, ""]:
+    """Mean absolute error of the colours of the solid points."""
+    error = (colours - carved.colour).abs().mean(dim=-1) * carved.solid
     return error.sum() / carved.solid.sum().clamp(min=1)

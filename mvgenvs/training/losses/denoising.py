@@ -50,14 +50,21 @@ class DenoisingLoss:
             some = draws.uniform(repeats).flatten()[:, None] < self.weights.clean_views
             anchors = anchors | (some & (draws.uniform(repeats, num_views).flatten(0, 1) < 0.5))
             anchors = anchors & ~anchors.all(dim=1, keepdim=True)
+        from_render = None
+        if self.weights.render_start:
+            from_render = draws.uniform(repeats).flatten()[:, None] < self.weights.render_start
+            sigma = torch.where(from_render, self.weights.render_sigma, sigma)
         sigma = torch.where(anchors, CLEAN_SIGMA, sigma)
         dropped = draws.uniform(repeats).flatten()[:, None].expand(-1, num_views) < self.weights.drop_condition
         noise = draws.normal(repeats, *x0.shape[1:]).flatten(0, 1)
         if self.weights.offset_noise:
             noise = with_offset(noise, draws.normal(repeats, *x0.shape[1:3]).flatten(0, 1), self.weights.offset_noise)
-        xt = x0 + sigma[..., None, None, None] * noise
-        needed = self.denoiser.sees_render_latents
+        needed = self.denoiser.sees_render_latents or from_render is not None
         render_latents = encode_rendering(self.codec, rendering.rgb, self.denoiser.config.latent_size, needed)
+        xt = x0 + sigma[..., None, None, None] * noise
+        if from_render is not None:
+            lacking = render_latents.repeat_interleave(repeats, dim=0) - x0
+            xt = xt + (from_render & ~anchors)[..., None, None, None] * lacking
         cameras = batch.views.cameras
         if dropped.any():  # else the draws of a set have the same conditions
             render_latents = render_latents.repeat_interleave(repeats, dim=0)

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mvgenvs.config import LossConfig
-from mvgenvs.nerf.field import Scene
+from mvgenvs.nerf.field import PAINT_CHANNELS, Scene, painted
 from mvgenvs.nerf.model import Rendering, ViewNeRF
 from mvgenvs.training.draws import Draws
-from mvgenvs.training.losses.carving import carve, carving_loss
+from mvgenvs.training.losses.carving import carve, carving_loss, paint_loss
 from mvgenvs.views import ViewSet
 
 SHELL = 1.5  # voxels behind a surface that carving labels solid
@@ -121,9 +121,18 @@ def rendering_losses(
     return losses
 
 
-def world_carving(nerf: ViewNeRF, scene: Scene, views: ViewSet) -> Float[Tensor, ""]:
-    """The carving loss of the world volume's own density, at every voxel."""
-    assert nerf.world is not None
+def world_losses(nerf: ViewNeRF, scene: Scene, views: ViewSet, weights: LossConfig) -> dict[str, Float[Tensor, ""]]:
+    """Losses of the world volume's own density and colours, at every voxel, of those that have a weight."""
+    assert nerf.world is not None and scene.world is not None
     voxels = nerf.world.fine_centers.flatten(1).T
     side = (math.prod(2 * half for half in nerf.world.extent) / len(voxels)) ** (1 / 3)
-    return carving_loss(scene.world_logits.flatten(1), carve(voxels, views, SHELL * side))
+    carved = carve(voxels, views, SHELL * side)
+    losses = {}
+    if weights.carving:
+        losses["carving"] = carving_loss(scene.world_logits.flatten(1), carved)
+    if weights.paint:
+        assert scene.paint is not None
+        logits = scene.world[:, :PAINT_CHANNELS].flatten(2).movedim(1, 0)
+        colours = painted(logits, scene.paint.T[:, :, None].expand(-1, -1, logits.shape[-1]))
+        losses["paint"] = paint_loss(colours.movedim(0, -1), carved)
+    return losses
