@@ -34,6 +34,13 @@ def atomically(path: Path, write: Callable[[Path], Any]) -> None:
         raise UserError(f"cannot write {path} ({error.strerror}): free some space or choose another folder") from error
 
 
+def below(folder: Path, path: str, told_by: str) -> Path:
+    """`folder / path`, for a path that a file of others holds, `told_by`. Raises `UserError` if it leads elsewhere."""
+    if Path(path).is_absolute() or Path(os.path.normpath(path)).parts[:1] == (os.pardir,):
+        raise UserError(f"{told_by}: '{path}' leads out of the folder: put it below {folder}")
+    return folder / path
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes atomically."""
     atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
