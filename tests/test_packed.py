@@ -156,7 +156,7 @@ def test_mistaken_arguments_are_user_errors(tmp_path):
     mistakes = {
         "there is no folder .*nowhere": [str(tmp_path / "nowhere")],
         "found no data set": [str(tmp_path)],
-        "--size: 0 is not a whole number of at least 1": [str(tmp_path), "--size", "0"],
+        "--size: '0' is not a whole number from 8 to 4096": [str(tmp_path), "--size", "0"],
     }
     for sentence, arguments in mistakes.items():
         with pytest.raises(UserError, match=sentence):

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from mvgenvs.cameras import Cameras
-from mvgenvs.cli import OneSentenceParser, run_script, whole_number
+from mvgenvs.cli import SIDE, VIEWS, OneSentenceParser, run_script, whole_number
 from mvgenvs.data.pack import pack
 from mvgenvs.data.packed import packed_file
 from mvgenvs.data.scenes import open_scenes
@@ -152,9 +152,9 @@ def parser() -> OneSentenceParser:
     make.add("--output", "folder for the files", type=Path, required=True)
     make.add("--split", "which objects", choices=SPLITS, default="train")
     make.add("--category", "only cars, or vehicles, …; all unless given", default="")
-    make.add("--views", "of each object", type=whole_number(1), default=50, metavar="N")
-    make.add("--quality", "of the colours, 1 to 100", type=whole_number(1), default=80, metavar="Q")
-    make.add("--size", "image side in pixels", type=whole_number(1), default=128, metavar="N")
+    make.add("--views", "of each object", type=VIEWS, default=50, metavar="N")
+    make.add("--quality", "of the colours, 1 to 100", type=whole_number(1, 100), default=80, metavar="Q")
+    make.add("--size", "image side in pixels", type=SIDE, default=128, metavar="N")
     expand = commands.add_parser("expand", help="makes the packed form, OUTPUT/<split>.safetensors")
     expand.add_argument("file", type=Path, help="what pack has written")
     expand.add("--output", "folder of the packed form", type=Path, required=True)

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from tqdm import tqdm
 
-from mvgenvs.cli import OneSentenceParser, run_script, whole_number
+from mvgenvs.cli import SIDE, OneSentenceParser, run_script
 from mvgenvs.data.packed import ARRAYS, FORMAT, HEADER, is_packed, packed_file
 from mvgenvs.data.scenes import open_scenes, splits_in
 from mvgenvs.data.stored import SPLITS, CachedScenes
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = OneSentenceParser("python -m mvgenvs.data.pack", description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path, help="data set: the SRN layout, OpenCars, or captures")
     parser.add_argument("--output", type=Path, required=True, help="folder for <split>.safetensors, the new data.root")
-    parser.add_argument("--size", type=whole_number(1), default=128, help="image side in pixels (default: %(default)s)")
+    parser.add_argument("--size", type=SIDE, default=128, help="image side in pixels (default: %(default)s)")
     parser.add_argument("--split", nargs="+", choices=SPLITS, help="splits to pack (default: all that are there)")
     parser.add_argument("--category", default="", help="only cars, or chairs, … (default: all)")
     parser.add_argument(

@@ -145,8 +145,6 @@ def check_refining(config: TrainConfig, others: Sequence[float]) -> None:
         raise UserError("loss.refine is a stage of its own: give it run.train [codec], and no loss but loss.perceptual")
     if not config.run.init_from or {*config.run.init_parts} != {*PARTS}:
         raise UserError("loss.refine needs a finished model: give run.init_from, and take all its parts")
-    if config.refine.sets < 1 or config.refine.views < 1:
-        raise UserError("refine.sets and refine.views must be 1 or more")
 
 
 def kept_items(
