@@ -85,6 +85,9 @@ def run_script(main: Callable[[], int | None], shares_work: bool = True) -> None
     sys.exit(code or 0)
 
 
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG)
+
+
 @contextmanager
 def explained_failures(folder: Path, resumes: bool = False) -> Iterator[None]:
     """Turns common failures of a long run that writes to `folder` into one sentence: no memory, no disk space, Ctrl-C.
@@ -109,6 +112,6 @@ def explained_failures(folder: Path, resumes: bool = False) -> Iterator[None]:
             "out of memory: lower --block, use --dtype float16 on a GPU, or a model with a smaller --size."
         ) from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
+        if error.errno not in UNWRITABLE:
             raise
         raise UserError(f"cannot write to {folder}: {error.strerror}.") from None

@@ -17,6 +17,7 @@ from mvgenvs.data.packed import ARRAYS, FORMAT, HEADER, is_packed, packed_file
 from mvgenvs.data.scenes import open_scenes, splits_in
 from mvgenvs.data.stored import SPLITS, CachedScenes
 from mvgenvs.errors import UserError
+from mvgenvs.files import written
 from mvgenvs.folders import OwnFolder
 
 DTYPES = {"c2w": "F32", "K": "F32", "depth": "U16", "images": "U8", "mask": "U8"}
@@ -28,23 +29,14 @@ def pack(scenes: CachedScenes, size: int, path: Path) -> None:
     Objects are decoded one at a time, so that memory need not hold them all. Raises `UserError` if the disk is full or
     cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:
-            bodies = {name: stack.enter_context(tempfile.TemporaryFile(dir=path.parent)) for name in ARRAYS}
-            shapes, entries = _write_bodies(scenes, bodies)
-            with partial.open("wb") as file:
-                file.write(
-                    _header(shapes, {"format": FORMAT, "size": size, "arrays": list(shapes), "objects": entries})
-                )
-                for name in shapes:
-                    bodies[name].seek(0)
-                    copyfileobj(bodies[name], file, 1 << 20)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path} ({error.strerror}): free some space or choose another folder") from error
+    with written(path) as partial, ExitStack() as stack:
+        bodies = {name: stack.enter_context(tempfile.TemporaryFile(dir=path.parent)) for name in ARRAYS}
+        shapes, entries = _write_bodies(scenes, bodies)
+        with partial.open("wb") as file:
+            file.write(_header(shapes, {"format": FORMAT, "size": size, "arrays": list(shapes), "objects": entries}))
+            for name in shapes:
+                bodies[name].seek(0)
+                copyfileobj(bodies[name], file, 1 << 20)
 
 
 def _write_bodies(
