@@ -9,6 +9,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from mvgenvs.errors import UserError
+from mvgenvs.limits import leads_out
 
 UMASK = os.umask(0)  # it can be read only by setting it
 os.umask(UMASK)
@@ -56,7 +57,7 @@ def atomically(path: Path, write: Callable[[Path], Any]) -> None:
 
 def below(folder: Path, path: str, told_by: str) -> Path:
     """`folder / path`, for a path that a file of others holds, `told_by`. Raises `UserError` if it leads elsewhere."""
-    if Path(path).is_absolute() or Path(os.path.normpath(path)).parts[:1] == (os.pardir,):
+    if leads_out(path):
         raise UserError(f"{told_by}: '{path}' leads out of the folder: put it below {folder}")
     return folder / path
 

@@ -25,6 +25,7 @@ from mvgenvs.cameras import Cameras
 from mvgenvs.errors import UserError
 from mvgenvs.files import below, write_text
 from mvgenvs.lenses import Rectification, read_lens, rectification
+from mvgenvs.limits import check_bytes
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # tried for a `file_path` without one, as in Blender's data sets
 DEPTH_UNIT = 0.001  # nerfstudio's default: millimetres in a world in metres
@@ -120,6 +121,7 @@ def write_cameras(path: str | os.PathLike[str], cameras: Cameras, file_paths: Se
 
 def _read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
+        check_bytes(Path(path))
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"no such camera file: {path}.") from None

@@ -8,6 +8,7 @@ from jaxtyping import Float32, Shaped, UInt8, UInt16
 from PIL import Image
 
 from mvgenvs.errors import UserError
+from mvgenvs.limits import check_pixels
 
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
@@ -95,13 +96,16 @@ def resized_depth(depth: Shaped[np.ndarray, "h w"], size: int | tuple[int, int])
 def _open(path: Path) -> Image.Image:
     try:
         with Image.open(path) as file:
+            check_pixels(file.width, file.height, str(path))
             file.load()
             return file
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"there is no image {path}") from None
     except Image.DecompressionBombError:
         raise UserError(f"{path} is too large: scale it down, its intrinsics too") from None
-    except (OSError, SyntaxError, ValueError, EOFError):  # Pillow raises all of these for broken files
+    except Exception:  # of a broken file, Pillow's decoders raise almost anything
         raise UserError(f"{path} is damaged or not an image: write it anew") from None
 
 

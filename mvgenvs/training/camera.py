@@ -5,6 +5,7 @@ depth that the data set has for them, are thrown into the new image. So distance
 """
 
 import math
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,7 +221,7 @@ def train_camera(scenes: CachedScenes, steps: int, minutes: float | None = None,
 
 
 def save_camera(net: CameraNet, folder: Path) -> None:
-    """Writes config.json and fp16 weights as safetensors, both or none. Raises `UserError` if the folder cannot be written."""
+    """Writes config.json and fp16 weights as safetensors, both or none. Raises `UserError` if it cannot."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=folder) as staged:
