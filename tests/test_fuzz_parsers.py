@@ -52,7 +52,7 @@ HOSTILE = (
 EXAMPLES = settings(
     max_examples=int(os.environ.get("FUZZ_EXAMPLES", 60)),
     derandomize=True,
-    deadline=2000,
+    deadline=2000,  # milliseconds
     database=None,
     suppress_health_check=list(HealthCheck),
 )
