@@ -1,5 +1,6 @@
 """Limits on what is read from files of others, so that a small file cannot fill the memory."""
 
+import struct
 import zipfile
 from pathlib import Path, PurePosixPath
 
@@ -24,6 +25,14 @@ def check_bytes(path: Path) -> None:
         raise UserError(f"{path} is longer than {FILE_BYTES} bytes: is it the right file?")
 
 
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Raises `BadZipFile` if it is damaged in whatever way, or of an unknown version; `OSError` if it is not there."""
+    try:
+        return zipfile.ZipFile(path)
+    except (NotImplementedError, ValueError, OverflowError, struct.error, EOFError) as error:
+        raise zipfile.BadZipFile(str(error)) from error
+
+
 def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     """A member of a zip archive. Raises `KeyError` if there is none, `BadZipFile` if it cannot be unpacked or is large.
 
@@ -34,7 +43,7 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
         raise zipfile.BadZipFile(f"{name} has {info.file_size} bytes")
     try:
         return archive.read(info)
-    except (RuntimeError, NotImplementedError, OverflowError) as error:  # it is encrypted, or packed in an unknown way
+    except (RuntimeError, ValueError, OverflowError, struct.error) as error:  # encrypted, or packed in an unknown way
         raise zipfile.BadZipFile(str(error)) from error
 
 

@@ -4,6 +4,7 @@ Damage is found by hypothesis, from whole files: bytes changed, cut, doubled, an
 the same in every run; FUZZ_EXAMPLES=3000 tries more of it, and -rP shows what became of it.
 """
 
+import copy
 import io
 import itertools
 import json
@@ -15,6 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,6 +25,8 @@ import torch
 from debs import write_deb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tiny import ring_cameras
 from tiny_data import toy_views, write_capture, write_opencars
 
@@ -80,6 +84,33 @@ def damaged(draw: st.DrawFn, whole: bytes, words: bool) -> bytes:
             parts[place] = draw(st.sampled_from(HOSTILE)).encode() + (b"\n" if b"\n" in parts[place] else b"")
             data = b" ".join(parts)
     return data
+
+
+ODD: tuple[Any, ...] = (
+    None, True, 0, -1, 1, 0.5, 1e30, -1e30, float("nan"), float("inf"), 10**400, "", "x", "../../x", "\0", [], {}, [[]],
+    [1, 2], ["x"], [0.1] * 6, {"a": 1}, "a" * 300, [[1, 0, 0, 0]] * 4,
+)  # fmt: skip
+
+
+@st.composite
+def changed(draw: st.DrawFn, whole: bytes) -> bytes:
+    """JSON in which up to three values, of any depth, are odd or missing, so that it is JSON still."""
+    content = json.loads(whole)
+    for _ in range(draw(st.integers(1, 3))):
+        at, key = content, None
+        while isinstance(at, dict | list) and at:
+            keys = sorted(at) if isinstance(at, dict) else range(len(at))
+            parent, key = at, draw(st.sampled_from(keys))
+            at = parent[key]
+            if draw(st.integers(0, 3)) == 0:
+                break
+        if key is None:
+            break
+        if draw(st.integers(0, 5)) == 0:
+            del parent[key]
+        else:
+            parent[key] = copy.deepcopy(draw(st.sampled_from(ODD)))
+    return json.dumps(content).encode()
 
 
 def outcome(parse: Callable[[], object], check: Callable[[object], object]) -> str:
@@ -205,6 +236,24 @@ def index_of_shards(folder: Path) -> bytes:
     return (folder / "train.shards.json").read_bytes()
 
 
+def header_of(seed: Seed) -> Seed:
+    """The JSON in the header of a safetensors file, which stays beside it as whole.safetensors."""
+
+    def header(folder: Path) -> bytes:
+        seed(folder)
+        with safe_open(folder / "whole.safetensors", framework="pt") as file:
+            return file.metadata()["mvgenvs"].encode()
+
+    return header
+
+
+def with_header(path: Path) -> Path:
+    """The whole file with the header in `path` in place of its own."""
+    tensors, target = load_file(path.with_name("whole.safetensors")), path.with_name("train.safetensors")
+    save_file(tensors, target, {"mvgenvs": path.read_text()})
+    return target
+
+
 def picture(suffix: str) -> Seed:
     pixels = np.random.default_rng(0).integers(0, 255, (40, 40, 4), np.uint8)
     return lambda folder: cv2.imencode(suffix, pixels[..., :3] if suffix == ".jpg" else pixels)[1].tobytes()
@@ -307,6 +356,37 @@ PARSERS: dict[str, tuple[Seed, str, Callable[[Path], object], Callable[[object],
     "deb": (deb, "a.deb", unpacked, inside, False),
     "YAML": (settings_file, "a.yaml", load_config, anything, True),
 }  # fmt: skip
+
+
+# Those whose files are JSON, which damage of their bytes would hardly leave so.
+OF_JSON: dict[str, tuple[Seed, str, Callable[[Path], object], Callable[[object], object]]] = {
+    "transforms.json": (transforms, "t.json", lambda path: read_posed_frames(path, rectify=True), whole_cameras),
+    "cameras.json": (transforms, "t.json", read_posed_frames, whole_cameras),
+    "capture": (
+        capture, "car/transforms.json", lambda path: CaptureScenes(path.parent, "train", 16).load(0), whole_views,
+    ),
+    "shards' index": (index_of_shards, "train.shards.json", read_index, anything),
+    "packed": (
+        header_of(packed), "h.json", lambda path: PackedScenes(with_header(path).parent, "train", 8).load(0),
+        whole_views,
+    ),
+    "compact": (header_of(compacted), "h.json", lambda path: CompactScenes(with_header(path)).load(0), whole_views),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_JSON)
+def test_odd_values_are_read_or_refused(name: str, tmp_path: Path) -> None:
+    seed, file, parse, check = OF_JSON[name]
+    whole, path, became = seed(tmp_path), tmp_path / file, Counter[str]()
+
+    @EXAMPLES
+    @given(changed(whole))
+    def run(data: bytes) -> None:
+        path.write_bytes(data)
+        became[outcome(lambda: parse(path), check)] += 1
+
+    run()
+    print(f"{name}, odd values: {became['read']} read, {became['refused']} refused")
 
 
 @pytest.mark.parametrize("name", PARSERS)

@@ -91,8 +91,8 @@ RECORD = {"name": str, "family": str, "category": str, "view_ids": list, "depth_
 
 
 def sound_records(records: Any) -> bool:
-    """Whether these are the records of objects that the packed forms hold, each with at least one view."""
-    return isinstance(records, list) and all(
+    """Whether these are the records of objects that the packed forms hold, at least one, each with at least one view."""
+    return isinstance(records, list) and bool(records) and all(
         isinstance(record, dict)
         and all(isinstance(record.get(key), kind) for key, kind in RECORD.items())
         and record["view_ids"]

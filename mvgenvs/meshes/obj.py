@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mvgenvs.errors import UserError
-from mvgenvs.limits import check_bytes, leads_out, read_member
+from mvgenvs.limits import check_bytes, leads_out, open_zip, read_member
 from mvgenvs.meshes.mesh import Material, Mesh, MeshPart
 from mvgenvs.meshes.mtl import OpenSibling, read_materials
 
@@ -67,7 +67,7 @@ def read_obj_in_zip(archive: Path, member: str, need_textures: bool = True) -> M
     """Reads an OBJ file from a zip archive that also holds its MTL and textures. Raises as `read_obj` does."""
     label = f"{archive}!{member}"
     try:
-        with zipfile.ZipFile(archive) as opened:
+        with open_zip(archive) as opened:
             siblings = files_of_zip(opened, str(PurePosixPath(member).parent))
             return read_obj(read_member(opened, member), siblings, label, need_textures)
     except KeyError as error:

@@ -14,7 +14,7 @@ import numpy as np
 
 from mvgenvs.data.opencars.catalogue import Entry
 from mvgenvs.errors import UserError
-from mvgenvs.limits import read_member
+from mvgenvs.limits import open_zip, read_member
 from mvgenvs.meshes.mesh import Mesh
 from mvgenvs.meshes.obj import read_obj_in_zip
 
@@ -66,7 +66,7 @@ def read_library(root: Path, library: Library) -> list[Model]:
     """Everything in a library's catalogue; `root` is the unpacked package. Raises `UserError` if it is damaged."""
     archive = root / library.file
     try:
-        with zipfile.ZipFile(archive) as opened:
+        with open_zip(archive) as opened:
             licences = {str(PurePosixPath(n).parent): n for n in opened.namelist() if "license" in n.lower()}
             models = []
             for item in _catalogue(read_member(opened, library.catalogue).decode("latin-1")):

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from mvgenvs.data.opencars.catalogue import Entry
 from mvgenvs.errors import UserError
-from mvgenvs.limits import read_member
+from mvgenvs.limits import open_zip, read_member
 from mvgenvs.meshes.mesh import Mesh, merged
 from mvgenvs.meshes.obj import read_obj_in_zip
 
@@ -75,7 +75,7 @@ def _load(archive: Path, folder: str, car: str) -> Mesh:
 def _description(archive: Path, member: str) -> tuple[ElementTree.Element, ElementTree.Element]:
     """The parts of a car's XML about the car in general, and about its body."""
     try:
-        with zipfile.ZipFile(archive) as opened:
+        with open_zip(archive) as opened:
             description = ElementTree.fromstring(read_member(opened, member))
     except (OSError, EOFError, KeyError, zlib.error, zipfile.BadZipFile, ElementTree.ParseError) as error:
         raise UserError(f"cannot read {archive}!{member}: is the package {PACKAGE} whole?") from error
