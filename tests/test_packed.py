@@ -120,7 +120,7 @@ def test_a_full_disk_is_one_sentence(opencars, tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "copyfileobj", full)
     with pytest.raises(UserError, match="No space left on device"):
         packing.main([str(opencars), "--size", "32", "--output", str(tmp_path / "packed"), "--split", "train"])
-    assert [path.name for path in (tmp_path / "packed").iterdir()] == [".mvgenvs"]
+    assert not (tmp_path / "packed").exists(), "it was made for the file"
 
 
 def test_weights_of_others_are_not_packed_over(opencars, tmp_path):
