@@ -412,9 +412,7 @@ def test_python_is_answered_in_one_sentence(name: str, pipeline: MultiViewPipeli
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("value", "says"), [(float("nan"), "not finite"), (float("inf"), "not finite"), (-9.0, "black")]
-)
+@pytest.mark.parametrize(("value", "says"), [(float("nan"), "not finite"), (-9.0, "black")])
 def test_views_that_show_nothing_are_errors(
     value: float, says: str, pipeline: MultiViewPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
