@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mvgenvs.cli import OneSentenceParser, number, run_script, whole_number
+from mvgenvs.cli import GUIDANCE, MINUTES, SEED, SIGMA, STEPS, OneSentenceParser, run_script, whole_number
 from mvgenvs.config import RefineConfig, TrainConfig, fields_help, load_config
 from mvgenvs.processes import join_processes, leave_processes, refuse_several
 
@@ -57,7 +57,7 @@ def recipe(arguments: list[str]) -> int:
     parser.add_argument("recipe", type=Path, help="a file of configs/recipes/")
     parser.add_argument("--data", nargs="+", required=True, metavar="DIR[=WEIGHT]", help="data sets with a train split")
     parser.add("--output", "folder for the stages' runs and the model", type=Path, required=True, metavar="DIR")
-    parser.add("--minutes", "of all stages together (default: the recipe's)", type=float, metavar="M")
+    parser.add("--minutes", "of all stages together (default: the recipe's)", type=MINUTES, metavar="M")
     parser.add_argument("--resume", choices=["auto"], help="always the case: a recipe that was stopped is resumed")
     options = parser.parse_args(arguments)
 
@@ -83,10 +83,10 @@ def export(arguments: list[str]) -> int:
     parser = OneSentenceParser(prog="train_multiview.py export", description=export.__doc__)
     parser.add_argument("run", type=Path, help="run, checkpoint or pipeline folder")
     parser.add_argument("--output", type=Path, required=True, help="pipeline folder to write")
-    parser.add_argument("--steps", type=int, default=20, help="the model's default sampler steps (default: 20)")
-    parser.add_argument("--guidance", type=float, default=1.5, help="the model's default guidance (default: 1.5)")
+    parser.add_argument("--steps", type=STEPS, default=20, help="the model's default sampler steps (default: 20)")
+    parser.add_argument("--guidance", type=GUIDANCE, default=1.5, help="the model's default guidance (default: 1.5)")
     text = "start from the rendering with noise of this level, instead of from noise alone"
-    parser.add_argument("--render-sigma", type=float, metavar="X", help=text)
+    parser.add_argument("--render-sigma", type=SIGMA, metavar="X", help=text)
     options = parser.parse_args(arguments)
 
     from mvgenvs.parts import find_pipeline, load_parts
@@ -117,7 +117,7 @@ def refine(arguments: list[str]) -> int:
     parser.add("--output", "folder for the views and the new pipeline", type=Path, required=True, metavar="DIR")
     parser.add("--sets", "training sets to generate six views of", type=whole_number(1), default=120, metavar="N")
     parser.add("--steps", "optimisation steps", type=whole_number(1), default=2000, metavar="N")
-    parser.add("--seed", "start of the random numbers", type=int, default=0)
+    parser.add("--seed", "start of the random numbers", type=SEED, default=0)
     parser.add("--keep", "go on from RUN's own refiner instead of a new one", action="store_true")
     options = parser.parse_args(arguments)
 
@@ -143,10 +143,8 @@ def camera(arguments: list[str]) -> int:
     parser.add_argument("--data", nargs="+", required=True, metavar="DIR[=WEIGHT]", help="data sets with a train split")
     parser.add("--output", "folder for config.json and the weights", type=Path, required=True, metavar="DIR")
     parser.add("--steps", "optimisation steps", type=whole_number(20), default=6000, metavar="N")
-    parser.add(
-        "--minutes", "end after so many (default: as many as the steps need)", type=number(float, 0.1), metavar="M"
-    )
-    parser.add("--seed", "start of the random numbers", type=int, default=0)
+    parser.add("--minutes", "end after so many (default: as many as the steps need)", type=MINUTES, metavar="M")
+    parser.add("--seed", "start of the random numbers", type=SEED, default=0)
     options = parser.parse_args(arguments)
 
     from mvgenvs.data.mixture import open_mixture, parse_sources

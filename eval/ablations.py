@@ -16,7 +16,7 @@ from tqdm import tqdm
 from eval.report.records import write_json
 from eval.studies.ablation_models import GROUPS
 from eval.studies.ablation_runs import table, train_and_evaluate
-from mvgenvs.cli import OneSentenceParser, explained_failures, run_script, whole_number
+from mvgenvs.cli import WORKERS, OneSentenceParser, explained_failures, run_script
 from mvgenvs.files import write_text
 from mvgenvs.folders import OwnFolder
 
@@ -47,7 +47,7 @@ def parser() -> OneSentenceParser:
     parse = OneSentenceParser("python -m eval.ablations", description=__doc__.splitlines()[0])
     parse.add("--group", "which models", choices=GROUPS, default="denoiser")
     parse.add("--data", "data set", type=Path, required=True, metavar="DIR")
-    parse.add("--workers", "models at a time; they share the processors", type=whole_number(1), default=1, metavar="N")
+    parse.add("--workers", "models at a time; they share the processors", type=WORKERS, default=1, metavar="N")
     parse.add("--output", "folder of the results; resumes what is there", type=Path, required=True, metavar="DIR")
     return parse
 

@@ -14,7 +14,7 @@ from eval.benchmarks.ceilings import best_of, ceilings
 from eval.benchmarks.measure import Measurement, measure
 from eval.benchmarks.report import write_report
 from eval.benchmarks.stage import Setup, Stage
-from mvgenvs.cli import OneSentenceParser, run_script, whole_number
+from mvgenvs.cli import WORKERS, OneSentenceParser, run_script, whole_number
 from mvgenvs.device import resolve_device
 from mvgenvs.errors import UserError
 from mvgenvs.folders import OwnFolder
@@ -49,7 +49,7 @@ def measure_all(args: argparse.Namespace, device: torch.device) -> None:
 def parser() -> argparse.ArgumentParser:
     parse = OneSentenceParser("python -m eval.bench", description="Times every stage against the machine's ceilings.")
     parse.add("--device", "where to compute", choices=("auto", "cpu", "cuda"), default="cpu")
-    parse.add("--threads", "threads on the CPU; by default as many as it has cores", type=whole_number(1), metavar="N")
+    parse.add("--threads", "threads on the CPU; by default as many as it has cores", type=WORKERS, metavar="N")
     parse.add("--only", "stages whose names start with one of these, such as nerf", nargs="+", metavar="NAME")
     parse.add(
         "--repetitions", "timed runs of each stage and of its reference", type=whole_number(1), default=5, metavar="N"

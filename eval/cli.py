@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mvgenvs.cli import OneSentenceParser, whole_number
+from mvgenvs.cli import SEED, OneSentenceParser, whole_number
 from mvgenvs.diffusion.flags import add_flags, take_flags
 from mvgenvs.errors import UserError
 
@@ -32,7 +32,7 @@ def parser() -> OneSentenceParser:
     add("--data", "data set", type=Path, required=True, metavar="DIR")
     add("--split", "which objects", choices=("test", "val", "test2", "val2"), default="test")
     add("--protocol", "which views are given and which are predicted", choices=PROTOCOLS, default="orbit")
-    add("--inputs", "known views, 1 to 3 (srn: 1 or 2)", type=whole_number(1), default=1, metavar="N")
+    add("--inputs", "known views, 1 to 3 (srn: 1 or 2)", type=whole_number(1, 16), default=1, metavar="N")
     add("--no-mattes", NO_MATTES, action="store_true")
     add("--num-objects", "only the first N objects", type=whole_number(1), metavar="N")
     add("--methods", _list("rows of the table", ROWS), nargs="+", choices=ROWS, metavar="NAME")
@@ -45,7 +45,7 @@ def parser() -> OneSentenceParser:
     )
     add_metric_flags(parse, "row and object", DEFAULT_METRICS)
     add_flags(parse.add_argument, names=SAMPLING, defaults={"block": 4}, texts={"block": "views per block"})
-    add("--seed", "start of the random numbers", type=int, default=0)
+    add("--seed", "start of the random numbers", type=SEED, default=0)
     add("--device", "where to compute", choices=("auto", "cpu", "cuda"), default="auto")
     add("--output", "folder of the results; resumes what is there", type=Path, required=True, metavar="DIR")
     return parse

@@ -13,7 +13,7 @@ from eval.protocols import ORBIT_TARGETS
 from eval.report.records import Settings
 from eval.studies import camera, conditional, fooling, geometry, levels, mattes, mesh, plans, steps
 from eval.studies.trials import Study
-from mvgenvs.cli import OneSentenceParser, explained_failures, run_script, whole_number
+from mvgenvs.cli import SEED, OneSentenceParser, explained_failures, run_script, whole_number
 from mvgenvs.data.scenes import open_scenes
 from mvgenvs.data.stored import CachedScenes
 from mvgenvs.device import resolve_device
@@ -90,11 +90,11 @@ def parser() -> OneSentenceParser:
             which = "only N objects, evenly spread" if spread else "only the first N objects"
             add("--num-objects", which, type=whole_number(1), metavar="N")
             if name == "geometry":
-                add("--inputs", "known views, 1 to 3", type=whole_number(1), default=1, metavar="N")
+                add("--inputs", "known views, 1 to 3", type=whole_number(1, 16), default=1, metavar="N")
                 add("--no-mattes", NO_MATTES, action="store_true")
             if name == "camera":
                 add("--network", "folder of a network (default: the bundled one)", type=Path, metavar="DIR")
-            add("--seed", "start of the random numbers", type=int, default=0)
+            add("--seed", "start of the random numbers", type=SEED, default=0)
             add("--device", "where to compute", choices=("auto", "cpu", "cuda"), default="auto")
         if name in (*SAMPLING, "fooling", "mesh"):
             add("--lpips-trunks", "folder with torchvision's AlexNet weights", type=Path, metavar="DIR")

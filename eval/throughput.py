@@ -16,7 +16,7 @@ from eval.benchmarks.report import machine
 from eval.benchmarks.training import measure, table
 from eval.report.provenance import all_versions
 from eval.report.records import write_json
-from mvgenvs.cli import OneSentenceParser, explained_failures, run_script, whole_number
+from mvgenvs.cli import WORKERS, OneSentenceParser, explained_failures, run_script, whole_number
 from mvgenvs.files import write_text
 from mvgenvs.folders import OwnFolder
 
@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add("--data", "data set with a train split", required=True, metavar="DIR")
     parse.add("--field", "trained run whose field is rendered, so that air is skipped", metavar="DIR", default="")
     parse.add("--steps", "timed steps of each row", type=whole_number(1), default=10, metavar="N")
-    parse.add("--threads", "of the CPU", type=whole_number(1), default=1, metavar="N")
+    parse.add("--threads", "of the CPU", type=WORKERS, default=1, metavar="N")
     parse.add("--output", "folder for throughput.json and throughput.md", type=Path, metavar="DIR")
     return parse
 

@@ -26,32 +26,41 @@ class OneSentenceParser(argparse.ArgumentParser):
         self.add_argument(flag, help=text, **options)
 
 
-def whole_number(low: int) -> Callable[[str], int]:
-    """An argparse type: a whole number of at least `low`."""
-
-    def parse(text: str) -> int:
-        if not text.isdigit() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least {low}")
-        return int(text)
-
-    return parse
+MANY = 10**9  # of what only patience limits
+LONGEST = 40  # digits and signs of a number
 
 
-def number(kind: type[int] | type[float], low: int | float, high: int | float = math.inf) -> Callable[[str], Any]:
+def number(kind: type[int] | type[float], low: int | float, high: int | float = MANY) -> Callable[[str], Any]:
     """An argparse type: a finite number from `low` to `high`."""
     noun = "a whole number" if kind is int else "a number"
-    span = f"from {low} to {high}" if high < math.inf else f"of at least {low}"
+    span = f"from {low} to {high}" if high < MANY else f"of at least {low}"
 
     def parse(text: str) -> int | float:
         try:
-            value = kind(text)
+            value = kind(text) if len(text) <= LONGEST else math.nan
         except ValueError:
             value = math.nan
-        if not low <= value <= high or math.isinf(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {noun} {span}")
-        return value
+        if low <= value <= high:
+            return value
+        too_many = f" and at most {high}" if value > high >= MANY else ""
+        raise argparse.ArgumentTypeError(f"{text[:LONGEST]!r} is not {noun} {span}{too_many}")
 
     return parse
+
+
+def whole_number(low: int, high: int = MANY) -> Callable[[str], int]:
+    """An argparse type: a whole number from `low` to `high`."""
+    return number(int, low, high)
+
+
+# What several commands take.
+SEED = number(int, 0, 2**32 - 1)  # numpy takes no larger one
+ANGLE, ELEVATION = number(float, -360, 360), number(float, -90, 90)  # degrees
+VIEWS = whole_number(1, 100_000)
+SIDE = whole_number(8, 4096)  # pixels
+WORKERS = whole_number(1, 1024)  # threads or processes
+MINUTES = number(float, 1e-3, 1e6)
+STEPS, GUIDANCE, SIGMA = whole_number(1, 10_000), number(float, 0, 1000), number(float, 1e-3, 10_000)  # of a sampler
 
 
 def run_script(main: Callable[[], int | None], shares_work: bool = True) -> None:
@@ -74,6 +83,9 @@ def run_script(main: Callable[[], int | None], shares_work: bool = True) -> None
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own last flush
         code = 0
     sys.exit(code or 0)
+
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG)
 
 
 @contextmanager
@@ -100,6 +112,6 @@ def explained_failures(folder: Path, resumes: bool = False) -> Iterator[None]:
             "out of memory: lower --block, use --dtype float16 on a GPU, or a model with a smaller --size."
         ) from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES):
+        if error.errno not in UNWRITABLE:
             raise
         raise UserError(f"cannot write to {folder}: {error.strerror}.") from None

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mvgenvs.cameras import Cameras
 from mvgenvs.errors import UserError
+from mvgenvs.limits import check_bytes
 
 # The models in the order of their numbers in binary files.
 MODELS = (
@@ -24,6 +25,8 @@ MODELS = (
 )  # fmt: skip
 PARAMETERS = {"SIMPLE_PINHOLE": 3, "PINHOLE": 4}  # f, cx, cy; fx, fy, cx, cy
 NAMES = ("cameras", "images")
+LONGEST = 30_000  # pixels of an image's side
+FARTHEST = 1e7  # in a pose
 POINT_BYTES = 24  # x, y, number of the 3-D point
 
 T = TypeVar("T")
@@ -81,19 +84,21 @@ def _suffix(folder: Path) -> str | None:
 
 def _explained(path: Path, read: Callable[[Path], Iterator[T]]) -> list[T]:
     try:
+        check_bytes(path)
         return list(read(path))
     except UserError:
         raise
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, struct.error, IndexError, MemoryError):
+    except (ValueError, struct.error, IndexError, MemoryError, OverflowError):
         raise UserError(f"{path} is damaged, or not in COLMAP's format") from None
 
 
 def _lens(model: str, width: int, height: int, parameters: tuple[float, ...]) -> _Lens:
-    if len(parameters) != PARAMETERS[model] or min(width, height) < 1 or not parameters[0] > 0:
+    if len(parameters) != PARAMETERS[model] or not 1 <= min(width, height) <= max(width, height) <= LONGEST:
         raise ValueError
-    if not torch.tensor(parameters).isfinite().all():
+    focal, centre = parameters[:-2], parameters[-2:]
+    if not all(1e-3 <= f <= 1e7 for f in focal) or not all(abs(c) <= 1e7 for c in centre):
         raise ValueError
     return _Lens((height, width), parameters)
 
@@ -170,7 +175,7 @@ def _pose(image: _Image, path: Path) -> Float[Tensor, "4 4"]:
     """The camera-to-world matrix."""
     q = torch.tensor(image.quaternion, dtype=torch.float64)
     t = torch.tensor(image.translation, dtype=torch.float64)
-    if not (q.isfinite().all() and t.isfinite().all() and q.norm() > 0.5):
+    if not (q.isfinite().all() and (t.abs() < FARTHEST).all() and 0.5 < q.norm() < FARTHEST):
         raise UserError(f"{path}: the pose of {image.name} is not a rotation and a translation of finite numbers")
     w, x, y, z = (q / q.norm()).tolist()
     turned = torch.tensor(

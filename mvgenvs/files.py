@@ -2,11 +2,14 @@
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from mvgenvs.errors import UserError
+from mvgenvs.limits import leads_out
 
 UMASK = os.umask(0)  # it can be read only by setting it
 os.umask(UMASK)
@@ -17,21 +20,46 @@ def share(path: Path) -> None:
     path.chmod(0o666 & ~UMASK)
 
 
-def atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Calls `write` with a temporary name and renames the file: even after a crash, `path` is whole or absent.
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`, and renames it at the block's end: `path` is whole or absent.
 
-    Raises `UserError` if it cannot be written, and leaves nothing behind.
+    A block that writes nothing leaves nothing. Raises `UserError` if the file cannot be written. However the block
+    ends, the temporary file is gone; only a killed process leaves it.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        share(partial)
-        partial.replace(path)
-    except OSError as error:
+        yield partial
+        if partial.exists():
+            share(partial)
+            partial.replace(path)
+    except BaseException as error:
         with contextlib.suppress(OSError):  # the folder may be one where no such file can exist
             partial.unlink()
-        raise UserError(f"cannot write {path} ({error.strerror}): free some space or choose another folder") from error
+        if (reason := reason_of(error)) is None:
+            raise
+        raise UserError(f"cannot write {path} ({reason}): free some space or choose another folder") from error
+
+
+def reason_of(error: BaseException) -> str | None:
+    """Why a file could not be written, in the system's words; None if the error is of another kind."""
+    if isinstance(error, SafetensorError):  # which hides the system's
+        return str(error).strip().partition("\n")[0]
+    return (error.strerror or str(error)) if isinstance(error, OSError) else None
+
+
+def atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Calls `write` with a temporary name and renames the file; see `written`."""
+    with written(path) as partial:
+        write(partial)
+
+
+def below(folder: Path, path: str, told_by: str) -> Path:
+    """`folder / path`, for a path that a file of others holds, `told_by`. Raises `UserError` if it leads elsewhere."""
+    if leads_out(path):
+        raise UserError(f"{told_by}: '{path}' leads out of the folder: put it below {folder}")
+    return folder / path
 
 
 def write_text(path: Path, text: str) -> None:

@@ -52,9 +52,9 @@ class OwnFolder:
         self.close()
 
     def close(self) -> None:
-        """Unlocks the folder. Deletes an empty list, and a folder that was made here and is empty."""
+        """Unlocks the folder. A list of files that are not there goes, and an empty folder that was made here."""
         with contextlib.suppress(OSError):
-            if not self._ours:
+            if not any(os.path.lexists(self.path / name) for name in self._ours):
                 (self.path / LIST).unlink()
                 if self._made:
                     self.path.rmdir()

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from mvgenvs.cli import number
+from mvgenvs.cli import ANGLE, ELEVATION, SIDE, VIEWS, number
 from mvgenvs.diffusion.flags import add_flags
 from mvgenvs.reconstruction.formats import FILES
 
@@ -34,7 +34,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     The sampling options are among them: see `take_flags`.
     """
     parser = _Parser(description=DESCRIPTION, epilog=EXAMPLE, allow_abbrev=False)
-    whole, angle = number(int, 1), number(float, -360, 360)
     file: dict[str, Any] = {"action": "append", "dest": "known", "metavar": "FILE"}
 
     add = parser.add_argument_group("input").add_argument
@@ -51,9 +50,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     text = "make of the views a textured mesh (glb), a point cloud (ply), Gaussian splats, or several of them"
     add("--export", nargs="+", choices=list(FILES), default=[], metavar="glb|ply|splats", help=text)
     add("--trajectory", default="orbit", metavar="NAME", help="orbit, spiral, circle or a camera file (default: orbit)")
-    add("--num-views", type=whole, metavar="N", help="views of a named trajectory (default: 24)")
-    add("--elevation", type=number(float, -90, 90), metavar="DEG", help="angle up (default: 20; circle: the input's)")
-    add("--azimuth", type=angle, metavar="DEG", help="degrees from the front (default: 0; circle: the input's)")
+    add("--num-views", type=VIEWS, metavar="N", help="views of a named trajectory (default: 24)")
+    add("--elevation", type=ELEVATION, metavar="DEG", help="angle up (default: 20; circle: the input's)")
+    add("--azimuth", type=ANGLE, metavar="DEG", help="degrees from the front (default: 0; circle: the input's)")
     add("--preview", action="store_true", help="draw the cameras around the NeRF in OUTPUT/preview.png, and stop")
     add("--size", type=_multiple_of_8, metavar="PX", help="side of the views (only the model's size, the default)")
 
@@ -120,7 +119,7 @@ def _pair(parts: list[tuple[str, str]]) -> list[Given]:
 
 
 def _multiple_of_8(text: str) -> int:
-    size = number(int, 8)(text)
+    size = SIDE(text)
     if size % 8:
         raise argparse.ArgumentTypeError(f"{size} is not divisible by 8")
     return size

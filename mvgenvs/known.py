@@ -21,6 +21,7 @@ def check_known(
     """
     if target_cameras.c2w.ndim != 4:
         raise UserError("target_cameras need a batch axis, (batch, view): see Cameras.batched")
+    check_cameras(target_cameras, "target_cameras")
     if unconditional:
         if images is not None or cameras is not None:
             raise UserError("unconditional views take no images and no cameras: pass None for both")
@@ -44,4 +45,13 @@ def check_known(
         )
     if target_cameras.c2w.shape[0] != images.shape[0]:
         raise UserError(f"there are images of {images.shape[0]} objects, but targets of {target_cameras.c2w.shape[0]}")
+    check_cameras(cameras, "cameras")
     return images.to(torch.float32)
+
+
+def check_cameras(cameras: Cameras, name: str) -> None:
+    """Raises `UserError` unless all poses and intrinsics are finite, and all focal lengths above 0."""
+    if not (cameras.c2w.isfinite().all() and cameras.K.isfinite().all()):
+        raise UserError(f"{name} must hold finite numbers only")
+    if not (cameras.K[..., [0, 1], [0, 1]] > 0).all():
+        raise UserError(f"{name} must have focal lengths above 0")

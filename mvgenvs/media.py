@@ -11,6 +11,8 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from mvgenvs.files import atomically
+
 NEAR, FAR = 0.8, 1.8  # the depths that the field covers, in world units
 _LABEL_HEIGHT, _GAP = 18, 4  # pixels in a contact sheet
 
@@ -21,19 +23,12 @@ def to_uint8(images: Float[Tensor, "*batch 3 h w"]) -> UInt8[np.ndarray, "*batch
 
 
 def write_png(path: str | os.PathLike[str], image: UInt8[np.ndarray, "h w 3"] | Float[Tensor, "3 h w"]) -> None:
-    """Writes an RGB image, 8-bit or in [0, 1], atomically."""
+    """Writes an RGB image, 8-bit or in [0, 1], atomically. Raises `UserError` if it cannot be written."""
     pixels = to_uint8(image) if isinstance(image, Tensor) else image
     encoded, data = cv2.imencode(".png", np.ascontiguousarray(pixels[..., ::-1]))
     if not encoded:
         raise ValueError(f"an image of shape {pixels.shape} cannot be written as PNG")
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data.tobytes())
-        temporary.replace(target)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    atomically(Path(path), lambda partial: partial.write_bytes(data.tobytes()))
 
 
 def read_png(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:

@@ -52,6 +52,19 @@ def gather_views(blocks: Sequence[Frames], output_type: str) -> MultiViewOutput:
     return MultiViewOutput(images=images, renders=renders, depth=depth)
 
 
+BLACK = 1 / 255  # a view without a brighter pixel shows nothing
+
+
+def check_shown(frames: Frames) -> None:
+    """Raises `UserError` if a finished view is not finite or all black: half precision or sampling has overflowed."""
+    why = "use --dtype float32, less --guidance or --churn, or another --checkpoint"
+    for name in ("images", "renders", "depth"):
+        if not getattr(frames, name).isfinite().all():
+            raise UserError(f"the model made {name} that are not finite numbers: {why}")
+    if (frames.images.flatten(2).amax(dim=2) <= BLACK).any():
+        raise UserError(f"the model made a view that is all black: {why}")
+
+
 def check_output_type(output_type: str) -> None:
     """Raises `UserError` for an unknown output type."""
     if output_type not in OUTPUT_TYPES:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import torch
 from diffusers import ModelMixin
 from torch import nn
 
@@ -63,6 +64,18 @@ def build_parts(config: TrainConfig) -> Parts:
 
     Raises `UserError` if the configuration does not make a model.
     """
+    try:
+        return _built(config)
+    except UserError:
+        raise
+    except (ValueError, TypeError, RuntimeError, AssertionError, ArithmeticError) as error:  # of torch and diffusers
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"this configuration does not make a model: {reason:.200}") from error
+
+
+def _built(config: TrainConfig) -> Parts:
     codec: Codec
     denoiser: JointModel
     if config.model.kind == "latent":

@@ -23,6 +23,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from mvgenvs.errors import UserError
+from mvgenvs.files import atomically
 
 NETS = ("alex", "vgg")
 HUB_FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}  # with the first digits of the sha256
@@ -178,8 +179,7 @@ def write_short_trunk(net: str, trunk: Trunk, convolutions: int, folder: Path) -
     tensors: dict[str, Tensor] = {}
     for i, (weight, bias) in enumerate(trunk.convolutions[:convolutions]):
         tensors |= {f"{i:02d}.weight": weight.half().contiguous(), f"{i:02d}.bias": bias.half().contiguous()}
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path)
+    atomically(path, lambda partial: save_file(tensors, partial))
     return path
 
 

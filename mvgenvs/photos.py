@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from mvgenvs.errors import UserError
+from mvgenvs.limits import check_pixels
 from mvgenvs.views import with_matte
 
 MIN_SIDE = 32  # pixels; below this no car is recognisable
@@ -47,6 +48,7 @@ def read_image(path: str | os.PathLike[str], smallest: int = MIN_SIDE) -> Image.
     """
     try:
         with Image.open(path) as file:
+            check_pixels(file.width, file.height, f"image {path}")
             file.load()
             image = ImageOps.exif_transpose(file)
             if image.mode[0] in "IF":
@@ -60,7 +62,9 @@ def read_image(path: str | os.PathLike[str], smallest: int = MIN_SIDE) -> Image.
         raise UserError(f"image {path} cannot be read, check its permissions.") from None
     except Image.DecompressionBombError:
         raise UserError(f"image {path} is too large, scale it down to less than 10,000 pixels a side.") from None
-    except (OSError, SyntaxError, ValueError, EOFError):  # Pillow raises all of these for broken files
+    except UserError:
+        raise
+    except Exception:  # of a broken file, Pillow's decoders raise almost anything
         raise UserError(f"{path} is not an image that can be read, or is truncated: use a PNG or JPEG file.") from None
     if min(image.size) < smallest:
         raise UserError(

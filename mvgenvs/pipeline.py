@@ -30,7 +30,7 @@ from mvgenvs.errors import UserError
 from mvgenvs.known import check_known
 from mvgenvs.model_card import describe
 from mvgenvs.nerf.model import ViewNeRF
-from mvgenvs.outputs import Callback, MultiViewOutput, check_output_type, gather_views, step_callback
+from mvgenvs.outputs import Callback, MultiViewOutput, check_output_type, check_shown, gather_views, step_callback
 from mvgenvs.parts import DEFAULTS, Parts, load_parts, load_scheduler, resolve_checkpoint
 from mvgenvs.precision import low_precision_norms
 
@@ -253,7 +253,9 @@ class MultiViewPipeline(DiffusionPipeline):
     def _offloading(self, frames: Iterator[Frames]) -> Iterator[Frames]:
         """The same frames; parts that were brought from the CPU for them go back at their end."""
         try:
-            yield from frames
+            for finished in frames:
+                check_shown(finished)
+                yield finished
         finally:
             self.maybe_free_model_hooks()
 

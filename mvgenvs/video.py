@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from mvgenvs.files import written
 from mvgenvs.media import to_uint8
 
 FPS = 12
@@ -25,11 +26,15 @@ class VideoWriter:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._target = Path(path)
-        self._temporary = self._target.with_name(f".{self._target.name}.{os.getpid()}")
-        self._container = av.open(
-            os.fspath(self._temporary), mode="w", format="mp4", options={"movflags": "+faststart"}
-        )
+        self._writing = written(Path(path))
+        self._temporary = self._writing.__enter__()
+        try:
+            self._container = av.open(
+                os.fspath(self._temporary), mode="w", format="mp4", options={"movflags": "+faststart"}
+            )
+        except OSError as error:
+            self._writing.__exit__(type(error), error, error.__traceback__)
+            raise
         self._stream: av.VideoStream | None = None
 
     def __enter__(self) -> "VideoWriter":
@@ -53,10 +58,14 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None and self._stream is not None:
-            self._container.mux(self._stream.encode(None))
-        self._container.close()
-        if kind is None and self._stream is not None:
-            self._temporary.replace(self._target)
-        else:
-            self._temporary.unlink(missing_ok=True)
+        try:
+            if kind is None and self._stream is not None:
+                self._container.mux(self._stream.encode(None))
+            self._container.close()
+            if self._stream is None:
+                self._temporary.unlink(missing_ok=True)
+        except OSError as failure:  # of a full disk; one in the block before it is the first cause
+            kind, error, trace = (
+                (type(failure), failure, failure.__traceback__) if kind is None else (kind, error, trace)
+            )
+        self._writing.__exit__(kind, error, trace)

@@ -142,6 +142,87 @@ def test_a_folder_may_be_one_capture_and_is_trained_on(tmp_path):
     assert all(share_in_free_space(sets[index].views) < 0.002 for index in range(4))  # mirrored ones, too
 
 
+# Files of other programs
+
+
+def as_blender(folder: Path, splits: dict[str, list[int]]) -> None:
+    """Rewrites a capture as Blender's data sets have it: an angle of view, no sizes, no suffixes, a file per split."""
+    content = json.loads((folder / "transforms.json").read_text())
+    (folder / "transforms.json").unlink()
+    frames = content["frames"]
+    angle = 2 * math.atan(content["w"] / 2 / frames[0]["fl_x"])
+    for split, numbers in splits.items():
+        chosen = [
+            {"file_path": "./" + frames[i]["file_path"].removesuffix(".png"), "rotation": 0.1,
+             "transform_matrix": frames[i]["transform_matrix"]} for i in numbers
+        ]  # fmt: skip
+        (folder / f"transforms_{split}.json").write_text(json.dumps({"camera_angle_x": angle, "frames": chosen}))
+
+
+def test_blenders_files_are_read_and_their_test_views_never_train(tmp_path):
+    folder = write_capture(tmp_path / "car", toy_views(1))
+    whole = CaptureScenes(tmp_path, "train", 32).load(0)
+    as_blender(folder, {"train": [0, 2, 4], "test": [1, 3]})
+    assert splits_in(tmp_path) == ["train", "test"]
+    with pytest.raises(UserError, match="no split 'val'"):
+        open_scenes(tmp_path, "val", 32)
+    for split, numbers in {"train": [0, 2, 4], "test": [1, 3]}.items():
+        views = open_scenes(tmp_path, split, 32).load(0)
+        torch.testing.assert_close(views.images, whole.images[numbers])
+        torch.testing.assert_close(views.cameras.K, whole.cameras.K[numbers])
+        # one world for both: a split is not fitted to its own views
+        torch.testing.assert_close(views.cameras.c2w, whole.cameras.c2w[numbers], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("prefix", ["", "./"])
+def test_lists_of_a_split_are_kept_to(tmp_path, prefix):
+    folder = write_capture(tmp_path / "car", in_the_middle := toy_views(1))
+    names = [f"{prefix}images/{i:03d}.png" for i in range(5)]
+    edit(folder, None, train_filenames=names[:3], val_filenames=names[3:], test_filenames=[names[4]])
+    assert splits_in(tmp_path) == ["train", "val", "test"]
+    found = {split: open_scenes(tmp_path, split, 32) for split in ("train", "val", "test")}
+    assert {split: scenes.objects[0].view_ids for split, scenes in found.items()} == {
+        "train": (0, 1, 2), "val": (3, 4), "test": (4,),
+    }  # fmt: skip
+    assert found["test"].load(0).num_views == 1
+    torch.testing.assert_close(found["val"].load(0).images, in_the_middle.images[3:], atol=0.6 / 255, rtol=0)
+    edit(folder, None, train_filenames=names[:4])
+    with pytest.raises(UserError, match=r"003.png' is in train and in val"):
+        open_scenes(tmp_path, "train", 32)
+
+
+def test_masks_cut_like_alpha_and_together_with_it(tmp_path):
+    folder = write_capture(tmp_path / "car", truth := toy_views(1))
+    half = np.zeros((32, 32), np.uint8)
+    half[:, 16:] = 255
+    cv2.imwrite(str(folder / "half.png"), half)
+    for number in range(5):
+        edit(folder, number, mask_path="half.png")
+    views = CaptureScenes(tmp_path, "train", 32).load(0)
+    assert torch.equal(views.mask[..., :16], torch.zeros_like(views.mask[..., :16]))
+    assert (views.images[..., :16] == 1).all()
+    torch.testing.assert_close(views.mask[..., 16:], truth.mask[..., 16:])
+    torch.testing.assert_close(views.images[..., 16:], truth.images[..., 16:], atol=1 / 255, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint16])
+@pytest.mark.parametrize("key", ["depth_file_path", "depth_path"])
+def test_depth_may_be_arrays(tmp_path, dtype, key):
+    folder = write_capture(tmp_path / "car", truth := toy_views(1))
+    exact = CaptureScenes(tmp_path, "train", 32).load(0).depth
+    for number in range(5):
+        array = (truth.depth[number, 0].double().numpy() * 4000).astype(dtype)
+        if dtype != np.uint16:
+            array[array == 0] = [np.nan, np.inf, -1, -np.inf, 0][number]  # unknown, in one way or another
+        np.save(folder / f"depth/{number}.npy", array)
+        edit(folder, number, depth_file_path=None)
+        edit(folder, number, **{key: f"depth/{number}.npy"})
+    edit(folder, None, integer_depth_scale=0.00025)
+    views = CaptureScenes(tmp_path, "train", 32).load(0)
+    torch.testing.assert_close(views.depth, exact, atol=6e-4, rtol=0)
+    assert torch.equal(views.depth > 0, exact > 0)
+
+
 # Damage
 
 
@@ -162,6 +243,11 @@ def opaque(folder: Path) -> None:
     cv2.imwrite(str(folder / "images/001.png"), np.zeros((32, 32, 3), np.uint8))
 
 
+def arrays(folder: Path, array: np.ndarray) -> None:
+    np.save(folder / "d.npy", array)
+    edit(folder, 1, depth_file_path="d.npy")
+
+
 DAMAGES = {
     "no image": (lambda folder: (folder / "images/001.png").unlink(), "no image .*001.png"),
     "no depth": (lambda folder: (folder / "depth/001.png").unlink(), "no image .*depth/001.png"),
@@ -171,6 +257,25 @@ DAMAGES = {
     "other size": (lambda folder: edit(folder, None, w=64), "32x32 pixels, but transforms.json says 64x32"),
     "no file path": (lambda folder: edit(folder, 1, file_path=""), "'file_path'"),
     "no focal length": (lambda folder: edit(folder, 1, fl_x="far"), "'fl_x' must be a finite number"),
+    "missing mask": (lambda folder: edit(folder, 1, mask_path="small.png"), "no image .*small.png"),
+    "no mask": (lambda folder: edit(folder, 1, mask_path="none.png"), "no image .*none.png"),
+    "mask outside": (lambda folder: edit(folder, 1, mask_path="../x.png"), "leads out of the folder"),
+    "depth outside": (lambda folder: edit(folder, 1, depth_path="/x.npy", depth_file_path=None), "leads out"),
+    "image outside": (lambda folder: edit(folder, 1, file_path="a/../../b.png"), "leads out"),
+    "path of numbers": (lambda folder: edit(folder, 1, file_path=3), "'file_path' must be the name"),
+    "array of objects": (lambda folder: arrays(folder, np.array([{}])), "holds no array|damaged"),
+    "array of another size": (lambda folder: arrays(folder, np.ones((4, 4))), "4x4 pixels"),
+    "array of words": (lambda folder: arrays(folder, np.full((32, 32), "a")), "no array of numbers"),
+    "array of volumes": (lambda folder: arrays(folder, np.ones((32, 32, 3))), "rows and columns"),
+    "no array": (
+        lambda folder: (folder / "d.npy").write_text("a") and edit(folder, 1, depth_file_path="d.npy"),
+        "d.npy",
+    ),
+    "strays in a split": (lambda folder: edit(folder, None, train_filenames=["x.png"]), "'x.png', which is"),
+    "split of a word": (lambda folder: edit(folder, None, train_filenames="x.png"), "'train_filenames' must be"),
+    "no size": (lambda folder: edit(folder, None, w=None), "'w' must be"),
+    "huge": (lambda folder: edit(folder, None, w=10**9), "'w' must be a finite number from 1 to"),
+    "far": (lambda folder: edit(folder, 0, fl_x=1e30), "'fl_x' must be"),
     "depth unit": (lambda folder: edit(folder, None, depth_unit_scale_factor=-1), "'depth_unit_scale_factor'"),
 }
 

@@ -19,7 +19,7 @@ from shapes import obj_text, toy_car
 from tiny_data import write_opencars
 
 from mvgenvs.cli import run_script
-from mvgenvs.data import compact, packed
+from mvgenvs.data import compact
 from mvgenvs.data import pack as packing
 from mvgenvs.data.compact import CompactScenes
 from mvgenvs.data.opencars import __main__ as command
@@ -29,6 +29,7 @@ from mvgenvs.data.opencars.build import Recipe, build
 from mvgenvs.data.opencars.categories import CATEGORIES
 from mvgenvs.data.scenes import open_scenes
 from mvgenvs.data.sheet import write_credits, write_sheet
+from mvgenvs.data.stored import RECORD
 from mvgenvs.errors import UserError
 from mvgenvs.meshes.renderer import Renderer
 
@@ -166,20 +167,20 @@ def without(path: Path, key: str, of_object: bool) -> None:
     save_file(load_file(path), path, {"mvgenvs": json.dumps(content)})
 
 
-@pytest.mark.parametrize("key", [*sorted(packed.FIELDS), "size", "objects", "arrays of all"])
+@pytest.mark.parametrize("key", [*sorted(RECORD), "arrays", "size", "objects", "arrays of all"])
 def test_a_packed_file_that_lacks_a_field_is_one_sentence(tmp_path: Path, key: str) -> None:
     root = write_opencars(tmp_path / "data", {"train": 2}, size=16)
     packing.main([str(root), "--size", "16", "--output", str(tmp_path / "packed")])
-    without(tmp_path / "packed/train.safetensors", key.split()[0], key in packed.FIELDS)
+    without(tmp_path / "packed/train.safetensors", key.split()[0], key in (*RECORD, "arrays"))
     with pytest.raises(UserError, match=r"train\.safetensors lacks the records of its objects: pack"):
         open_scenes(tmp_path / "packed", "train", 16)
 
 
-@pytest.mark.parametrize("key", [*sorted(compact.FIELDS), "size", "objects"])
+@pytest.mark.parametrize("key", [*sorted(RECORD), "size", "objects"])
 def test_a_compact_file_that_lacks_a_field_is_one_sentence(tmp_path: Path, key: str) -> None:
     root = write_opencars(tmp_path / "data", {"train": 2}, size=16)
     compact.main(["pack", str(root), "--size", "16", "--output", str(tmp_path / "out")])
-    without(tmp_path / "out/data.safetensors", key, key in compact.FIELDS)
+    without(tmp_path / "out/data.safetensors", key, key in RECORD)
     with pytest.raises(UserError, match="lacks the records of its objects: make it again"):
         CompactScenes(tmp_path / "out/data.safetensors")
 

@@ -129,10 +129,10 @@ def test_another_focal_length_is_another_recipe_and_none_is_srns(tmp_path, packa
         (("--size", "20000"), "from 8 to 2048"),
         (("--size", "1e3"), "whole number"),
         (("--focal", "200"), r"--focal 200 is not from 51\.2 to 153\.6"),
-        (("--focal", "nan"), "--focal nan is not from"),
-        (("--focal", "-131"), "--focal -131 is not from"),
+        (("--focal", "nan"), "'nan' is not a number from"),
+        (("--focal", "-131"), "'-131' is not a number from"),
         (("--size", "64", "--focal", "131.25"), r"from 25\.6 to 76\.8"),
-        (("--focal", "wide"), "invalid float value"),
+        (("--focal", "wide"), "'wide' is not a number from"),
     ],
 )
 def test_sizes_and_focal_lengths_out_of_range_are_one_sentence(tmp_path, words, message):

@@ -120,7 +120,7 @@ def test_a_full_disk_is_one_sentence(opencars, tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "copyfileobj", full)
     with pytest.raises(UserError, match="No space left on device"):
         packing.main([str(opencars), "--size", "32", "--output", str(tmp_path / "packed"), "--split", "train"])
-    assert [path.name for path in (tmp_path / "packed").iterdir()] == [".mvgenvs"]
+    assert not (tmp_path / "packed").exists(), "it was made for the file"
 
 
 def test_weights_of_others_are_not_packed_over(opencars, tmp_path):
@@ -156,7 +156,7 @@ def test_mistaken_arguments_are_user_errors(tmp_path):
     mistakes = {
         "there is no folder .*nowhere": [str(tmp_path / "nowhere")],
         "found no data set": [str(tmp_path)],
-        "--size: 0 is not a whole number of at least 1": [str(tmp_path), "--size", "0"],
+        "--size: '0' is not a whole number from 8 to 4096": [str(tmp_path), "--size", "0"],
     }
     for sentence, arguments in mistakes.items():
         with pytest.raises(UserError, match=sentence):

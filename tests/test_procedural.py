@@ -155,7 +155,7 @@ def test_a_larger_count_only_adds_and_the_same_seed_gives_the_same_bytes(tmp_pat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--category", "procedural-cars", "--count", "0"], "0 is not a whole number of at least 1"),
+        (["--category", "procedural-cars", "--count", "0"], "'0' is not a whole number of at least 1"),
         (["--category", "procedural-shapes"], "category procedural-shapes needs --count"),
         (["--category", "cars", "--count", "5"], "category cars has as many objects as its packages hold"),
     ],

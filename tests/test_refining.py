@@ -209,7 +209,7 @@ def test_a_codec_without_a_refiner_is_one_sentence(tmp_path: Path, data: Path) -
         (lambda c: replace(c, loss=replace(c.loss, denoise=1.0)), "a stage of its own"),
         (lambda c: replace(c, run=replace(c.run, init_from="")), "a finished model"),
         (lambda c: replace(c, run=replace(c.run, init_parts=("nerf",))), "a finished model"),
-        (lambda c: replace(c, refine=replace(c.refine, sets=0)), "must be 1 or more"),
+        (lambda c: replace(c, refine=replace(c.refine, sets=0)), "of at least 1"),
         (lambda c: replace(c, loss=replace(c.loss, perceptual_crop=15)), "multiple of 2"),
     ],
 )

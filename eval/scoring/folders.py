@@ -15,12 +15,12 @@ from pathlib import Path
 
 from mvgenvs.cameras import Cameras
 from mvgenvs.colmap import is_model, read_colmap
-from mvgenvs.data.captures import check_all_or_none, depth_maps, read_frames
+from mvgenvs.data.frames import check_all_or_none, in_one_unit, read_frames
 from mvgenvs.data.images import resized, resized_depth
 from mvgenvs.data.srn import describe_object, read_object, read_object_cameras
 from mvgenvs.data.stored import SceneObject, StoredViews, store
 from mvgenvs.errors import UserError
-from mvgenvs.transforms import read_transforms
+from mvgenvs.transforms import Frame, read_posed_frames
 
 CAMERA_FILES = ("transforms.json", "cameras.json")
 OURS = "cameras.json"  # its world is the model's
@@ -48,19 +48,18 @@ class FrameFolder(PosedFolder):
 
     folder: Path  # to which the names are relative
     cameras_from: str  # the name of the file that says so
-    depth_names: Sequence[str]  # empty strings without depth
-    depth_unit: float
+    frames: Sequence[Frame]
 
     def read(self, positions: Sequence[int], hw: tuple[int, int]) -> StoredViews:
-        names, depth_names = ([paths[i] for i in positions] for paths in (self.names, self.depth_names))
-        images, masks, depths = [], [], []
-        for image, alpha, depth in read_frames(self.folder, self.cameras_from, names, depth_names, self.cameras.hw):
+        frames, images, masks, depths = [self.frames[i] for i in positions], [], [], []
+        for image, alpha, depth in read_frames(self.folder, self.cameras_from, frames, self.cameras.hw):
             images.append(resized(image, hw))
             masks += [] if alpha is None else [resized(alpha, hw)]
             depths += [] if depth is None else [resized_depth(depth, hw)]
         check_all_or_none(self.folder, len(images), masks, depths)
+        maps, unit = in_one_unit(depths, [frame.depth_unit for frame in frames] if depths else [])
         cameras = self.cameras.select(positions).resized(hw)
-        return store(images, cameras, masks or None, depths or None, self.depth_unit)
+        return store(images, cameras, masks or None, maps or None, unit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +92,9 @@ def open_folder(folder: Path) -> PosedFolder:
     """Reads the cameras of an object's folder. Raises `UserError` if they are missing or malformed."""
     for name in CAMERA_FILES:
         if (path := folder / name).is_file():
-            names, cameras = read_transforms(path)
-            depth_names, unit = depth_maps(path, len(names))
-            return FrameFolder(names, range(len(names)), cameras, name == OURS, folder, name, depth_names, unit)
+            found = read_posed_frames(path)
+            names = [frame.file_path for frame in found.frames]
+            return FrameFolder(names, range(len(names)), found.cameras, name == OURS, folder, name, found.frames)
     if _is_srn(folder):
         item = describe_object(folder)
         names = [f"{view_id:06d}" for view_id in item.view_ids]
@@ -103,9 +102,9 @@ def open_folder(folder: Path) -> PosedFolder:
     for place in MODEL_FOLDERS:
         if is_model(folder / place):
             names, cameras = read_colmap(folder / place)
-            ids, no_depth = range(len(names)), [""] * len(names)
+            frames = [Frame(name) for name in names]
             images = folder / "images" if (folder / "images").is_dir() else folder
-            return FrameFolder(names, ids, cameras, False, images, "the COLMAP model", no_depth, 1.0)
+            return FrameFolder(names, range(len(names)), cameras, False, images, "the COLMAP model", frames)
     raise UserError(f"found no cameras in {folder}: it needs one of {WANTED}")
 
 

@@ -4,40 +4,52 @@
     ROOT/<object>/transforms.json                     several
     ROOT/{train,val,test}/<object>/transforms.json    several, in splits
 
-Without folders for splits, every object belongs to every split, with all its views: enough to fit a few objects and
-look at them, but numbers on "test" are then numbers on training data. Each frame names its image (`file_path`, relative
-to the folder) and, if there is one, a 16-bit depth map (`depth_file_path`: z-depth in steps of
-`depth_unit_scale_factor` world units, which the file may set and is otherwise 0.001; 0 where unknown). An image's alpha
-becomes the mask, and the image is composited on white. An image that is not square is cropped to its middle square, and
-`K` adjusted.
+An object's own views are split by the lists `train_filenames`, `val_filenames` and `test_filenames` of its file, as in
+nerfstudio, or by having transforms_train.json, transforms_val.json and transforms_test.json in place of one file, as in
+Blender's data sets. Without any of these, every object belongs to every split, with all its views: enough to fit a few
+objects and look at them, but numbers on "test" are then numbers on training data.
+
+Each frame names its image (`file_path`, relative to the folder) and, if there are any, a mask (`mask_path`) and a depth
+map (`depth_file_path` or `depth_path`: 16 bits or .npy, z-depth in steps of `depth_unit_scale_factor` or
+`integer_depth_scale` world units, which the file may set and is otherwise 0.001; 0 where unknown). An image's alpha
+becomes the mask, and the image is composited on white. Images of distorting lenses are straightened. An image that is
+not square is cropped to its middle square, and `K` adjusted.
 """
 
-import json
-import os
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8, UInt16
+from jaxtyping import Float
 from torch import Tensor
 
-from mvgenvs.cameras import Cameras
-from mvgenvs.data.images import read_colour, read_depth, resized, resized_depth
+from mvgenvs.cameras import Cameras, concatenate
+from mvgenvs.data.frames import check_all_or_none, in_one_unit, read_frames
+from mvgenvs.data.images import resized, resized_depth
 from mvgenvs.data.stored import SPLITS, CachedScenes, SceneObject, StoredViews, store
 from mvgenvs.errors import UserError
-from mvgenvs.transforms import read_transforms
+from mvgenvs.transforms import Frame, check_disjoint, read_posed_frames
 
 CAMERA_FILE = "transforms.json"
-DEPTH_UNIT = 0.001  # nerfstudio's default: millimetres in a world in metres
+SPLIT_FILES = {split: f"transforms_{split}.json" for split in ("train", "val", "test")}
 RADIUS = 1.3  # distance of the cameras in the model's world
 MIN_SPREAD = 1e-4  # least eigenvalue of the viewing directions' spread: that of two cameras 1.1 degrees apart
 
-Frame = tuple[
-    UInt8[np.ndarray, "h w 3"],
-    UInt8[np.ndarray, "h w"] | None,
-    UInt16[np.ndarray, "h w"] | None,
-]  # on white, alpha, depth
+@dataclass(frozen=True, eq=False)
+class Capture:
+    """One object: all its frames, in order, and which of them belong to a split."""
+
+    folder: Path
+    frames: tuple[Frame, ...]
+    cameras: Cameras
+    splits: Mapping[str, tuple[int, ...]]  # positions; empty if all frames belong to all splits
+
+    def positions(self, split: str) -> tuple[int, ...]:
+        """The frames of a split; none if it lacks them."""
+        return self.splits.get(split, ()) if self.splits else tuple(range(len(self.frames)))
 
 
 class CaptureScenes(CachedScenes):
@@ -51,63 +63,56 @@ class CaptureScenes(CachedScenes):
         """
         super().__init__()
         self.size, self.fit = size, fit
-        folders = _captures(Path(root) / split) if _has_splits(Path(root)) else _captures(Path(root))
-        if not folders:
+        found = [read_capture(folder) for folder in _folders(Path(root), split)]
+        self._captures = [capture for capture in found if capture.positions(split)]
+        if not self._captures:
             raise UserError(f"found no {CAMERA_FILE} for split '{split}' in {root}")
-        self._frames = [read_transforms(folder / CAMERA_FILE) for folder in folders]
-        names = [folder.resolve().name for folder in folders]
+        names = [capture.folder.resolve().name for capture in self._captures]
         self.objects = [
-            SceneObject(name, name, folder, tuple(range(cameras.num_views)))
-            for name, folder, (_, cameras) in zip(names, folders, self._frames, strict=True)
+            SceneObject(name, name, capture.folder, capture.positions(split))
+            for name, capture in zip(names, self._captures, strict=True)
         ]
 
     def read(self, index: int) -> StoredViews:
-        folder = self.objects[index].folder
-        file_paths, cameras = self._frames[index]
-        depth_paths, depth_unit = depth_maps(folder / CAMERA_FILE, len(file_paths))
+        capture, positions = self._captures[index], self.objects[index].view_ids
+        folder, frames = capture.folder, [capture.frames[position] for position in positions]
         images, masks, depths = [], [], []
-        for image, alpha, depth in read_frames(folder, CAMERA_FILE, file_paths, depth_paths, cameras.hw):
+        for image, alpha, depth in read_frames(folder, CAMERA_FILE, frames, capture.cameras.hw):
             images.append(resized(_middle(image), self.size))
             masks += [] if alpha is None else [resized(_middle(alpha), self.size)]
             depths += [] if depth is None else [resized_depth(_middle(depth), self.size)]
         check_all_or_none(folder, len(images), masks, depths)
-        cameras, scale = fitted(cameras, folder) if self.fit else (cameras, 1.0)
-        cameras = cameras.middle_square().resized((self.size, self.size))
-        return store(images, cameras, masks or None, depths or None, depth_unit * scale)
+        maps, unit = in_one_unit(depths, [frame.depth_unit for frame in frames] if depths else [])
+        cameras, scale = fitted(capture.cameras, folder) if self.fit else (capture.cameras, 1.0)  # by all splits' views
+        cameras = cameras.select(positions).middle_square().resized((self.size, self.size))
+        return store(images, cameras, masks or None, maps or None, unit * scale)
 
 
-def read_frames(
-    folder: Path, cameras_from: str, file_paths: Sequence[str], depth_paths: Sequence[str], hw: tuple[int, int]
-) -> Iterator[Frame]:
-    """Decodes frames at their own size, which must be `hw`, as `cameras_from` says, a file or the like.
-
-    Raises `UserError` if a frame has no path, its path leads out of the folder, or its file is not as it should be.
-    """
-    for file_path, depth_path in zip(file_paths, depth_paths, strict=True):
-        if not file_path:
-            raise UserError(f"{folder / cameras_from}: every frame needs a 'file_path', the name of its image")
-        for path in (file_path, depth_path):
-            if Path(path).is_absolute() or Path(os.path.normpath(path)).parts[:1] == (os.pardir,):
-                raise UserError(f"{folder / cameras_from}: '{path}' leads out of the folder: put it below {folder}")
-        image, alpha = read_colour(folder / file_path)
-        if image.shape[:2] != hw:
-            theirs, ours = (f"{size[1]}x{size[0]}" for size in (image.shape[:2], hw))
-            raise UserError(f"{folder / file_path} has {theirs} pixels, but {cameras_from} says {ours}")
-        yield image, alpha, read_depth(folder / depth_path, hw) if depth_path else None
-
-
-def check_all_or_none(folder: Path, count: int, masks: Sequence[np.ndarray], depths: Sequence[np.ndarray]) -> None:
-    """Raises `UserError` if only some of the `count` frames have a mask, or a depth map."""
-    for kind, found in (("an alpha channel", masks), ("a depth map", depths)):
-        if len(found) not in (0, count):
-            raise UserError(f"only {len(found)} of the {count} frames of {folder} have {kind}: all or none")
+def read_capture(folder: Path) -> Capture:
+    """What the camera files in an object's folder say. Raises `UserError` if one is malformed."""
+    files = {split: folder / name for split, name in SPLIT_FILES.items() if (folder / name).exists()}
+    if not files:
+        found = read_posed_frames(folder / CAMERA_FILE, rectify=True)
+        return Capture(folder, found.frames, found.cameras, found.splits)
+    each = {split: read_posed_frames(path, rectify=True) for split, path in files.items()}
+    if len({found.cameras.hw for found in each.values()}) > 1:
+        raise UserError(f"the camera files in {folder} have other values of 'w' and 'h', and must not")
+    frames = tuple(itertools.chain(*(found.frames for found in each.values())))
+    ends = list(itertools.accumulate((len(found.frames) for found in each.values()), initial=0))
+    splits = {split: tuple(range(*span)) for split, span in zip(each, itertools.pairwise(ends), strict=True)}
+    firsts: dict[str, int] = {}  # by their paths: a view in two files is one
+    same = [firsts.setdefault(frame.file_path or str(index), index) for index, frame in enumerate(frames)]
+    once = {split: [same[position] for position in positions] for split, positions in splits.items()}
+    check_disjoint(once, [frame.file_path for frame in frames], str(folder))
+    return Capture(folder, frames, concatenate([found.cameras for found in each.values()]), splits)
 
 
 def splits_in(root: Path) -> list[str]:
     """The splits of the captures in a folder; none if there are no captures."""
     if _has_splits(root):
-        return [split for split in SPLITS if _captures(root / split)]
-    return ["train", "val", "test"] if _captures(root) else []
+        return [split for split in SPLITS if _capture_folders(root / split)]
+    found = [read_capture(folder) for folder in _capture_folders(root)]
+    return [split for split in SPLIT_FILES if any(capture.positions(split) for capture in found)]
 
 
 def fitted(cameras: Cameras, where: Path | str = "this capture") -> tuple[Cameras, float]:
@@ -156,13 +161,22 @@ def _rotation_to_y(direction: Float[Tensor, "3"]) -> Float[Tensor, "3 3"]:
 
 
 def _has_splits(root: Path) -> bool:
-    return any(_captures(root / split) for split in SPLITS)
+    return any(_capture_folders(root / split) for split in SPLITS)
 
 
-def _captures(folder: Path) -> list[Path]:
-    if (folder / CAMERA_FILE).exists():
+def _folders(root: Path, split: str) -> list[Path]:
+    """The folders of the captures in which to look for views of a split."""
+    return _capture_folders(root / split) if _has_splits(root) else _capture_folders(root)
+
+
+def _capture_folders(folder: Path) -> list[Path]:
+    if _is_capture(folder):
         return [folder]
-    return sorted(path.parent for path in folder.glob(f"*/{CAMERA_FILE}"))
+    return sorted(path for path in folder.glob("*") if _is_capture(path))
+
+
+def _is_capture(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (CAMERA_FILE, *SPLIT_FILES.values()))
 
 
 def _middle(pixels: np.ndarray) -> np.ndarray:
@@ -171,12 +185,3 @@ def _middle(pixels: np.ndarray) -> np.ndarray:
     top, left = (height - side) // 2, (width - side) // 2
     return np.ascontiguousarray(pixels[top : top + side, left : left + side])
 
-
-def depth_maps(path: Path, count: int) -> tuple[list[str], float]:
-    """Each frame's depth map, empty if there is none, and their unit; the file is known to be well-formed."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    unit = content.get("depth_unit_scale_factor", DEPTH_UNIT)
-    if not isinstance(unit, int | float) or not 0 < unit < 1e9:
-        raise UserError(f"{path}: 'depth_unit_scale_factor' must be a number greater than 0")
-    frames = content.get("frames", [content] * count)
-    return [str(frame.get("depth_file_path") or "") for frame in frames], float(unit)

@@ -23,16 +23,15 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from mvgenvs.cameras import Cameras
-from mvgenvs.cli import OneSentenceParser, run_script, whole_number
+from mvgenvs.cli import SIDE, VIEWS, OneSentenceParser, run_script, whole_number
 from mvgenvs.data.pack import pack
 from mvgenvs.data.packed import packed_file
 from mvgenvs.data.scenes import open_scenes
-from mvgenvs.data.stored import SPLITS, CachedScenes, SceneObject, StoredViews
+from mvgenvs.data.stored import SPLITS, CachedScenes, SceneObject, StoredViews, sound_records
 from mvgenvs.errors import UserError
 from mvgenvs.files import atomically
 
 FORMAT = "mvgenvs compact 1"
-FIELDS = {"name", "family", "category", "view_ids", "depth_unit", "about"}  # of each object in the header
 TENSORS = ("bytes", "lengths", "ranges", "c2w", "K")
 LOSSLESS = 101  # OpenCV's quality for WebP without loss
 
@@ -80,11 +79,11 @@ class CompactScenes(CachedScenes):
             with safe_open(path, framework="pt") as file:
                 header = json.loads((file.metadata() or {}).get("mvgenvs", "{}"))
                 tensors = {name: file.get_tensor(name) for name in TENSORS}
-        except (OSError, SafetensorError, ValueError) as error:
+        except (OSError, SafetensorError, ValueError, RecursionError) as error:
             raise UserError(f"{path} is damaged or missing: make it again") from error
-        if header.get("format") != FORMAT:
+        if not isinstance(header, dict) or header.get("format") != FORMAT:
             raise UserError(f"{path} is not of the form '{FORMAT}'")
-        if not isinstance(header.get("size"), int) or not all(set(e) >= FIELDS for e in header.get("objects", [{}])):
+        if not isinstance(header.get("size"), int) or not sound_records(header.get("objects")):
             raise UserError(f"{path} lacks the records of its objects: make it again")
         self.size, self._entries = int(header["size"]), header["objects"]
         self._bytes, self._ranges = tensors["bytes"].numpy(), tensors["ranges"].tolist()
@@ -92,6 +91,11 @@ class CompactScenes(CachedScenes):
         self._cameras = Cameras(tensors["c2w"], tensors["K"], (self.size, self.size))
         counts = [len(entry["view_ids"]) for entry in self._entries]
         self._starts = np.cumsum([0, *counts])
+        views, lengths = int(self._starts[-1]), tensors["lengths"]
+        wanted = {"lengths": (2 * views,), "ranges": (views, 2), "c2w": (views, 4, 4), "K": (views, 3, 3)}
+        sound = all(tuple(tensors[name].shape) == shape for name, shape in wanted.items())
+        if not sound or lengths.lt(0).any() or int(lengths.sum()) != tensors["bytes"].numel():
+            raise UserError(f"{path} lacks a part of its views: make it again")
         self.objects = [
             SceneObject(e["name"], e["family"], path, tuple(e["view_ids"]), e["category"], e["about"])
             for e in self._entries
@@ -124,7 +128,7 @@ class CompactScenes(CachedScenes):
         end = self._ends[number]
         start = self._ends[number - 1] if number else 0
         pixels = cv2.imdecode(self._bytes[start:end], cv2.IMREAD_UNCHANGED)
-        if pixels is None:
+        if pixels is None or pixels.shape[:2] != (self.size, self.size):
             raise UserError(f"{self.path} is damaged or missing: make it again")
         return pixels
 
@@ -152,9 +156,9 @@ def parser() -> OneSentenceParser:
     make.add("--output", "folder for the files", type=Path, required=True)
     make.add("--split", "which objects", choices=SPLITS, default="train")
     make.add("--category", "only cars, or vehicles, …; all unless given", default="")
-    make.add("--views", "of each object", type=whole_number(1), default=50, metavar="N")
-    make.add("--quality", "of the colours, 1 to 100", type=whole_number(1), default=80, metavar="Q")
-    make.add("--size", "image side in pixels", type=whole_number(1), default=128, metavar="N")
+    make.add("--views", "of each object", type=VIEWS, default=50, metavar="N")
+    make.add("--quality", "of the colours, 1 to 100", type=whole_number(1, 100), default=80, metavar="Q")
+    make.add("--size", "image side in pixels", type=SIDE, default=128, metavar="N")
     expand = commands.add_parser("expand", help="makes the packed form, OUTPUT/<split>.safetensors")
     expand.add_argument("file", type=Path, help="what pack has written")
     expand.add("--output", "folder of the packed form", type=Path, required=True)

@@ -12,11 +12,12 @@ from typing import IO, Any
 import numpy as np
 from tqdm import tqdm
 
-from mvgenvs.cli import OneSentenceParser, run_script, whole_number
+from mvgenvs.cli import SIDE, OneSentenceParser, run_script
 from mvgenvs.data.packed import ARRAYS, FORMAT, HEADER, is_packed, packed_file
 from mvgenvs.data.scenes import open_scenes, splits_in
 from mvgenvs.data.stored import SPLITS, CachedScenes
 from mvgenvs.errors import UserError
+from mvgenvs.files import written
 from mvgenvs.folders import OwnFolder
 
 DTYPES = {"c2w": "F32", "K": "F32", "depth": "U16", "images": "U8", "mask": "U8"}
@@ -28,23 +29,14 @@ def pack(scenes: CachedScenes, size: int, path: Path) -> None:
     Objects are decoded one at a time, so that memory need not hold them all. Raises `UserError` if the disk is full or
     cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:
-            bodies = {name: stack.enter_context(tempfile.TemporaryFile(dir=path.parent)) for name in ARRAYS}
-            shapes, entries = _write_bodies(scenes, bodies)
-            with partial.open("wb") as file:
-                file.write(
-                    _header(shapes, {"format": FORMAT, "size": size, "arrays": list(shapes), "objects": entries})
-                )
-                for name in shapes:
-                    bodies[name].seek(0)
-                    copyfileobj(bodies[name], file, 1 << 20)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path} ({error.strerror}): free some space or choose another folder") from error
+    with written(path) as partial, ExitStack() as stack:
+        bodies = {name: stack.enter_context(tempfile.TemporaryFile(dir=path.parent)) for name in ARRAYS}
+        shapes, entries = _write_bodies(scenes, bodies)
+        with partial.open("wb") as file:
+            file.write(_header(shapes, {"format": FORMAT, "size": size, "arrays": list(shapes), "objects": entries}))
+            for name in shapes:
+                bodies[name].seek(0)
+                copyfileobj(bodies[name], file, 1 << 20)
 
 
 def _write_bodies(
@@ -93,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = OneSentenceParser("python -m mvgenvs.data.pack", description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path, help="data set: the SRN layout, OpenCars, or captures")
     parser.add_argument("--output", type=Path, required=True, help="folder for <split>.safetensors, the new data.root")
-    parser.add_argument("--size", type=whole_number(1), default=128, help="image side in pixels (default: %(default)s)")
+    parser.add_argument("--size", type=SIDE, default=128, help="image side in pixels (default: %(default)s)")
     parser.add_argument("--split", nargs="+", choices=SPLITS, help="splits to pack (default: all that are there)")
     parser.add_argument("--category", default="", help="only cars, or chairs, … (default: all)")
     parser.add_argument(

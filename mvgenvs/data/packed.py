@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from mvgenvs.cameras import Cameras
-from mvgenvs.data.stored import SPLITS, CachedScenes, SceneObject, StoredViews
+from mvgenvs.data.stored import SPLITS, CachedScenes, SceneObject, StoredViews, sound_records
 from mvgenvs.errors import UserError
 
 FORMAT = "mvgenvs views 1"
 HEADER = "mvgenvs"  # the only key of the file's metadata: with several, their order would differ from run to run
-FIELDS = {"name", "family", "category", "view_ids", "arrays", "depth_unit", "about"}  # of each object in the header
+TYPES = {"c2w": "float32", "K": "float32", "depth": "uint16", "images": "uint8", "mask": "uint8"}
 ARRAYS = ("c2w", "K", "depth", "images", "mask")  # in the file's order, widest numbers first, for alignment
 
 
@@ -56,8 +57,12 @@ class PackedScenes(CachedScenes):
             SceneObject(e["name"], e["family"], path, tuple(e["view_ids"]), e["category"], e["about"])
             for e in self._entries
         ]
-        with safe_open(path, framework="pt") as file:
-            self._arrays = {name: file.get_tensor(name) for name in header["arrays"]}  # mapped, not read
+        try:
+            with safe_open(path, framework="pt") as file:
+                self._arrays = {name: file.get_tensor(name) for name in header["arrays"]}  # mapped, not read
+        except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+            raise UserError(f"{path} is damaged: pack the data again") from error
+        _check_arrays(path, self._arrays, header["objects"], size)
 
     def read(self, index: int) -> StoredViews:
         entry = self._entries[index]
@@ -80,14 +85,30 @@ def _read_header(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: pack the data again") from error
-    if header.get("format") != FORMAT:
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise UserError(f"{path} is not of the form '{FORMAT}': pack the data again")
-    sound = isinstance(header.get("size"), int) and isinstance(header.get("arrays"), list)
-    if not sound or not all(set(entry) >= FIELDS for entry in header.get("objects", [{}])):
+    sound = isinstance(header.get("size"), int) and _are_arrays(header.get("arrays"))
+    sound = sound and sound_records(header.get("objects"))
+    if not sound or not all(_are_arrays(entry.get("arrays")) for entry in header["objects"]):
         raise UserError(f"{path} lacks the records of its objects: pack the data again")
     return header
+
+
+def _are_arrays(names: Any) -> bool:
+    return isinstance(names, list) and all(name in ARRAYS for name in names) and {"c2w", "K", "images"} <= set(names)
+
+
+def _check_arrays(path: Path, arrays: dict[str, Tensor], entries: list[dict[str, Any]], size: int) -> None:
+    """Raises `UserError` unless each array has the rows and the shape that the header's objects need."""
+    shapes = {"c2w": (4, 4), "K": (3, 3), "images": (3, size, size), "mask": (1, size, size), "depth": (1, size, size)}
+    for name in {name for entry in entries for name in entry["arrays"]}:
+        rows = sum(len(entry["view_ids"]) for entry in entries if name in entry["arrays"])
+        if name not in arrays or tuple(arrays[name].shape) != (rows, *shapes[name]):
+            raise UserError(f"{path} lacks a part of its '{name}': pack the data again")
+        if str(arrays[name].dtype) != f"torch.{TYPES[name]}":
+            raise UserError(f"{path} holds '{name}' of another type, {arrays[name].dtype}: pack the data again")
 
 
 def _with_offsets(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mvgenvs.cameras import Cameras
-from mvgenvs.cli import OneSentenceParser, number, run_script, whole_number
+from mvgenvs.cli import ANGLE, ELEVATION, SEED, VIEWS, OneSentenceParser, number, run_script
 from mvgenvs.data.srn import SPLITS
 from mvgenvs.data.srn_writer import FORMATS, PARTIAL, check_object, write_object
 from mvgenvs.errors import UserError
@@ -42,16 +42,16 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--num-views",
         "views of each object; the spiral's 251 are those of SRN's test sets",
-        type=whole_number(1),
+        type=VIEWS,
         default=251,
     )
-    add("--elevation", "of an orbit or circle, in degrees", type=float, default=20.0)
-    add("--azimuth", "where an orbit or circle starts, in degrees", type=float, default=0.0)
+    add("--elevation", "of an orbit or circle, in degrees", type=ELEVATION, default=20.0)
+    add("--azimuth", "where an orbit or circle starts, in degrees", type=ANGLE, default=0.0)
     add("--size", "pixels along each side of an image", type=number(int, 8, 2048), default=128, metavar="N")
     add("--up", "the meshes' upward axis; write --up=-z for a minus", choices=AXES, default="+y")
     add("--front", "the meshes' front, which comes to face -z; glTF's is +z", choices=AXES, default="-z")
     add("--format", "of the images, lossless both", choices=FORMATS, default="png")
-    add("--seed", "of random views", type=int, default=0)
+    add("--seed", "of random views", type=SEED, default=0)
     return parse
 
 

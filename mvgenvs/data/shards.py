@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from mvgenvs.cli import OneSentenceParser, number, run_script, whole_number
+from mvgenvs.cli import SIDE, OneSentenceParser, number, run_script
 from mvgenvs.data.scenes import open_scenes, splits_in
 from mvgenvs.data.stored import SPLITS, CachedScenes, SceneObject, StoredViews
 from mvgenvs.data.streamed import FORMAT, index_file, read_index
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parse = OneSentenceParser("python -m mvgenvs.data.shards", description=__doc__.splitlines()[0])
     parse.add_argument("root", type=Path, help="data set: the SRN layout, OpenCars, captures, or packed")
     parse.add("--output", "folder for the shards and their index, the new data.root", type=Path, required=True)
-    parse.add("--size", "image side in pixels", type=whole_number(1), default=128, metavar="N")
+    parse.add("--size", "image side in pixels", type=SIDE, default=128, metavar="N")
     parse.add("--split", "splits to write; all that are there unless given", nargs="+", choices=SPLITS)
     parse.add("--category", "only cars, or chairs, …; all unless given", default="")
     parse.add(

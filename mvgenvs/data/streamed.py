@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from mvgenvs.cameras import Cameras
-from mvgenvs.data.stored import SPLITS, CachedScenes, SceneObject, StoredViews
+from mvgenvs.data.stored import SPLITS, CachedScenes, SceneObject, StoredViews, sound_records
 from mvgenvs.errors import UserError
+from mvgenvs.limits import leads_out
 from mvgenvs.views import ViewSet
 
 FORMAT = "mvgenvs shards 1"
@@ -38,13 +39,16 @@ def read_index(path: Path) -> dict[str, Any]:
         if content["format"] != FORMAT:
             raise UserError(f"{path} is not of the form '{FORMAT}': write the shards again")
         whole = isinstance(content["size"], int) and isinstance(content["url"], str) and content["objects"]
+        whole = whole and sound_records(content["objects"]) and isinstance(content["shards"], list)
         places = range(len(content["shards"]))
+        if any(not isinstance(name, str) or "/" in name or leads_out(name) for name in content["shards"]):
+            raise UserError(f"{path} names shards that do not lie beside it: write the shards again")
         for entry in content["objects"]:
             whole = whole and all(isinstance(entry[key], kind) for key, kind in FIELDS.items())
             whole = whole and entry["shard"] in places
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged: write the shards again") from error
     if not whole:
         raise UserError(f"{path} is damaged: write the shards again")

@@ -36,7 +36,7 @@ def add_flags(
         if flag.choices:
             how = {"type": _choice(each.name, flag.choices), "metavar": f"{{{','.join(flag.choices)}}}"}
         elif kind is not bool:
-            how = {"type": number(kind, flag.low or 0), "metavar": "N" if kind is int else "X"}
+            how = {"type": number(kind, flag.low or 0, flag.high), "metavar": "N" if kind is int else "X"}
         if kind is not bool:
             how["default"] = default
             text += "" if default is None else " (default: %(default)s)"

@@ -32,6 +32,7 @@ class Flag:
     choices: tuple[str, ...]
     names_only: bool  # whether Python, too, takes nothing but the choices
     low: int | None  # the least number
+    high: int  # the greatest
 
 
 def option(
@@ -41,9 +42,10 @@ def option(
     choices: Sequence[str] = (),
     names_only: bool = True,
     low: int | None = None,
+    high: int = 10**9,
 ) -> Any:
     """A field of `SamplingOptions`; the arguments are those of `Flag`."""
-    return field(default=default, metadata={"flag": Flag(group, name, tuple(choices), names_only, low)})
+    return field(default=default, metadata={"flag": Flag(group, name, tuple(choices), names_only, low, high)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +57,9 @@ class SamplingOptions:
 
     plan: str | Sequence[Any] = option("sliding", "sequence", choices=PLANS, names_only=False)
     """which views are generated together"""
-    block: int | None = option(None, "sequence", low=1)
+    block: int | None = option(None, "sequence", low=1, high=4096)
     """views per block (default: 4, autoregressive 1, unconditional 2)"""
-    anchors: int | None = option(None, "sequence", low=0)
+    anchors: int | None = option(None, "sequence", low=0, high=4096)
     """finished views shown to each block (default: the plan's)"""
     close_loop: bool = option(False, "sequence")
     """generate the first views of an orbit again, to match the last ones"""
@@ -69,17 +71,17 @@ class SamplingOptions:
     """noise of anchors: as much as the new views, or almost none"""
     sampler: str = option("euler", "sampling", choices=SAMPLERS)
     """solver of the diffusion ODE"""
-    num_inference_steps: int | None = option(None, "sampling", "steps", low=1)
+    num_inference_steps: int | None = option(None, "sampling", "steps", low=1, high=10_000)
     """sampler steps (default: the checkpoint's own, or else 20)"""
-    churn: float = option(0.0, "sampling", low=0)
+    churn: float = option(0.0, "sampling", low=0, high=10_000)
     """stochasticity, EDM's S_churn"""
     start: str | None = option(None, "sampling", choices=STARTS)
     """start from noise alone, or from the noised rendering (default: the checkpoint's)"""
-    sigma_max: float | None = option(None, "sampling")  # its range depends on the checkpoint's levels
+    sigma_max: float | None = option(None, "sampling", low=0, high=10_000)  # and above the checkpoint's lowest
     """noise level to start from (default: the checkpoint's)"""
-    rho: float | None = option(None, low=0)
+    rho: float | None = option(None, low=0, high=1000)
     """spacing of the noise levels, EDM's rho (default: the checkpoint's)"""
-    guidance_scale: float | None = option(None, "sampling", "guidance", low=0)
+    guidance_scale: float | None = option(None, "sampling", "guidance", low=0, high=1000)
     """guidance weight, 1 is none (default: the checkpoint's own, or else 1.5)"""
     joint: bool = option(True)
     """denoise the views of a block together; False, a baseline: each alone, with only the known views as anchors"""
@@ -167,9 +169,10 @@ def _check(name: str, value: Any, flag: Flag) -> None:
     if flag.low is not None:
         whole = kind_of(name) is int
         fits = isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
-        if not fits or not flag.low <= value < math.inf:
+        if not fits or not flag.low <= value <= flag.high:
             noun = "a whole number" if whole else "a number"
-            raise UserError(f"{name} must be {noun} of at least {flag.low}, but is {value!r}")
+            span = f"at most {flag.high}" if fits and flag.high < value < math.inf else f"at least {flag.low}"
+            raise UserError(f"{name} must be {noun} of {span}, but is {value!r:.80}")
 
 
 def kind_of(name: str) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mvgenvs.diffusion.conditions import Conditions
 from mvgenvs.diffusion.renoising import Generators
+from mvgenvs.files import atomically
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -35,10 +36,8 @@ class SequenceState:
 
     def save(self, path: Path) -> None:
         """Writes a file that is complete as soon as it has its name."""
-        partial = path.with_name(f".{path.name}.partial")
         own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.tensors.items()}
-        save_file(own, partial, {"finished": str(self.finished)})
-        partial.replace(path)
+        atomically(path, lambda partial: save_file(own, partial, {"finished": str(self.finished)}))
 
     @classmethod
     def load(cls, path: Path) -> "SequenceState | None":

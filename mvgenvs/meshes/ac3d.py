@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from mvgenvs.errors import UserError
+from mvgenvs.limits import check_bytes
 from mvgenvs.meshes.mesh import Material, Mesh, MeshPart
 from mvgenvs.meshes.textures import read_texture
 
@@ -32,6 +33,7 @@ def read_ac3d(path: str | Path, texture: Callable[[str], Texture] | None = None)
     """
     path = Path(path)
     try:
+        check_bytes(path)
         lines = path.read_text(encoding="latin-1").split("\n")  # not splitlines: latin-1 has others
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
@@ -42,7 +44,7 @@ def read_ac3d(path: str | Path, texture: Callable[[str], Texture] | None = None)
         parts = tuple(reader.parts())
     except UserError:
         raise
-    except (ValueError, IndexError, RecursionError) as error:
+    except (ValueError, IndexError, RecursionError, OverflowError) as error:
         raise UserError(f"{path} is damaged at line {reader.line}: {error}") from error
     if not parts:
         raise UserError(f"{path} holds no surfaces: is it the right file?")

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from mvgenvs.errors import UserError
+from mvgenvs.limits import check_bytes
 from mvgenvs.meshes.mesh import Material, Mesh, MeshPart
 
 MAGIC, VERSION = b"IDP2", 8
@@ -55,6 +56,7 @@ def read_md2(source: str | Path | bytes, name: str | None = None, material: Mate
     if not isinstance(source, bytes):
         if not Path(source).is_file():
             raise UserError(f"there is no model {label}")
+        check_bytes(Path(source))
         source = Path(source).read_bytes()
     header = _read_header(source, label)
     skins = _block(source, SKIN, header.skins_at, header.num_skins, label)

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mvgenvs.errors import UserError
+from mvgenvs.limits import check_bytes, leads_out, open_zip, read_member
 from mvgenvs.meshes.mesh import Material, Mesh, MeshPart
 from mvgenvs.meshes.mtl import OpenSibling, read_materials
 
@@ -38,6 +39,7 @@ def read_obj(
         path = Path(source)
         open_sibling = open_sibling or files_of_folder(path.parent)
         try:
+            check_bytes(path)
             source = path.read_bytes()
         except OSError as error:
             raise UserError(f"cannot read {path}: is it an OBJ file?") from error
@@ -53,7 +55,7 @@ def read_obj(
             _part(group, materials[material], faces, vertices, texcoords)
             for (group, material), faces in statements.faces.items()
         ]
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, OverflowError) as error:
         raise UserError(f"{label} is damaged: {error}") from error
     parts = [part for part in parts if len(part.triangles)]
     if not parts:
@@ -65,9 +67,9 @@ def read_obj_in_zip(archive: Path, member: str, need_textures: bool = True) -> M
     """Reads an OBJ file from a zip archive that also holds its MTL and textures. Raises as `read_obj` does."""
     label = f"{archive}!{member}"
     try:
-        with zipfile.ZipFile(archive) as opened:
+        with open_zip(archive) as opened:
             siblings = files_of_zip(opened, str(PurePosixPath(member).parent))
-            return read_obj(opened.read(member), siblings, label, need_textures)
+            return read_obj(read_member(opened, member), siblings, label, need_textures)
     except KeyError as error:
         raise UserError(f"there is no {member} in {archive}") from error
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
@@ -78,8 +80,13 @@ def files_of_folder(folder: Path) -> OpenSibling:
     """Opens files by their name in `folder`."""
 
     def open_sibling(name: str) -> bytes | None:
+        if leads_out(name) or "\0" in name:  # what lies elsewhere is none of the model's business
+            return None
         path = folder / name
-        return path.read_bytes() if path.is_file() else None
+        try:
+            return path.read_bytes() if path.is_file() else None
+        except OSError:  # a name that is too long
+            return None
 
     return open_sibling
 
@@ -89,7 +96,7 @@ def files_of_zip(archive: zipfile.ZipFile, folder: str) -> OpenSibling:
 
     def open_sibling(name: str) -> bytes | None:
         member = str(PurePosixPath(folder) / name)
-        return archive.read(member) if member in archive.NameToInfo else None
+        return read_member(archive, member) if member in archive.NameToInfo else None
 
     return open_sibling
 

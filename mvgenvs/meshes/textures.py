@@ -8,6 +8,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from mvgenvs.errors import UserError
+from mvgenvs.limits import check_pixels
 
 
 def read_texture(
@@ -25,7 +26,10 @@ def read_texture(
         raise UserError(f"there is no texture {label}")
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+            check_pixels(image.width, image.height, f"texture {label}")
             texture = image.convert("RGBA")
+    except UserError:
+        raise
     # For a damaged file, Pillow's decoders raise almost anything: IndexError, struct.error, SyntaxError …
     except Exception as error:
         raise UserError(f"cannot read texture {label} as an image: is the file whole?") from error

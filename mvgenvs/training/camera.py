@@ -5,6 +5,7 @@ depth that the data set has for them, are thrown into the new image. So distance
 """
 
 import math
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import Dataset
@@ -23,7 +25,7 @@ from mvgenvs.data.augment import hue_rotation, turned
 from mvgenvs.data.mixture import Mixture
 from mvgenvs.data.stored import CachedScenes
 from mvgenvs.errors import UserError
-from mvgenvs.files import share
+from mvgenvs.files import reason_of, share
 from mvgenvs.pose.crops import SIDE, Window, crop, window_around
 from mvgenvs.pose.network import ELEVATION_UNIT, CameraNet, Prediction, azimuth_centers
 from mvgenvs.precision import cpu_computes_bf16
@@ -219,12 +221,14 @@ def train_camera(scenes: CachedScenes, steps: int, minutes: float | None = None,
 
 
 def save_camera(net: CameraNet, folder: Path) -> None:
-    """Writes config.json and fp16 weights as safetensors. Raises `UserError` if the folder cannot be written."""
+    """Writes config.json and fp16 weights as safetensors, both or none. Raises `UserError` if it cannot."""
     try:
-        net.half().save_pretrained(folder)
-        for name in CAMERA_FILES:
-            share(folder / name)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {folder} ({error.strerror}): free some space or choose another folder"
-        ) from error
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as staged:
+            net.half().save_pretrained(staged)
+            for name in CAMERA_FILES:
+                share(Path(staged) / name)
+                (Path(staged) / name).replace(folder / name)
+    except (OSError, SafetensorError) as error:
+        reason = reason_of(error)
+        raise UserError(f"cannot write {folder} ({reason}): free some space or choose another folder") from error

@@ -21,7 +21,7 @@ from mvgenvs.data.sampling import Batch
 from mvgenvs.errors import UserError
 from mvgenvs.parts import Parts
 from mvgenvs.training.objective import Objective
-from mvgenvs.training.optimizer import STATE_BYTES, check_optimizer
+from mvgenvs.training.optimizer import STATE_BYTES
 from mvgenvs.trajectories import orbit
 from mvgenvs.views import ViewSet, stack
 
@@ -80,7 +80,6 @@ def step_memory(parts: Parts, config: TrainConfig) -> tuple[StepMemory, StepMemo
     The step has the largest number of known views that a set may have. The parts lose their weights; they may be on
     torch's meta device, without any weights.
     """
-    check_optimizer(config.optim)
     if config.loss.refine:
         raise UserError("estimate is for stages of the field and the denoiser: the refiner's needs less than these")
     objective = Objective(parts, replace(config, run=replace(config.run, gradient_checkpointing=False))).train()

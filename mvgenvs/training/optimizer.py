@@ -12,21 +12,12 @@ from mvgenvs.errors import UserError
 STATE_BYTES = {"adamw": 8, "adamw8bit": 2}  # per trained number, for its gradient's mean and square
 
 
-def check_optimizer(config: OptimConfig) -> None:
-    """Raises `UserError` for an unknown kind, or for impossible betas."""
-    if config.kind not in STATE_BYTES:
-        raise UserError(f"setting 'optim.kind' must be {' or '.join(STATE_BYTES)}, not '{config.kind}'")
-    if len(config.betas) != 2 or not all(0 <= beta < 1 for beta in config.betas):
-        raise UserError(f"setting 'optim.betas' must be two numbers in [0, 1), not {list(config.betas)}")
-
-
 def make_optimizer(parameters: Sequence[nn.Parameter], config: OptimConfig, device: torch.device) -> Optimizer:
     """AdamW over the parameters, which will be on `device` when they are trained.
 
     On a GPU, torch's fused kernel does the step; on a CPU it rounds differently from the plain one, and is not used.
-    Raises `UserError` for settings that `check_optimizer` refuses, or if bitsandbytes is missing.
+    Raises `UserError` if bitsandbytes is missing.
     """
-    check_optimizer(config)
     betas = (config.betas[0], config.betas[1])
     if config.kind == "adamw":
         fused = device.type == "cuda"

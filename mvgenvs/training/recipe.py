@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 from accelerate import PartialState
 
-from mvgenvs.config import ConfigLoader, TrainConfig, build
+from mvgenvs.config import TrainConfig, build, read_yaml
 from mvgenvs.errors import UserError
 from mvgenvs.files import write_text
 from mvgenvs.parts import find_pipeline, load_parts
@@ -118,17 +118,12 @@ def read_recipe(path: Path, output: Path, data: list[str], minutes: float | None
 
     Raises `UserError` for a wrong recipe, or minutes that are not above 0. Nothing is written.
     """
-    try:
-        found: Any = yaml.load(path.read_text(encoding="utf-8"), ConfigLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the recipe {path}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML") from error
-    if not isinstance(found, dict) or set(found) - KEYS or "stages" not in found:
+    found = read_yaml(path, "recipe")
+    if not isinstance(found, dict) or {*map(str, found)} - KEYS or "stages" not in found:
         raise UserError(f"{path} must hold {', '.join(sorted(KEYS))}, and nothing else")
     content: dict[str, Any] = {"base": {}, "export": {}, "eval": {}} | found
     if bad := [key for key in ("base", "stages", "export", "eval") if not isinstance(content[key], dict)]:
-        raise UserError(f"'{bad[0]}' of {path} must hold settings, not {content[bad[0]]!r}")
+        raise UserError(f"'{bad[0]}' of {path} must hold settings, not {content[bad[0]]!r:.80}")
     export, val = build(Export, content["export"], "export"), build(Val, content["eval"], "eval")
     if not (export.steps > 0 and 0 < export.guidance < math.inf and 0 <= export.render_sigma < math.inf):
         raise UserError(f"'export' of {path} needs steps and guidance above 0, and a render_sigma of 0 or more")
@@ -137,10 +132,10 @@ def read_recipe(path: Path, output: Path, data: list[str], minutes: float | None
     if not content["stages"]:
         raise UserError(f"{path} has no stages")
     for name, stage in content["stages"].items():
-        if not isinstance(stage, dict) or not isinstance(stage.get("share"), int | float) or not stage["share"] > 0:
+        if not isinstance(stage, dict) or not _is_number(stage.get("share"), 1e6):
             raise UserError(f"stage '{name}' of {path} needs a 'share' of the minutes above 0")
     content["minutes"] = minutes if minutes is not None else content.get("minutes", 0)
-    if not isinstance(content["minutes"], int | float) or not 0 < content["minutes"] < 1e6:
+    if not _is_number(content["minutes"], 1e6):
         raise UserError(f"a recipe needs minutes above 0, not {content['minutes']}")
     content["base"] = merged(content["base"], {"data": {"sources": list(data)}})
     recipe = Recipe(content, output)
@@ -223,6 +218,11 @@ def report(stage: Stage) -> dict[str, Any]:
         "learning": 1 - waiting - rendering,
         "losses": {key: value for key, value in last.items() if key in vars(stage.config.loss)},
     }
+
+
+def _is_number(value: Any, high: float) -> bool:
+    """Whether it is a number above 0 and below `high`."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < high
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

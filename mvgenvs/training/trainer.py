@@ -45,8 +45,14 @@ def train(config: TrainConfig, resume: bool) -> int:
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     accelerator = make_accelerator(config)
-    lock = ExitStack()  # until this process ends, no other may train into the folder
-    on_main(accelerator.state, lambda: lock.enter_context(OwnFolder(run, "--run.output")))
+    with ExitStack() as lock:  # until it is closed, no other process may train into the folder
+        on_main(accelerator.state, lambda: lock.enter_context(OwnFolder(run, "--run.output")))
+        return run_stage(config, accelerator)
+
+
+def run_stage(config: TrainConfig, accelerator: Accelerator) -> int:
+    """Trains a stage that has been checked, in its own folder; 1 if it was stopped before its end."""
+    run = Path(config.run.output)
     length = StageLength(config, lambda steps: agreed(accelerator, steps, "min"))
     scenes, sets = open_data(config, accelerator.num_processes)
     set_seed(config.run.seed)
@@ -90,7 +96,6 @@ def train(config: TrainConfig, resume: bool) -> int:
                 break
     for tracker in accelerator.trackers:  # `end_training` would also separate the processes, which may have more to do
         tracker.finish()
-    lock.close()
     return 1 if stop and not last else 0
 
 
@@ -149,8 +154,6 @@ def check_refining(config: TrainConfig, others: Sequence[float]) -> None:
         raise UserError("loss.refine is a stage of its own: give it run.train [codec], and no loss but loss.perceptual")
     if not config.run.init_from or {*config.run.init_parts} != {*PARTS}:
         raise UserError("loss.refine needs a finished model: give run.init_from, and take all its parts")
-    if config.refine.sets < 1 or config.refine.views < 1:
-        raise UserError("refine.sets and refine.views must be 1 or more")
 
 
 def kept_items(

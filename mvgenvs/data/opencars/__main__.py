@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mvgenvs.cli import OneSentenceParser, number, run_script, whole_number
+from mvgenvs.cli import SEED, VIEWS, WORKERS, OneSentenceParser, number, run_script, whole_number
 from mvgenvs.errors import UserError
 from mvgenvs.folders import OwnFolder
 
@@ -34,16 +34,16 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--focal",
         f"focal length in pixels, {WIDEST} to {TIGHTEST} times the size; by default SRN's, 131.25 at a size of 128",
-        type=float,
+        type=number(float, 1, 1e6),
         metavar="F",
     )
-    add("--views", "views of each train object; those of other splits have SRN's 251", type=whole_number(1), default=50)
+    add("--views", "views of each train object; those of other splits have SRN's 251", type=VIEWS, default=50)
     add("--sphere", "where the train views come from", choices=("upper", "full"), default="upper")
     add("--format", "of the images, lossless both; webp is a third smaller", choices=FORMATS, default="png")
-    add("--repaint", "recoloured and re-proportioned variants of each train object", type=whole_number(0), default=0)
+    add("--repaint", "recoloured and re-proportioned variants of each train object", type=whole_number(0, 10_000), default=0)
     add("--only", "only objects whose id matches, such as 'torcs_*'", default="*", metavar="PATTERN")
-    add("--seed", "start of the random numbers", type=int, default=0)
-    add("--jobs", "processes; one for each core unless given", type=whole_number(1), metavar="N")
+    add("--seed", "start of the random numbers", type=SEED, default=0)
+    add("--jobs", "processes; one for each core unless given", type=WORKERS, metavar="N")
     return parse
 
 

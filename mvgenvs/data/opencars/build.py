@@ -21,6 +21,7 @@ from mvgenvs.data.opencars.packages import fetch, unpack, version
 from mvgenvs.data.opencars.repaint import repainted
 from mvgenvs.data.srn_writer import PARTIAL, check_object, clear_partial, write_object
 from mvgenvs.errors import UserError
+from mvgenvs.files import write_text
 from mvgenvs.meshes.renderer import SURFACE, Renderer
 from mvgenvs.trajectories import random_views, srn_spiral
 
@@ -180,13 +181,7 @@ def _finished(folder: Path) -> bool:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(content, indent=1) + "\n")
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}): choose another --output folder") from error
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def _rendered(todo: Sequence[Task], recipe: Recipe, output: Path, jobs: int) -> Iterator[tuple[Task, str]]:

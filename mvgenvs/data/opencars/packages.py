@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from mvgenvs.errors import UserError
+from mvgenvs.limits import ARCHIVE_BYTES, MEMBER_BYTES, leads_out
 from mvgenvs.folders import replace_folder, sweep
 
 AR_MAGIC, AR_HEADER = b"!<arch>\n", 60  # bytes; each member follows its header, padded to an even length
@@ -79,6 +80,9 @@ def unpack(deb: Path, patterns: Sequence[str], folder: Path) -> Path:
     try:
         _unpack_members(deb, patterns, partial, wanted)
         replace_folder(folder, partial, aside, _members(folder))
+    except UserError:
+        sweep(partial, _members(partial))
+        raise
     except OSError as error:
         sweep(partial, _members(partial))
         raise UserError(f"cannot unpack {deb} ({error.strerror}): free space or choose another --packages") from error
@@ -88,11 +92,14 @@ def unpack(deb: Path, patterns: Sequence[str], folder: Path) -> Path:
 def _unpack_members(deb: Path, patterns: Sequence[str], partial: Path, wanted: str) -> None:
     partial.mkdir(parents=True)
     (partial / BEGUN).write_text(wanted)
+    total = 0
     with _tar(deb, "data.tar") as tar:
         for member in tar:
-            name = member.name.removeprefix("./")
+            name, total = member.name.removeprefix("./"), total + member.size
+            if member.size > MEMBER_BYTES or total > ARCHIVE_BYTES:
+                raise UserError(f"{deb} unpacks to more than is sensible, at '{name}': this is no package")
             if member.isfile() and any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
-                if ".." in Path(name).parts or name.startswith("/"):
+                if ".." in Path(name).parts or leads_out(name):
                     raise UserError(f"{deb} holds '{name}', which would land outside the folder: this is no package")
                 (partial / name).parent.mkdir(parents=True, exist_ok=True)
                 with (partial / name).open("wb") as file:

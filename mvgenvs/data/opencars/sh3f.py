@@ -14,6 +14,7 @@ import numpy as np
 
 from mvgenvs.data.opencars.catalogue import Entry
 from mvgenvs.errors import UserError
+from mvgenvs.limits import open_zip, read_member
 from mvgenvs.meshes.mesh import Mesh
 from mvgenvs.meshes.obj import read_obj_in_zip
 
@@ -65,13 +66,13 @@ def read_library(root: Path, library: Library) -> list[Model]:
     """Everything in a library's catalogue; `root` is the unpacked package. Raises `UserError` if it is damaged."""
     archive = root / library.file
     try:
-        with zipfile.ZipFile(archive) as opened:
+        with open_zip(archive) as opened:
             licences = {str(PurePosixPath(n).parent): n for n in opened.namelist() if "license" in n.lower()}
             models = []
-            for item in _catalogue(opened.read(library.catalogue).decode("latin-1")):
+            for item in _catalogue(read_member(opened, library.catalogue).decode("latin-1")):
                 member = item["model"].lstrip("/")
                 own = licences.get(str(PurePosixPath(member).parent))
-                text = opened.read(own).decode("utf-8", "replace") if own else ""
+                text = read_member(opened, own).decode("utf-8", "replace") if own else ""
                 rotation = [float(number) for number in item.get("modelRotation", "1 0 0 0 1 0 0 0 1").split()]
                 if len(rotation) != 9:
                     raise ValueError(f"the rotation of {member} has {len(rotation)} numbers")

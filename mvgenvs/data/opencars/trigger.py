@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from mvgenvs.data.opencars.catalogue import Entry
 from mvgenvs.errors import UserError
+from mvgenvs.limits import open_zip, read_member
 from mvgenvs.meshes.mesh import Mesh, merged
 from mvgenvs.meshes.obj import read_obj_in_zip
 
@@ -74,8 +75,8 @@ def _load(archive: Path, folder: str, car: str) -> Mesh:
 def _description(archive: Path, member: str) -> tuple[ElementTree.Element, ElementTree.Element]:
     """The parts of a car's XML about the car in general, and about its body."""
     try:
-        with zipfile.ZipFile(archive) as opened:
-            description = ElementTree.fromstring(opened.read(member))
+        with open_zip(archive) as opened:
+            description = ElementTree.fromstring(read_member(opened, member))
     except (OSError, EOFError, KeyError, zlib.error, zipfile.BadZipFile, ElementTree.ParseError) as error:
         raise UserError(f"cannot read {archive}!{member}: is the package {PACKAGE} whole?") from error
     general, body = description.find("genparams"), description.find("part")

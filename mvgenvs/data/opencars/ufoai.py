@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from mvgenvs.data.opencars.catalogue import Entry
 from mvgenvs.errors import UserError
+from mvgenvs.limits import open_zip, read_member
 from mvgenvs.meshes.md2 import read_md2
 from mvgenvs.meshes.mesh import Material, Mesh, merged
 from mvgenvs.meshes.textures import read_texture
@@ -91,7 +92,7 @@ def _load(archive: Path, car: _Car) -> Mesh:
     """Body and tyres of one car. Opens the archive each time, so that processes may load at the same time."""
     folder = PurePosixPath(FOLDER, car.model).parent
     try:
-        with zipfile.ZipFile(archive) as pack:
+        with open_zip(archive) as pack:
             mesh = _skinned(pack, PurePosixPath(FOLDER, car.model), folder / car.skin)
             if car.tyres:
                 tyres = _skinned(pack, folder / car.tyres, folder / TYRE_SKIN)
@@ -112,6 +113,6 @@ def _skinned(pack: zipfile.ZipFile, model: PurePosixPath, skin: PurePosixPath) -
 
 def _member(pack: zipfile.ZipFile, path: PurePosixPath) -> bytes:
     try:
-        return pack.read(str(path))
+        return read_member(pack, str(path))
     except KeyError as error:
         raise UserError(f"{pack.filename} has no file {path}: unpack {PACKAGE} again") from error
