@@ -38,6 +38,7 @@ SPLIT_FILES = {split: f"transforms_{split}.json" for split in ("train", "val", "
 RADIUS = 1.3  # distance of the cameras in the model's world
 MIN_SPREAD = 1e-4  # least eigenvalue of the viewing directions' spread: that of two cameras 1.1 degrees apart
 
+
 @dataclass(frozen=True, eq=False)
 class Capture:
     """One object: all its frames, in order, and which of them belong to a split."""
@@ -184,4 +185,3 @@ def _middle(pixels: np.ndarray) -> np.ndarray:
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     return np.ascontiguousarray(pixels[top : top + side, left : left + side])
-

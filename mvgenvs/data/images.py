@@ -45,7 +45,7 @@ def read_depth(path: Path, hw: tuple[int, int]) -> UInt16[np.ndarray, "h w"] | F
         return _read_array(path, hw)
     image = _open(path)
     if not image.mode.startswith("I;16"):
-        raise UserError(f"{path} is not a 16-bit grey image or .npy file, as a depth map must be: its mode is {image.mode}")
+        raise UserError(f"{path} is not a 16-bit grey image or .npy file, as depth maps are: its mode is {image.mode}")
     return _of_size(np.array(image).astype(np.uint16), hw, path)
 
 

@@ -16,7 +16,6 @@ from mvgenvs.cli import SIDE, OneSentenceParser, run_script
 from mvgenvs.data.packed import ARRAYS, FORMAT, HEADER, is_packed, packed_file
 from mvgenvs.data.scenes import open_scenes, splits_in
 from mvgenvs.data.stored import SPLITS, CachedScenes
-from mvgenvs.errors import UserError
 from mvgenvs.files import written
 from mvgenvs.folders import OwnFolder
 

@@ -91,14 +91,18 @@ RECORD = {"name": str, "family": str, "category": str, "view_ids": list, "depth_
 
 
 def sound_records(records: Any) -> bool:
-    """Whether these are the records of objects that the packed forms hold, at least one, each with at least one view."""
-    return isinstance(records, list) and bool(records) and all(
-        isinstance(record, dict)
-        and all(isinstance(record.get(key), kind) for key, kind in RECORD.items())
-        and record["view_ids"]
-        and all(isinstance(view, int) for view in record["view_ids"])
-        and 0 < record["depth_unit"] < 1e9
-        for record in records
+    """Whether these are the records of at least one object that the packed forms hold, each with at least one view."""
+    return (
+        isinstance(records, list)
+        and bool(records)
+        and all(
+            isinstance(record, dict)
+            and all(isinstance(record.get(key), kind) for key, kind in RECORD.items())
+            and record["view_ids"]
+            and all(isinstance(view, int) for view in record["view_ids"])
+            and 0 < record["depth_unit"] < 1e9
+            for record in records
+        )
     )
 
 

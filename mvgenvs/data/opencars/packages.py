@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import IO, cast
 
 from mvgenvs.errors import UserError
-from mvgenvs.limits import ARCHIVE_BYTES, MEMBER_BYTES, leads_out
 from mvgenvs.folders import replace_folder, sweep
+from mvgenvs.limits import ARCHIVE_BYTES, MEMBER_BYTES, leads_out
 
 AR_MAGIC, AR_HEADER = b"!<arch>\n", 60  # bytes; each member follows its header, padded to an even length
 BEGUN, COMPLETE = ".begun", ".complete"  # record of what to unpack: written first, and renamed last
