@@ -81,6 +81,8 @@ class DenoiserConfig:
     """side of the NeRF's feature renderings in training, in pixels; sampling renders at the image size"""
     condition_scale: int = 2
     """side of the denoiser's feature maps divided by that of the latents; renderings are pooled to it"""
+    rendering: bool = True
+    """unet: show the denoiser the NeRF's rendering; false: cameras and the other views of a set alone, as in 3DiM"""
     plucker: bool = True
     """also condition on the Plücker map of the target camera"""
     render_prior: bool = True

@@ -26,6 +26,7 @@ from mvgenvs.diffusion.codec import SIGMA_DATA
 from mvgenvs.diffusion.conditions import Conditions
 from mvgenvs.diffusion.joint_model import JointUNet, which_dropped
 from mvgenvs.diffusion.noise import preconditioning
+from mvgenvs.errors import UserError
 from mvgenvs.nerf.model import Rendering
 
 POSE_TOKEN_DIM = 64
@@ -96,6 +97,7 @@ class JointDenoiser(JointUNet):
         latent_size: int = 16,
         features: int = 16,
         condition_scale: int = 2,
+        rendering: bool = True,
         plucker: bool = True,
         render_prior: bool = True,
         block_out_channels: Sequence[int] = (144, 128),
@@ -115,17 +117,24 @@ class JointDenoiser(JointUNet):
         std_channels: Sequence[float] | None = None,
     ) -> None:
         """The arguments, so many of them, are the model's saved configuration. `latent_size` is the side of the
-        latents, `condition_scale` that of the condition maps over it; `render_prior` centres the preconditioning on the
-        rendering; `attention_levels` says at which levels, finest first, transformer blocks attend across the views;
-        `attention` which views see which, see `set_attention`; `show_prior` gives the encoded rendering to the network
-        besides the maps; `rotary_points` lets tokens know the point that they show, see `attention.rotary`.
+        latents, `condition_scale` that of the condition maps over it. Without `rendering` the network sees cameras and
+        views alone; then `render_prior`, which centres the preconditioning on the rendering, and `show_prior`, which
+        gives the encoded rendering to the network besides the maps, must be off: raises `UserError`.
+        `attention_levels` says at which levels, finest first, transformer blocks attend across the views; `attention`
+        which views see which, see `set_attention`; `rotary_points` lets tokens know the point that they show, see
+        `attention.rotary`.
 
         The prior's deviation is `std_floor` + `std_slope` sqrt(opacity), up to `std_ceiling`, times the channel's of
         `std_channels`, and `std_air` where no latent within `air_distance` sees anything. They belong to the data,
         the codec and the field: `fit_prior` measures them.
         """
         super().__init__()
-        map_channels = (features + 1) * condition_scale**2 + 1 + 6 * plucker + latent_channels * show_prior
+        if not rendering and (render_prior or show_prior):
+            raise UserError(
+                "denoiser.rendering false leaves no prior: set denoiser.render_prior and show_prior to false"
+            )
+        render_channels = (features + 1) * condition_scale**2 if rendering else 0
+        map_channels = render_channels + 1 + 6 * plucker + latent_channels * show_prior
         self.unet = UNet2DConditionModel(
             sample_size=latent_size,
             in_channels=latent_channels + map_channels,
@@ -147,7 +156,7 @@ class JointDenoiser(JointUNet):
         nn.init.zeros_(self.unet.conv_out.bias)
         if qk_norm:
             add_qk_norm(self.unet)
-        self.render_prior = render_prior
+        self.render_prior, self.sees_rendering = render_prior, rendering
         self.sees_render_latents = render_prior or show_prior
         self.set_attention(attention)
 
@@ -159,23 +168,27 @@ class JointDenoiser(JointUNet):
         dropped: Bool[Tensor, "batch view"] | None = None,
     ) -> Conditions:
         """Stacks the rendering, its opacity, the Plücker map and a flag; a dropped view sees zeros and a flag of 1.
+        A denoiser without `rendering` takes all views for dropped.
 
         The rendering is pooled to `condition_scale` times the latents' side and its pixels are folded into channels.
         `render_latents` is its RGB, encoded.
         """
         scale, latent_size = self.config.condition_scale, self.config.latent_size
-        rgb, rest = rendering.features[:, :, :3] * 2 - 1, rendering.features[:, :, 3:]
-        render = torch.cat([rgb, rest, rendering.opacity], dim=2)
-        dropped, keep = which_dropped(dropped, render)
-        pooled = F.avg_pool2d((render * keep).flatten(0, 1), render.shape[-1] // (latent_size * scale))
-        folded = F.pixel_unshuffle(pooled, scale).unflatten(0, keep.shape[:2])
         hw = (latent_size, latent_size)
-        maps = [folded, (1 - keep).expand(*folded.shape[:2], 1, *hw)]
+        if not self.config.rendering:
+            dropped = torch.ones(rendering.opacity.shape[:2], dtype=torch.bool, device=rendering.opacity.device)
+        dropped, keep = which_dropped(dropped, rendering.opacity)
+        maps = [(1 - keep).expand(*keep.shape[:2], 1, *hw)]
+        if self.config.rendering:
+            rgb, rest = rendering.features[:, :, :3] * 2 - 1, rendering.features[:, :, 3:]
+            render = torch.cat([rgb, rest, rendering.opacity], dim=2)
+            pooled = F.avg_pool2d((render * keep).flatten(0, 1), render.shape[-1] // (latent_size * scale))
+            maps.insert(0, F.pixel_unshuffle(pooled, scale).unflatten(0, keep.shape[:2]))
         if self.config.plucker:
-            maps.append(cameras.resized(hw).plucker().to(render.dtype))
+            maps.append(cameras.resized(hw).plucker().to(keep.dtype))
         if self.config.show_prior:
             maps.append(keep * render_latents)
-        poses = cameras.c2w[..., :3, :].flatten(-2).to(render.dtype)
+        poses = cameras.c2w[..., :3, :].flatten(-2).to(keep.dtype)
         if not self.config.render_prior:
             keep = torch.zeros_like(keep)
         std = prior_deviation(rendering.opacity, hw, self.config, keep)

@@ -26,6 +26,8 @@ class JointModel(ModelMixin, ConfigMixin):
     """the setting that holds the factors of the components' deviations"""
     skips_air = False
     """whether what is computed depends on where the rendering shows anything"""
+    sees_rendering: bool = True
+    """whether the denoiser is shown the NeRF at all"""
     sees_render_latents: bool
     """whether `conditions` uses the encoded rendering at all"""
 

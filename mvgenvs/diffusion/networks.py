@@ -48,8 +48,8 @@ class Networks:
             return self.codec.encode(images).float()[:, None]
 
     def lift(self, images: list[Float[Tensor, "batch 1 _ h w"]], cameras: Cameras) -> Scene | None:
-        """The NeRF of these views, which have mattes or not; None of none."""
-        if not images:
+        """The NeRF of these views, which have mattes or not; None of none, and where the denoiser never sees it."""
+        if not images or not self.denoiser.sees_rendering:
             return None
         with self.computing():
             return self.nerf.encode(torch.cat([with_matte(x) for x in images], dim=1), cameras, find_empty=True)
@@ -81,9 +81,7 @@ class Networks:
         if scene is not None:
             with self.computing():
                 return self.nerf.render(scene, camera)
-        zeros = torch.zeros(camera.c2w.shape[0], 1, 1, *camera.hw, device=self.denoiser.device)
-        features = zeros.expand(-1, -1, self.denoiser.config.features, -1, -1)
-        return Rendering(features, depth=zeros, opacity=zeros)
+        return Rendering.blank(camera.to(self.denoiser.device), self.denoiser.config.features)
 
     def denoise(
         self,

@@ -1,6 +1,7 @@
 """A sequence of views, sampled block by block: what is lifted, rendered and kept for the blocks that follow."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -15,8 +16,9 @@ from mvgenvs.diffusion.conditions import concatenate_conditions
 from mvgenvs.diffusion.networks import Networks
 from mvgenvs.diffusion.options import SamplingOptions
 from mvgenvs.diffusion.plans import Block, check_plan, independent, last_uses, make_plan
-from mvgenvs.diffusion.renoising import EDMScheduler, Generators, SamplerState, initial_seed, listed, sample
+from mvgenvs.diffusion.renoising import Denoise, EDMScheduler, Generators, SamplerState, initial_seed, listed, sample
 from mvgenvs.diffusion.state import Frames, Memory, SequenceState, StepState, View
+from mvgenvs.diffusion.stochastic import OneAnchor
 from mvgenvs.errors import UserError
 from mvgenvs.nerf.field import Scene
 
@@ -60,6 +62,8 @@ class SequenceSampler:
         is left to a checkpoint. Computes nothing yet. Raises `UserError` where there is no such plan.
         """
         device, hw = networks.denoiser.device, (networks.size, networks.size)
+        if options.start == "render" and not networks.denoiser.sees_rendering:
+            raise UserError("start 'render' is for denoisers that see a rendering, and this one never does: use noise")
         if images is None:
             images = torch.zeros(target_cameras.c2w.shape[0], 0, 3, *hw)
         self.networks, self.scheduler, self.options, self.generator = networks, scheduler, options, generator
@@ -142,17 +146,19 @@ class SequenceSampler:
         dropped = [view.dropped for view in views if view.dropped is not None]
         guesses = [view.latents for view in views[:num_new] if view.latents is not None]
         anchor_noise = self.anchor_noise(block)  # drawn before any other noise of the block
-        denoise = partial(
-            self.networks.denoise,
-            conditions=concatenate_conditions([view.conditions for view in views], dim=1),
-            dropped=concatenate_conditions(dropped, dim=1) if dropped and self._scene is not None else None,
-            guidance=self.options.guidance,
-            joint=self.options.joint,
-            num_anchors=len(block.anchors),
-            cache=AnchorCache() if self.options.joint and self.anchors_repeat else None,
-        )
+        conditions = concatenate_conditions([view.conditions for view in views], dim=1)
+        free = concatenate_conditions(dropped, dim=1) if dropped and self._scene is not None else None
+        options = self.options
+        denoise: Denoise = partial(self.networks.denoise, guidance=options.guidance, joint=options.joint)
+        if block.stochastic:
+            options = replace(options, anchor_level="clean")
+            denoise = OneAnchor(denoise, conditions, free, num_new, self.generator)
+        else:
+            cache = AnchorCache() if options.joint and self.anchors_repeat else None
+            told = {"conditions": conditions, "dropped": free, "num_anchors": len(block.anchors), "cache": cache}
+            denoise = partial(denoise, **told)
         start = torch.cat(guesses, dim=1) if guesses else None
-        return sample(denoise, self.scheduler, self.options, num_new, anchors, self.generator, anchor_noise, start)
+        return sample(denoise, self.scheduler, options, num_new, anchors, self.generator, anchor_noise, start)
 
     def anchor_noise(self, block: Block) -> Float[Tensor, "batch anchor c h w"] | None:
         """The noise of the block's anchors where it is fixed: drawn once for each of them."""
