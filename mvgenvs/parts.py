@@ -113,8 +113,8 @@ def build_denoiser(config: TrainConfig, codec: Codec, features: int) -> JointDen
     networks: dict[str, Any] = {"unet": JointDenoiser, "transformer": ViewTransformer}
     if config.denoiser.network not in networks:
         raise UserError(f"setting 'denoiser.network' must be unet or transformer, not '{config.denoiser.network}'")
-    if config.denoiser.network == "transformer" and not config.denoiser.rendering:
-        raise UserError("a transformer over the tokens near the object needs denoiser.rendering: use the UNet")
+    if config.denoiser.network == "transformer" and (config.denoiser.shared_volume or not config.denoiser.rendering):
+        raise UserError("the transformer needs denoiser.rendering, and has no denoiser.shared_volume: use the UNet")
     network = networks[config.denoiser.network]
     taken = inspect.signature(network).parameters
     settings = {name: value for name, value in asdict(config.denoiser).items() if name in taken}

@@ -113,6 +113,8 @@ class DenoiserConfig:
     """also give the network the encoded rendering itself, not only its pooled features"""
     rotary_points: bool = False
     """rotate queries and keys by the 3-D point that each token shows, so that views find each other's surfaces"""
+    shared_volume: int = 0
+    """unet: side in voxels of a volume that the noisy views of a set share, as in SyncDreamer; 0: none"""
     std_floor: float = 0.05
     """standard deviation of the latents from the encoded rendering where its opacity is almost 0"""
     std_slope: float = 0.9

@@ -33,6 +33,8 @@ class DataConfig:
     """mirror half of the sets left to right, cameras included"""
     renderings: int = 0
     """sets that a frozen NeRF renders once, to disk, and that training reuses with new noise; 0: render all anew"""
+    renderings_folder: str = ""
+    """folder that keeps them, for stages on the same sets and field to share; empty: one in the run's folder"""
     renderings_share: float = 0.3
     """largest share of run.minutes for these renderings; fewer are made if it does not suffice"""
     on_device: bool = False

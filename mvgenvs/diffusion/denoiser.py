@@ -10,6 +10,7 @@ holds unchanged, pixel by pixel; views whose rendering is dropped get mean 0 and
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from mvgenvs.diffusion.codec import SIGMA_DATA
 from mvgenvs.diffusion.conditions import Conditions
 from mvgenvs.diffusion.joint_model import JointUNet, which_dropped
 from mvgenvs.diffusion.noise import preconditioning
+from mvgenvs.diffusion.shared_volume import SharedVolume, normalised_projections
 from mvgenvs.errors import UserError
 from mvgenvs.nerf.model import Rendering
 
@@ -109,6 +111,7 @@ class JointDenoiser(JointUNet):
         attention: str = "joint",
         show_prior: bool = False,
         rotary_points: bool = False,
+        shared_volume: int = 0,
         std_floor: float = 0.05,
         std_slope: float = 0.9,
         std_ceiling: float = 0.8,
@@ -122,7 +125,8 @@ class JointDenoiser(JointUNet):
         gives the encoded rendering to the network besides the maps, must be off: raises `UserError`.
         `attention_levels` says at which levels, finest first, transformer blocks attend across the views; `attention`
         which views see which, see `set_attention`; `rotary_points` lets tokens know the point that they show, see
-        `attention.rotary`.
+        `attention.rotary`. `shared_volume` is the side of a `SharedVolume` in voxels, 0 for none; raises `UserError`
+        with block-causal attention, whose anchors must not depend on the new views.
 
         The prior's deviation is `std_floor` + `std_slope` sqrt(opacity), up to `std_ceiling`, times the channel's of
         `std_channels`, and `std_air` where no latent within `air_distance` sees anything. They belong to the data,
@@ -156,9 +160,18 @@ class JointDenoiser(JointUNet):
         nn.init.zeros_(self.unet.conv_out.bias)
         if qk_norm:
             add_qk_norm(self.unet)
+        self.voxels: SharedVolume | None = None
+        if shared_volume:
+            inputs = latent_channels + map_channels
+            self.voxels = SharedVolume(inputs, shared_volume, self.unet, block_out_channels)
         self.render_prior, self.sees_rendering = render_prior, rendering
         self.sees_render_latents = render_prior or show_prior
         self.set_attention(attention)
+
+    def set_attention(self, attention: str) -> None:
+        if attention == "block-causal" and self.voxels is not None:
+            raise UserError("denoiser.shared_volume mixes all views of a set, which block-causal attention forbids")
+        super().set_attention(attention)
 
     def conditions(
         self,
@@ -188,7 +201,8 @@ class JointDenoiser(JointUNet):
             maps.append(cameras.resized(hw).plucker().to(keep.dtype))
         if self.config.show_prior:
             maps.append(keep * render_latents)
-        poses = cameras.c2w[..., :3, :].flatten(-2).to(keep.dtype)
+        matrices = cameras.c2w[..., :3, :] if self.voxels is None else normalised_projections(cameras)
+        poses = matrices.flatten(-2).to(keep.dtype)
         if not self.config.render_prior:
             keep = torch.zeros_like(keep)
         std = prior_deviation(rendering.opacity, hw, self.config, keep)
@@ -219,16 +233,24 @@ class JointDenoiser(JointUNet):
             rearrange(scale.c_noise * TIMESTEP_SCALE, "b v 1 1 1 -> b v"),
             self.pose_token(conditions.poses),
             conditions.points,
+            conditions.poses,
         )
         network = self.attend(views, joint, num_anchors, cache)
         shown = network.shape[1]
         return (conditions.mean + scale.c_skip * centred)[:, :shown] + scale.c_out[:, :shown] * network
 
     def _network(self, views: tuple[Tensor, ...], **attention: int | AnchorState) -> Float[Tensor, "batch view c h w"]:
-        """F of [EDM eq. 7]; `views` holds inputs, timesteps and tokens, each (batch, view, ...)."""
-        inputs, timesteps, tokens, points = (x.flatten(0, 1) for x in views)
+        """F of [EDM eq. 7]; `views` holds inputs, timesteps, tokens, points and poses, each (batch, view, ...)."""
+        inputs, timesteps, tokens, points, poses = (x.flatten(0, 1) for x in views)
         given: dict[str, Any] = dict(attention)
         if self.config.rotary_points:
             given["points"] = token_points(points, self.config.attention_levels)
-        out = self.unet(inputs, timesteps, encoder_hidden_states=tokens[:, None], cross_attention_kwargs=given).sample
+        volume: AbstractContextManager[None] = nullcontext()
+        if self.voxels is not None:
+            sets = (-1, attention["num_views"])
+            levels, matrices = timesteps / TIMESTEP_SCALE, poses.unflatten(-1, (3, 4))
+            volume = self.voxels.seen(*(x.unflatten(0, sets) for x in (inputs, levels, matrices)))
+        with volume:
+            hidden = {"encoder_hidden_states": tokens[:, None], "cross_attention_kwargs": given}
+            out = self.unet(inputs, timesteps, **hidden).sample
         return out.unflatten(0, views[0].shape[:2])
