@@ -8,7 +8,9 @@ from mvgenvs.config import TrainConfig, fields_help, load_config, to_dict
 from mvgenvs.errors import UserError
 from mvgenvs.parts import build_parts
 
-CONFIGS = sorted(Path(__file__).parents[1].glob("configs/**/*.yaml"))
+CONFIGS = sorted(
+    path for part in ("", "baselines/") for path in Path(__file__).parents[1].glob(f"configs/{part}*.yaml")
+)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
