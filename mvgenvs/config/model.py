@@ -10,7 +10,7 @@ class ModelConfig:
     init_from: str = ""
     """checkpoint to take VAE, UNet and prompt embedding from: a folder in diffusers' layout, or a hub id"""
     conditioner: str = "controlnet"
-    """how the checkpoint's UNet sees the rendering: controlnet, t2i-adapter, or concat (of the encoded colours)"""
+    """what its UNet sees: controlnet, t2i-adapter or concat (the rendering), zero123, zero123-rendering, or camera"""
     prompt: str = "a car"
     """prompt for every view"""
 

@@ -104,7 +104,8 @@ class Distillation:
             scene = networks.lift(list(images.split(1, dim=1)), cameras.resized(hw))
             assert scene is not None
             views = self.cameras.select
-            self.views = [networks.render_view(scene, views([v]), False, True) for v in range(len(chosen))]
+            seen = networks.reference(images, cameras.resized(hw))
+            self.views = [networks.render_view(scene, views([v]), False, True, seen) for v in range(len(chosen))]
         self.nerf = copy.deepcopy(networks.nerf).requires_grad_(False)
         self.nerf.field.requires_grad_(True)
         volumes = scene.volumes.float().clone().requires_grad_(True)

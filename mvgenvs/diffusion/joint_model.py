@@ -28,6 +28,8 @@ class JointModel(ModelMixin, ConfigMixin):
     """whether what is computed depends on where the rendering shows anything"""
     sees_rendering: bool = True
     """whether the denoiser is shown the NeRF at all"""
+    sees_reference: bool = False
+    """whether `conditions` takes the first known view, a `Reference`, as the argument `reference`"""
     sees_render_latents: bool
     """whether `conditions` uses the encoded rendering at all"""
 
@@ -66,6 +68,10 @@ class JointModel(ModelMixin, ConfigMixin):
 
         `least` is the smallest deviation.
         """
+
+    def embed(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n k"]:
+        """What else is told of a `Reference`, from its image: nothing."""
+        return images.new_zeros(len(images), 0)
 
     def compile_network(self) -> None:
         """Compiles the network in place at its next call: the same weights under the same names."""

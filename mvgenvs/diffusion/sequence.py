@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attention import AnchorCache
 from mvgenvs.cameras import Cameras, concatenate
-from mvgenvs.diffusion.conditions import concatenate_conditions
+from mvgenvs.diffusion.conditions import Reference, concatenate_conditions
 from mvgenvs.diffusion.networks import Networks
 from mvgenvs.diffusion.options import SamplingOptions
 from mvgenvs.diffusion.plans import Block, check_plan, independent, last_uses, make_plan
@@ -71,6 +71,7 @@ class SequenceSampler:
         self.cameras = concatenate([c.to(device).resized(hw) for c in (cameras, target_cameras) if c is not None])
         self.blocks = plan_sequence(options, self.cameras, images.shape[1], initial_seed(generator))
         self.images = images.to(device)
+        self.reference: Reference | None = None
         self.last_use = last_uses(self.blocks)
         self.finished = 0  # blocks
         self.memory = Memory()
@@ -83,6 +84,7 @@ class SequenceSampler:
 
         `on_step` is called after each sampler step, and may replace the state's latents.
         """
+        self.reference = self.networks.reference(self.images, self.cameras)
         if resume is None:
             for v in range(self.images.shape[1]):
                 self.memory.images[v] = self.images[:, v : v + 1]
@@ -135,7 +137,8 @@ class SequenceSampler:
         members = [*block.new, *block.anchors]
         for v in members:
             if v in block.new or v not in views:
-                views[v] = self.networks.render_view(self._scene, self.cameras.select([v]), guided, start)
+                camera = self.cameras.select([v])
+                views[v] = self.networks.render_view(self._scene, camera, guided, start, self.reference)
         return [views[v] for v in members]
 
     def sample_block(self, block: Block, views: Sequence[View]) -> Iterator[SamplerState]:
@@ -147,7 +150,8 @@ class SequenceSampler:
         guesses = [view.latents for view in views[:num_new] if view.latents is not None]
         anchor_noise = self.anchor_noise(block)  # drawn before any other noise of the block
         conditions = concatenate_conditions([view.conditions for view in views], dim=1)
-        free = concatenate_conditions(dropped, dim=1) if dropped and self._scene is not None else None
+        blind = self._scene is None and self.reference is None
+        free = concatenate_conditions(dropped, dim=1) if dropped and not blind else None
         options = self.options
         denoise: Denoise = partial(self.networks.denoise, guidance=options.guidance, joint=options.joint)
         if block.stochastic:
