@@ -47,11 +47,10 @@ class Group:
         return model.methods or (self.method,)
 
 
-BASELINES = ROOT / "configs/baselines"
-TWENTY_STEPS = ("--steps", "20", "--guidance", "1")
-AUTOREGRESSIVE = (*TWENTY_STEPS, "--plan", "autoregressive", "--block", "1")
-STOCHASTIC = ("--steps", "32", "--churn", "16", "--guidance", "1", "--plan", "stochastic", "--block", "1")
 MANY_STEPS = ("--steps", "10", "--guidance", "1")  # two steps do not suffice without a rendering to start from
+BASELINES = ROOT / "configs/baselines"
+AUTOREGRESSIVE = (*MANY_STEPS, "--plan", "autoregressive", "--block", "1")
+STOCHASTIC = ("--steps", "20", "--churn", "10", "--guidance", "1", "--plan", "stochastic", "--block", "1")
 GROUPS = {
     "denoiser": Group(
         ROOT / "configs/ablation_denoiser.yaml",
@@ -106,10 +105,10 @@ GROUPS = {
             Ablation("the frozen field", methods=(NERF,), trained=False),
             Ablation("pixelNeRF", config=BASELINES / "pixelnerf.yaml", methods=(NERF,)),
             Ablation("GeNVS", {}, AUTOREGRESSIVE, BASELINES / "genvs.yaml"),
-            Ablation("GeNVS, multi-view", {}, TWENTY_STEPS, BASELINES / "multiview.yaml"),
+            Ablation("GeNVS, multi-view", {}, MANY_STEPS, BASELINES / "multiview.yaml"),
             Ablation("3DiM", {}, STOCHASTIC, BASELINES / "3dim.yaml"),
-            Ablation("NerfDiff", {}, TWENTY_STEPS, BASELINES / "nerfdiff.yaml", (JOINT, DISTILLED)),
-            Ablation("SyncDreamer", {}, TWENTY_STEPS, BASELINES / "syncdreamer.yaml"),
+            Ablation("NerfDiff", {}, MANY_STEPS, BASELINES / "nerfdiff.yaml", (JOINT, DISTILLED)),
+            Ablation("SyncDreamer", {}, MANY_STEPS, BASELINES / "syncdreamer.yaml"),
             Ablation("SyncDreamer, with rendering", config=BASELINES / "syncdreamer_rendering.yaml"),
             Ablation("this, UNet", methods=(JOINT, DISTILLED)),
             Ablation("this, transformer", config=BASELINES / "transformer.yaml"),

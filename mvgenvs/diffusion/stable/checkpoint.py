@@ -88,7 +88,8 @@ def load_stable_diffusion(
         embedding = _read("text_encoder", folder, lambda path: embed(path, tokens))
     codec = VaeCodec.from_vae(vae)
     channels, latent_size, _ = codec.latent_shape((image_size, image_size))
-    _check(folder, unet, channels, channels * (1 + IMAGES.get(conditioner, 0)), embedding.shape[1])
+    _check(folder, unet, channels, channels * (1 + IMAGES.get(conditioner, 0)), embedding.shape[1],
+           "cc_projection" if zero123 else "text_encoder")  # fmt: skip
 
     denoiser = StableDenoiser(
         public_entries(unet.config), settings, tuple(embedding.shape),
@@ -145,8 +146,13 @@ def _load_scheduler(path: Path) -> dict[str, Any]:
     return settings
 
 
-def _check(folder: Path, unet: UNet2DConditionModel, channels: int, inputs: int, text_channels: int) -> None:
-    """Raises `UserError` if the UNet does not fit the other components, or is not of SD 1 or 2."""
+def _check(
+    folder: Path, unet: UNet2DConditionModel, channels: int, inputs: int, text_channels: int, token: str
+) -> None:
+    """Raises `UserError` if the UNet does not fit the other components, or is not of SD 1 or 2.
+
+    `token` is the component whose tokens of `text_channels` channels it attends to.
+    """
     config = unet.config
     if added := [name for name in ADDITIONS if config.get(name) is not None]:
         raise UserError(f"the unet of {folder} is not of the Stable Diffusion 1 or 2 kind: it has {added[0]}")
@@ -157,8 +163,7 @@ def _check(folder: Path, unet: UNet2DConditionModel, channels: int, inputs: int,
         )
     if config.cross_attention_dim != text_channels:
         raise UserError(
-            f"the text_encoder or cc_projection of {folder} has {text_channels} channels,"
-            f" but its unet wants {config.cross_attention_dim}"
+            f"the {token} of {folder} has {text_channels} channels, but its unet wants {config.cross_attention_dim}"
         )
 
 

@@ -58,9 +58,8 @@ def clip_embedding(encoder: nn.Module, images: Float[Tensor, "n 3 h w"]) -> Floa
     utils = _transformers().image_utils
     mean, std = (images.new_tensor(x)[:, None, None] for x in (utils.OPENAI_CLIP_MEAN, utils.OPENAI_CLIP_STD))
     about: Any = encoder.config
-    resized = F.interpolate(images, (about.image_size, about.image_size), mode="bicubic", align_corners=True).clamp(
-        0, 1
-    )
+    size = (about.image_size, about.image_size)
+    resized = F.interpolate(images, size, mode="bicubic", align_corners=True).clamp(0, 1)
     return encoder((resized - mean) / std).image_embeds.to(images.dtype)
 
 
