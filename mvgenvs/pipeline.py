@@ -27,6 +27,7 @@ from mvgenvs.diffusion.stable.codec import VaeCodec
 from mvgenvs.diffusion.stable.denoiser import StableDenoiser
 from mvgenvs.diffusion.state import Frames, SequenceState, StepState
 from mvgenvs.diffusion.transformer import ViewTransformer
+from mvgenvs.diffusion.viewset import ViewsetDenoiser
 from mvgenvs.errors import UserError
 from mvgenvs.known import check_known
 from mvgenvs.model_card import describe
@@ -48,7 +49,7 @@ class MultiViewPipeline(DiffusionPipeline):
         self,
         codec: IdentityCodec | PatchCodec | VaeCodec,  # each by its name, by which diffusers' from_pipe compares
         nerf: ViewNeRF,
-        denoiser: JointDenoiser | ViewTransformer | StableDenoiser,
+        denoiser: JointDenoiser | ViewTransformer | ViewsetDenoiser | StableDenoiser,
         scheduler: EDMScheduler,
         default_steps: int = DEFAULT_STEPS,
         default_guidance: float = DEFAULT_GUIDANCE,

@@ -109,6 +109,7 @@ GROUPS = {
             Ablation("3DiM", {}, STOCHASTIC, BASELINES / "3dim.yaml"),
             Ablation("NerfDiff", {}, MANY_STEPS, BASELINES / "nerfdiff.yaml", (JOINT, DISTILLED)),
             Ablation("SyncDreamer", {}, MANY_STEPS, BASELINES / "syncdreamer.yaml"),
+            Ablation("Viewset Diffusion", {}, MANY_STEPS, BASELINES / "viewset.yaml"),
             Ablation("SyncDreamer, with rendering", config=BASELINES / "syncdreamer_rendering.yaml"),
             Ablation("this, UNet", methods=(JOINT, DISTILLED)),
             Ablation("this, transformer", config=BASELINES / "transformer.yaml"),
