@@ -125,9 +125,8 @@ def build_denoiser(config: TrainConfig, codec: Codec, features: int) -> JointMod
     if kind not in networks:
         raise UserError(f"setting 'denoiser.network' must be {' or '.join(networks)}, not '{kind}'")
     if kind != "unet" and (config.denoiser.shared_volume or config.denoiser.rendering != (kind == "transformer")):
-        raise UserError(
-            "denoiser.shared_volume is the UNet's; denoiser.rendering must be true with the transformer, false with viewset"
-        )
+        wanted = "true" if kind == "transformer" else "false"
+        raise UserError(f"denoiser.network {kind} wants denoiser.rendering {wanted} and denoiser.shared_volume 0")
     network = networks[kind]
     taken = inspect.signature(network).parameters
     given = asdict(config.denoiser) | (asdict(config.nerf) if kind == "viewset" else {})

@@ -108,6 +108,28 @@ def test_a_denoiser_without_rendering_never_has_the_nerf_rendered(blind, monkeyp
     assert objective.denoiser.unet.conv_in.weight.grad.abs().sum() > 0
 
 
+def test_views_that_see_no_others_are_denoised_without_anchors(monkeypatch):
+    config = tiny_config()
+    config = replace(config, denoiser=replace(config.denoiser, attention="independent"))
+    pipe, sizes = MultiViewPipeline.from_parts(tiny_parts(config)), []
+    forward = pipe.denoiser.forward
+
+    def watched(xt, sigma, conditions, **named):
+        sizes.append(xt.shape[1])
+        return forward(xt, sigma, conditions, **named)
+
+    monkeypatch.setattr(pipe.denoiser, "forward", watched)
+    lifted: list[int] = []
+    encode = pipe.nerf.encode
+    monkeypatch.setattr(
+        pipe.nerf, "encode", lambda x, *rest, **more: lifted.append(x.shape[1]) or encode(x, *rest, **more)
+    )
+    with torch.no_grad():
+        pipe(**inputs(3), **options(plan="autoregressive", guidance_scale=1.0))
+    assert set(sizes) == {1}
+    assert lifted == [1, 2, 3], "the NeRF is lifted from what was made all the same"
+
+
 def test_what_needs_a_rendering_is_refused_without_one(blind):
     with pytest.raises(UserError, match="start 'render' is for denoisers that see a rendering"):
         blind(**inputs(2), **options(start="render", sigma_max=1.0))

@@ -84,5 +84,5 @@ def test_what_it_cannot_do_is_refused(denoiser):
         denoiser.set_attention("block-causal")
     with pytest.raises(UserError, match=r"codec\.kind identity"):
         build_parts(replace(config(), codec=tiny_config().codec))
-    with pytest.raises(UserError, match=r"denoiser\.rendering must be"):
+    with pytest.raises(UserError, match=r"wants denoiser\.rendering false"):
         build_parts(replace(config(), denoiser=replace(config().denoiser, rendering=True)))

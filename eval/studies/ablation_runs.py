@@ -177,7 +177,8 @@ def _loss_cells(group: Group, model: Ablation, losses: dict[str, list[float]], o
 def _costs_of(folder: Path, method: str) -> dict[str, float | None]:
     """The costs of one row, by the names in `COSTS`."""
     found = read_json(folder / "costs.json")
-    return {name: found[name][method] if isinstance(found[name], dict) else found[name] for name in COSTS}
+    costs = {name: found[name][method] if isinstance(found[name], dict) else found[name] for name in COSTS}
+    return {name: None if cost is None else float(cost) for name, cost in costs.items()}
 
 
 def _cost_cell(name: str, cost: float | None) -> str:

@@ -76,7 +76,7 @@ class NerfConfig:
 @dataclass(frozen=True)
 class DenoiserConfig:
     network: str = "unet"
-    """unet; transformer: over the tokens near the object, of single pixels; viewset: renders a scene of the noisy views"""
+    """unet; transformer: over the tokens near the object, of single pixels; viewset: renders a scene of noisy views"""
     render_size: int = 64
     """side of the NeRF's feature renderings in training, in pixels; sampling renders at the image size"""
     condition_scale: int = 2

@@ -173,6 +173,10 @@ class JointDenoiser(JointUNet):
             raise UserError("denoiser.shared_volume mixes all views of a set, which block-causal attention forbids")
         super().set_attention(attention)
 
+    @property
+    def sees_other_views(self) -> bool:
+        return super().sees_other_views or self.voxels is not None
+
     def conditions(
         self,
         rendering: Rendering,

@@ -50,6 +50,11 @@ class JointModel(ModelMixin, ConfigMixin):
         install_joint_attention(self, backend, self.config.attention)
 
     @property
+    def sees_other_views(self) -> bool:
+        """Whether any view depends on others, so that anchors have an effect."""
+        return bool(self.config.attention != "independent")
+
+    @property
     def condition_side(self) -> int:
         """Side of the feature maps that `conditions` makes of renderings, whose side is a multiple of it."""
         return int(self.config.latent_size * self.config.condition_scale)

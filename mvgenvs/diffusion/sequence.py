@@ -70,6 +70,8 @@ class SequenceSampler:
         # Known views first, then the targets, as in the blocks.
         self.cameras = concatenate([c.to(device).resized(hw) for c in (cameras, target_cameras) if c is not None])
         self.blocks = plan_sequence(options, self.cameras, images.shape[1], initial_seed(generator))
+        if not networks.denoiser.sees_other_views:  # anchors would cost, and change nothing
+            self.blocks = [replace(block, anchors=(), stochastic=False) for block in self.blocks]
         self.images = images.to(device)
         self.reference: Reference | None = None
         self.last_use = last_uses(self.blocks)
