@@ -150,7 +150,9 @@ def test_it_trains_is_saved_and_samples(conditioner, tmp_path):
     values = settings(tmp_path, f"sd_{conditioner.replace('-', '_')}.yaml", "tiny-sd")
     if conditioner in ZERO123:
         values["model.init-from"] = str(write_zero123(tmp_path / "zero123"))
-    run = train(values | {"denoiser.condition_scale": "1", "optim.steps": "8"})
+    more = {"denoiser.condition_scale": "1", "optim.steps": "8", "run.validate_every": "0"}
+    run = train(values | more)
+    assert list(run.glob("validation-*.png"))
     losses = [json.loads(line)["denoise"] for line in (run / "log.jsonl").read_text().splitlines()]
     assert sum(losses[-2:]) < sum(losses[:2])
     pipeline = MultiViewPipeline.from_pretrained(run)
