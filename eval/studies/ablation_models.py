@@ -51,6 +51,7 @@ MANY_STEPS = ("--steps", "10", "--guidance", "1")  # two steps do not suffice wi
 BASELINES = ROOT / "configs/baselines"
 AUTOREGRESSIVE = (*MANY_STEPS, "--plan", "autoregressive", "--block", "1")
 STOCHASTIC = ("--steps", "20", "--churn", "10", "--guidance", "1", "--plan", "stochastic", "--block", "1")
+ONE_SCENE = (*MANY_STEPS, "--plan", "joint", "--anchor-level", "clean")  # the input is clean, as in training
 GROUPS = {
     "denoiser": Group(
         ROOT / "configs/ablation_denoiser.yaml",
@@ -108,8 +109,8 @@ GROUPS = {
             Ablation("GeNVS, multi-view", {}, MANY_STEPS, BASELINES / "multiview.yaml"),
             Ablation("3DiM", {}, STOCHASTIC, BASELINES / "3dim.yaml"),
             Ablation("NerfDiff", {}, MANY_STEPS, BASELINES / "nerfdiff.yaml", (JOINT, DISTILLED)),
-            Ablation("SyncDreamer", {}, MANY_STEPS, BASELINES / "syncdreamer.yaml"),
-            Ablation("Viewset Diffusion", {}, MANY_STEPS, BASELINES / "viewset.yaml"),
+            Ablation("SyncDreamer", {}, ONE_SCENE, BASELINES / "syncdreamer.yaml"),
+            Ablation("Viewset Diffusion", {}, ONE_SCENE, BASELINES / "viewset.yaml"),
             Ablation("SyncDreamer, with rendering", config=BASELINES / "syncdreamer_rendering.yaml"),
             Ablation("this, UNet", methods=(JOINT, DISTILLED)),
             Ablation("this, transformer", config=BASELINES / "transformer.yaml"),
