@@ -9,7 +9,8 @@ from mvgenvs.errors import UserError
 
 # Repeated from eval.metrics.suite, eval.methods, eval.protocols and mvgenvs.perceptual, so that --help stays fast.
 METRICS, DEFAULT_METRICS = ("fd", "consistency", "3d"), ("fd", "consistency")
-ROWS = ("copy-nearest", "nerf", "independent", "joint", "truth")
+ROWS = ("copy-nearest", "nerf", "distilled", "independent", "joint", "truth")
+DEFAULT_ROWS = tuple(row for row in ROWS if row != "distilled")  # which takes minutes for each object
 PROTOCOLS = ("orbit", "srn")
 NETS = ("alex", "vgg")
 NO_MATTES = "known views without their mattes, like photos without alpha"
@@ -35,7 +36,7 @@ def parser() -> OneSentenceParser:
     add("--inputs", "known views, 1 to 3 (srn: 1 or 2)", type=whole_number(1, 16), default=1, metavar="N")
     add("--no-mattes", NO_MATTES, action="store_true")
     add("--num-objects", "only the first N objects", type=whole_number(1), metavar="N")
-    add("--methods", _list("rows of the table", ROWS), nargs="+", choices=ROWS, metavar="NAME")
+    add("--methods", _list("rows of the table", ROWS, DEFAULT_ROWS), nargs="+", choices=ROWS, metavar="NAME")
     add(
         "--samples",
         "samples of each view; more than 1 add a table of their own",
@@ -55,7 +56,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """Reads the command line, puts lists in their usual order, and the sampling options into `sampling`."""
     args = parser().parse_args(argv)
     args.sampling = take_flags(args)
-    args.methods = in_order(args.methods, ROWS, ROWS)
+    args.methods = in_order(args.methods, ROWS, DEFAULT_ROWS)
     args.metrics = in_order(args.metrics, METRICS, DEFAULT_METRICS)
     args.lpips_nets = in_order(args.lpips_nets, NETS, NETS[:1])
     if args.methods == (ROWS[-1],):

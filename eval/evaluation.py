@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from eval.cli import SAMPLING
-from eval.methods import SamplesViews
+from eval.methods import SamplesViews, check_rows
 from eval.metrics.suite import MetricSuite, load_suite
 from eval.object_evaluation import evaluate_object
 from eval.progress import progress_bar
@@ -36,6 +36,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
     processes = join_processes(args.device, LONGEST_WAIT)
     folder = resolve_checkpoint(args.checkpoint)
     pipeline = load_pipeline(folder, processes.device)
+    check_rows(pipeline, args.methods)
     scenes = open_scenes(args.data, args.split, pipeline.size)
     names = [item.name for item in scenes.objects[: args.num_objects]]
     suite = load_suite(args.metrics, args.lpips_nets, args.lpips_trunks, args.inception_weights, processes.device)

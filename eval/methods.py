@@ -10,13 +10,17 @@ from torch import Tensor
 
 from eval.directions import direction_cosines
 from mvgenvs.cameras import Cameras
+from mvgenvs.errors import UserError
 from mvgenvs.views import ViewSet
 
-COPY, NERF, INDEPENDENT, JOINT, TRUTH = ROWS = ("copy-nearest", "nerf", "independent", "joint", "truth")
+COPY, NERF, DISTILLED, INDEPENDENT, JOINT, TRUTH = ROWS = (
+    "copy-nearest", "nerf", "distilled", "independent", "joint", "truth",
+)  # fmt: skip
 VIEWS = "views"  # the row of views from elsewhere, which `eval.score` measures
 DESCRIPTIONS = {
     COPY: "the known view nearest in direction, unchanged",
     NERF: "the volume rendering's RGB alone (pixelNeRF-like)",
+    DISTILLED: "the NeRF's RGB once tuned to what the denoiser makes of it (NerfDiff); slow: only if asked for",
     INDEPENDENT: "each view denoised alone: no joint attention, no anchors; how bad consistency can get",
     JOINT: "the full system",
     TRUTH: "the true images: the best result that a consistency metric can give on them",
@@ -66,8 +70,19 @@ def predictions(
     elif NERF in methods:
         # These renderings come from the known views alone, with every plan.
         yield NERF, sample(seeds[0], joint=False, num_inference_steps=RENDER_STEPS).renders.float().cpu()
+    if DISTILLED in methods:
+        given = known.rgba[None], known.cameras.batched(), cameras.batched()
+        whole: Any = pipeline
+        tuned = [whole.distill(*given, torch.Generator().manual_seed(seed)).images for seed in seeds]
+        yield DISTILLED, torch.cat(tuned).float().cpu()
     if JOINT in methods:
         yield JOINT, torch.cat([sample(seed, joint=True).images for seed in seeds]).float().cpu()
+
+
+def check_rows(pipeline: Any, methods: Sequence[str]) -> None:
+    """Raises `UserError` for rows of the NeRF's views, where the denoiser never sees it and none are rendered."""
+    if wrong := [row for row in (NERF, DISTILLED) if row in methods and not pipeline.denoiser.sees_rendering]:
+        raise UserError(f"this model's denoiser never sees its NeRF, so there is no row {wrong[0]}: choose --methods")
 
 
 def copy_nearest(known: ViewSet, cameras: Cameras) -> Float[Tensor, "view 3 h w"]:

@@ -23,6 +23,7 @@ from mvgenvs.diffusion.stable.checkpoint import load_stable_diffusion
 from mvgenvs.diffusion.stable.codec import VaeCodec
 from mvgenvs.diffusion.stable.denoiser import StableDenoiser
 from mvgenvs.diffusion.transformer import ViewTransformer
+from mvgenvs.diffusion.viewset import ViewsetDenoiser
 from mvgenvs.errors import UserError
 from mvgenvs.nerf.model import ViewNeRF
 
@@ -33,7 +34,16 @@ PARTS = ("codec", "nerf", "denoiser")
 DEFAULTS = ("default_steps", "default_guidance", "default_render_sigma")  # of calls that do not set their own
 CLASSES = {
     cls.__name__: cls
-    for cls in (IdentityCodec, PatchCodec, VaeCodec, ViewNeRF, JointDenoiser, ViewTransformer, StableDenoiser)
+    for cls in (
+        IdentityCodec,
+        PatchCodec,
+        VaeCodec,
+        ViewNeRF,
+        JointDenoiser,
+        ViewTransformer,
+        ViewsetDenoiser,
+        StableDenoiser,
+    )
 }
 
 # diffusers' `DiffusionPipeline.from_pretrained` looks for a part's base class in the module of the part.
@@ -120,15 +130,20 @@ def build_codec(config: TrainConfig) -> Codec:
     raise UserError(f"setting 'codec.kind' must be patch or identity, not '{config.codec.kind}'")
 
 
-def build_denoiser(config: TrainConfig, codec: Codec, features: int) -> JointDenoiser | ViewTransformer:
+def build_denoiser(config: TrainConfig, codec: Codec, features: int) -> JointModel:
     """The denoiser of a model of kind latent, for renderings with `features` channels. Raises `UserError`."""
     channels, latent_size, _ = codec.latent_shape((config.data.size, config.data.size))
-    networks: dict[str, Any] = {"unet": JointDenoiser, "transformer": ViewTransformer}
-    if config.denoiser.network not in networks:
-        raise UserError(f"setting 'denoiser.network' must be unet or transformer, not '{config.denoiser.network}'")
-    network = networks[config.denoiser.network]
+    networks: dict[str, Any] = {"unet": JointDenoiser, "transformer": ViewTransformer, "viewset": ViewsetDenoiser}
+    kind = config.denoiser.network
+    if kind not in networks:
+        raise UserError(f"setting 'denoiser.network' must be {' or '.join(networks)}, not '{kind}'")
+    if kind != "unet" and (config.denoiser.shared_volume or config.denoiser.rendering != (kind == "transformer")):
+        wanted = "true" if kind == "transformer" else "false"
+        raise UserError(f"denoiser.network {kind} wants denoiser.rendering {wanted} and denoiser.shared_volume 0")
+    network = networks[kind]
     taken = inspect.signature(network).parameters
-    settings = {name: value for name, value in asdict(config.denoiser).items() if name in taken}
+    given = asdict(config.denoiser) | (asdict(config.nerf) if kind == "viewset" else {})
+    settings = {name: value for name, value in given.items() if name in taken}
     return network(latent_channels=channels, latent_size=latent_size, features=features, **settings)
 
 

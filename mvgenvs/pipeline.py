@@ -12,6 +12,7 @@ from attention import resolve_backend
 from mvgenvs.cameras import Cameras
 from mvgenvs.diffusion.codec import IdentityCodec, PatchCodec
 from mvgenvs.diffusion.denoiser import JointDenoiser
+from mvgenvs.diffusion.distillation import Distillation, DistillationOptions
 from mvgenvs.diffusion.flags import takes_sampling_options
 from mvgenvs.diffusion.networks import Networks
 from mvgenvs.diffusion.options import (
@@ -26,6 +27,7 @@ from mvgenvs.diffusion.stable.codec import VaeCodec
 from mvgenvs.diffusion.stable.denoiser import StableDenoiser
 from mvgenvs.diffusion.state import Frames, SequenceState, StepState
 from mvgenvs.diffusion.transformer import ViewTransformer
+from mvgenvs.diffusion.viewset import ViewsetDenoiser
 from mvgenvs.errors import UserError
 from mvgenvs.known import check_known
 from mvgenvs.model_card import describe
@@ -47,7 +49,7 @@ class MultiViewPipeline(DiffusionPipeline):
         self,
         codec: IdentityCodec | PatchCodec | VaeCodec,  # each by its name, by which diffusers' from_pipe compares
         nerf: ViewNeRF,
-        denoiser: JointDenoiser | ViewTransformer | StableDenoiser,
+        denoiser: JointDenoiser | ViewTransformer | ViewsetDenoiser | StableDenoiser,
         scheduler: EDMScheduler,
         default_steps: int = DEFAULT_STEPS,
         default_guidance: float = DEFAULT_GUIDANCE,
@@ -249,6 +251,26 @@ class MultiViewPipeline(DiffusionPipeline):
         """
         sampler = self._sampler(images, cameras, target_cameras, generator, options)
         return self._offloading(sampler.frames(on_step, resume))
+
+    def distill(
+        self,
+        images: Any,
+        cameras: Cameras,
+        target_cameras: Cameras,
+        generator: torch.Generator | None = None,
+        **options: Any,
+    ) -> MultiViewOutput:
+        """The NeRF's own renderings, before (`renders`) and after (`images`) it was tuned, for these known views alone,
+        to what the denoiser makes of them. `options` are those of `DistillationOptions`. Raises `UserError`.
+        """
+        known = check_known(images, cameras, target_cameras, self.size, unconditional=False)
+        assert known is not None
+        device, hw = self.device, (self.size, self.size)
+        known, seen, targets = known.to(device), cameras.to(device), target_cameras.to(device).resized(hw)
+        chosen = DistillationOptions.of(**options)
+        distillation = Distillation(self.networks, known, seen, targets, chosen, generator)
+        before, after = distillation.before_and_after(targets)
+        return MultiViewOutput(after.rgb.clamp(0, 1), before.rgb.clamp(0, 1), after.depth * (after.opacity > 0.5))
 
     def _offloading(self, frames: Iterator[Frames]) -> Iterator[Frames]:
         """The same frames; parts that were brought from the CPU for them go back at their end."""

@@ -2,20 +2,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_sd import write_sd
+from tiny_sd import write_sd, write_zero123
 
 from mvgenvs.config import TrainConfig, fields_help, load_config, to_dict
 from mvgenvs.errors import UserError
 from mvgenvs.parts import build_parts
 
-CONFIGS = sorted(Path(__file__).parents[1].glob("configs/*.yaml"))
+ROOT = Path(__file__).parents[1] / "configs"
+CONFIGS = sorted([*ROOT.glob("*.yaml"), *ROOT.glob("baselines/*.yaml")])
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_config_loads_and_builds_its_model(path: Path, tmp_path: Path) -> None:
     config = load_config(path)
     if config.model.kind == "stable-diffusion":  # whose checkpoint would have to be downloaded
-        config = replace(config, model=replace(config.model, init_from=str(write_sd(tmp_path))))
+        write = write_zero123 if config.model.conditioner.startswith("zero123") else write_sd
+        config = replace(config, model=replace(config.model, init_from=str(write(tmp_path))))
     parts = build_parts(config)
     side = parts.denoiser.config.latent_size
     assert parts.codec.latent_shape((config.data.size, config.data.size))[1:] == (side, side)

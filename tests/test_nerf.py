@@ -233,3 +233,18 @@ def test_a_chunk_that_fails_is_heard_of():
 
     with pytest.raises(MemoryError, match="no room"):
         map_chunks(fail, [(torch.zeros(1),), (torch.ones(1),)], [], 0)
+
+
+def test_a_field_of_volumes_alone_renders_and_learns():
+    """Neither position nor source colour: as in GeNVS."""
+    nerf = ViewNeRF(
+        encoder_widths=(16, 16, 16), volume_depth=4, num_coarse=4, num_fine=4,
+        fusion="mean", world_coordinates=False, source_colour=False, mirror_known=False,
+    )  # fmt: skip
+    scene = known_scene(nerf, [0, 1])
+    points = random_points()
+    density, features = nerf.field(scene, points)
+    moved, _ = nerf.field(replace(scene, volumes=scene.volumes + 1), points)
+    assert density.isfinite().all() and (moved - density).abs().max() > 1e-4
+    features.sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in nerf.field.mlp.parameters())

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.usefixtures("no_grad")
 WAYS = {
     "sliding": {"plan": "sliding", "block": 2},
     "autoregressive": {"plan": "autoregressive"},
+    "stochastic": {"plan": "stochastic", "block": 2},
     "keyframes, closed": {"plan": "keyframes", "block": 2, "close_loop": True},
     "fixed noise": {"plan": "sliding", "block": 3, "renoise": "fixed", "churn": 10.0},
     "recalled anchors": {"block": 2, "anchors": 0, "renoise": "fixed", "anchor_level": "clean", "causal": True},

@@ -1,12 +1,23 @@
 """Miniature Stable Diffusion checkpoints in diffusers' layout, random weights: all that a real one has, smaller."""
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+)
+
+from mvgenvs.diffusion.stable.zero123 import CCProjection
 
 TEXT_CHANNELS = 16
 SHAPES = {
@@ -63,6 +74,23 @@ def write_sd(
     ).save_pretrained(folder / "scheduler")
     write_clip(folder) if text == "clip" else write_t5(folder)
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    return folder
+
+
+def write_zero123(folder: Path) -> Path:
+    """Zero-1-to-3 in diffusers' layout: 8 input channels, an image encoder and a projection, and no text encoder."""
+    write_sd(folder, in_channels=8)
+    for name in ("text_encoder", "tokenizer"):
+        shutil.rmtree(folder / name)
+    CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16,
+            patch_size=8, projection_dim=TEXT_CHANNELS,
+        )
+    ).save_pretrained(folder / "image_encoder")  # fmt: skip
+    projection = CCProjection(TEXT_CHANNELS + 4, TEXT_CHANNELS)
+    torch.nn.init.normal_(projection.projection.weight)
+    projection.save_pretrained(folder / "cc_projection")
     return folder
 
 

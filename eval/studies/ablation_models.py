@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eval.methods import JOINT, NERF
+from eval.methods import DISTILLED, JOINT, NERF
 from eval.report.records import folder_name
 
 ROOT = Path(__file__).parents[2]
@@ -16,6 +16,12 @@ class Ablation:
     name: str
     changes: dict[str, str] = field(default_factory=dict)
     sampling: tuple[str, ...] = ("--steps", "2", "--guidance", "1")
+    config: Path | None = None
+    """its own configuration, instead of the group's"""
+    methods: tuple[str, ...] = ()
+    """the rows of `eval.run` that the table shows of it, instead of the group's"""
+    trained: bool = True
+    """false: nothing is trained, and the bundled model is shown"""
 
     @property
     def folder(self) -> str:
@@ -30,9 +36,22 @@ class Group:
     losses: tuple[str, ...]  # of the objective, on val
     method: str  # the row of `eval.run` that the table shows
     models: tuple[Ablation, ...]
+    metrics: tuple[str, ...] = ("psnr", "lpips-alex", "warp-psnr", "warp-lpips", "flicker")
+    measured: tuple[str, ...] = ("consistency",)  # as `--metrics` of `eval.run`
+    costs: bool = False  # whether the table also shows parameters, steps and seconds per view
+
+    def config_of(self, model: Ablation) -> Path:
+        return model.config or self.config
+
+    def methods_of(self, model: Ablation) -> tuple[str, ...]:
+        return model.methods or (self.method,)
 
 
 MANY_STEPS = ("--steps", "10", "--guidance", "1")  # two steps do not suffice without a rendering to start from
+BASELINES = ROOT / "configs/baselines"
+AUTOREGRESSIVE = (*MANY_STEPS, "--plan", "autoregressive", "--block", "1")
+STOCHASTIC = ("--steps", "20", "--churn", "10", "--guidance", "1", "--plan", "stochastic", "--block", "1")
+ONE_SCENE = (*MANY_STEPS, "--plan", "joint", "--anchor-level", "clean")  # the input is clean, as in training
 GROUPS = {
     "denoiser": Group(
         ROOT / "configs/ablation_denoiser.yaml",
@@ -78,5 +97,26 @@ GROUPS = {
             Ablation("no depth supervision", {"loss.depth": "0"}),
             Ablation("no world coordinates", {"nerf.world_coordinates": "false"}),
         ),
+    ),
+    "baselines": Group(
+        BASELINES / "unet.yaml",
+        losses=(),
+        method=JOINT,
+        models=(
+            Ablation("the frozen field", methods=(NERF,), trained=False),
+            Ablation("pixelNeRF", config=BASELINES / "pixelnerf.yaml", methods=(NERF,)),
+            Ablation("GeNVS", {}, AUTOREGRESSIVE, BASELINES / "genvs.yaml"),
+            Ablation("GeNVS, multi-view", {}, MANY_STEPS, BASELINES / "multiview.yaml"),
+            Ablation("3DiM", {}, STOCHASTIC, BASELINES / "3dim.yaml"),
+            Ablation("NerfDiff", {}, MANY_STEPS, BASELINES / "nerfdiff.yaml", (JOINT, DISTILLED)),
+            Ablation("SyncDreamer", {}, ONE_SCENE, BASELINES / "syncdreamer.yaml"),
+            Ablation("Viewset Diffusion", {}, ONE_SCENE, BASELINES / "viewset.yaml"),
+            Ablation("SyncDreamer, with rendering", config=BASELINES / "syncdreamer_rendering.yaml"),
+            Ablation("this, UNet", methods=(JOINT, DISTILLED)),
+            Ablation("this, transformer", config=BASELINES / "transformer.yaml"),
+        ),
+        metrics=("psnr", "ssim", "lpips-alex", "fd-effnet", "tsed", "warp-psnr"),
+        measured=("fd", "consistency"),
+        costs=True,
     ),
 }

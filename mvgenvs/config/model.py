@@ -12,8 +12,10 @@ class ModelConfig(Checked):
     """latent: the codec and denoiser described below; stable-diffusion: those of a checkpoint, in the same pipeline"""
     init_from: str = ""
     """checkpoint to take VAE, UNet and prompt embedding from: a folder in diffusers' layout, or a hub id"""
-    conditioner: str = named("controlnet", "controlnet", "t2i-adapter", "concat")
-    """how the checkpoint's UNet sees the rendering: controlnet, t2i-adapter, or concat (of the encoded colours)"""
+    conditioner: str = named(
+        "controlnet", "controlnet", "t2i-adapter", "concat", "zero123", "zero123-rendering", "camera"
+    )
+    """what its UNet sees: controlnet, t2i-adapter or concat (the rendering), zero123, zero123-rendering, or camera"""
     prompt: str = "a car"
     """prompt for every view"""
 
@@ -80,12 +82,14 @@ class NerfConfig(Checked):
 
 @dataclass(frozen=True)
 class DenoiserConfig(Checked):
-    network: str = named("unet", "unet", "transformer")
-    """unet: over all cells of all views; transformer: over the tokens near the object, for a codec of single pixels"""
+    network: str = named("unet", "unet", "transformer", "viewset")
+    """unet; transformer: over the tokens near the object, of single pixels; viewset: renders a scene of noisy views"""
     render_size: int = ranged(64, 1, 4096)
     """side of the NeRF's feature renderings in training, in pixels; sampling renders at the image size"""
     condition_scale: int = ranged(2, 1, 64)
     """side of the denoiser's feature maps divided by that of the latents; renderings are pooled to it"""
+    rendering: bool = True
+    """unet: show the denoiser the NeRF's rendering; false: cameras and the other views of a set alone, as in 3DiM"""
     plucker: bool = True
     """also condition on the Plücker map of the target camera"""
     render_prior: bool = True
@@ -116,6 +120,8 @@ class DenoiserConfig(Checked):
     """also give the network the encoded rendering itself, not only its pooled features"""
     rotary_points: bool = False
     """rotate queries and keys by the 3-D point that each token shows, so that views find each other's surfaces"""
+    shared_volume: int = ranged(0, 0, 128)
+    """unet: side in voxels of a volume that the noisy views of a set share, as in SyncDreamer; 0: none"""
     std_floor: float = ranged(0.05, 0, 100)
     """standard deviation of the latents from the encoded rendering where its opacity is almost 0"""
     std_slope: float = ranged(0.9, 0, 100)

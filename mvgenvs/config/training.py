@@ -35,6 +35,8 @@ class DataConfig(Checked):
     """mirror half of the sets left to right, cameras included"""
     renderings: int = ranged(0, 0, MANY)
     """sets that a frozen NeRF renders once, to disk, and that training reuses with new noise; 0: render all anew"""
+    renderings_folder: str = ""
+    """folder that keeps them, for stages on the same sets and field to share; empty: one in the run's folder"""
     renderings_share: float = ranged(0.3, 0, 1, above=True)
     """largest share of run.minutes for these renderings; fewer are made if it does not suffice"""
     on_device: bool = False

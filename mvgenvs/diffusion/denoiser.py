@@ -10,6 +10,7 @@ holds unchanged, pixel by pixel; views whose rendering is dropped get mean 0 and
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ from mvgenvs.diffusion.codec import SIGMA_DATA
 from mvgenvs.diffusion.conditions import Conditions
 from mvgenvs.diffusion.joint_model import JointUNet, which_dropped
 from mvgenvs.diffusion.noise import preconditioning
+from mvgenvs.diffusion.shared_volume import SharedVolume, normalised_projections
+from mvgenvs.errors import UserError
 from mvgenvs.nerf.model import Rendering
 
 POSE_TOKEN_DIM = 64
@@ -96,6 +99,7 @@ class JointDenoiser(JointUNet):
         latent_size: int = 16,
         features: int = 16,
         condition_scale: int = 2,
+        rendering: bool = True,
         plucker: bool = True,
         render_prior: bool = True,
         block_out_channels: Sequence[int] = (144, 128),
@@ -107,6 +111,7 @@ class JointDenoiser(JointUNet):
         attention: str = "joint",
         show_prior: bool = False,
         rotary_points: bool = False,
+        shared_volume: int = 0,
         std_floor: float = 0.05,
         std_slope: float = 0.9,
         std_ceiling: float = 0.8,
@@ -115,17 +120,25 @@ class JointDenoiser(JointUNet):
         std_channels: Sequence[float] | None = None,
     ) -> None:
         """The arguments, so many of them, are the model's saved configuration. `latent_size` is the side of the
-        latents, `condition_scale` that of the condition maps over it; `render_prior` centres the preconditioning on the
-        rendering; `attention_levels` says at which levels, finest first, transformer blocks attend across the views;
-        `attention` which views see which, see `set_attention`; `show_prior` gives the encoded rendering to the network
-        besides the maps; `rotary_points` lets tokens know the point that they show, see `attention.rotary`.
+        latents, `condition_scale` that of the condition maps over it. Without `rendering` the network sees cameras and
+        views alone; then `render_prior`, which centres the preconditioning on the rendering, and `show_prior`, which
+        gives the encoded rendering to the network besides the maps, must be off: raises `UserError`.
+        `attention_levels` says at which levels, finest first, transformer blocks attend across the views; `attention`
+        which views see which, see `set_attention`; `rotary_points` lets tokens know the point that they show, see
+        `attention.rotary`. `shared_volume` is the side of a `SharedVolume` in voxels, 0 for none; raises `UserError`
+        with block-causal attention, whose anchors must not depend on the new views.
 
         The prior's deviation is `std_floor` + `std_slope` sqrt(opacity), up to `std_ceiling`, times the channel's of
         `std_channels`, and `std_air` where no latent within `air_distance` sees anything. They belong to the data,
         the codec and the field: `fit_prior` measures them.
         """
         super().__init__()
-        map_channels = (features + 1) * condition_scale**2 + 1 + 6 * plucker + latent_channels * show_prior
+        if not rendering and (render_prior or show_prior):
+            raise UserError(
+                "denoiser.rendering false leaves no prior: set denoiser.render_prior and show_prior to false"
+            )
+        render_channels = (features + 1) * condition_scale**2 if rendering else 0
+        map_channels = render_channels + 1 + 6 * plucker + latent_channels * show_prior
         self.unet = UNet2DConditionModel(
             sample_size=latent_size,
             in_channels=latent_channels + map_channels,
@@ -147,9 +160,22 @@ class JointDenoiser(JointUNet):
         nn.init.zeros_(self.unet.conv_out.bias)
         if qk_norm:
             add_qk_norm(self.unet)
-        self.render_prior = render_prior
+        self.voxels: SharedVolume | None = None
+        if shared_volume:
+            inputs = latent_channels + map_channels
+            self.voxels = SharedVolume(inputs, shared_volume, self.unet, block_out_channels)
+        self.render_prior, self.sees_rendering = render_prior, rendering
         self.sees_render_latents = render_prior or show_prior
         self.set_attention(attention)
+
+    def set_attention(self, attention: str) -> None:
+        if attention == "block-causal" and self.voxels is not None:
+            raise UserError("denoiser.shared_volume mixes all views of a set, which block-causal attention forbids")
+        super().set_attention(attention)
+
+    @property
+    def sees_other_views(self) -> bool:
+        return super().sees_other_views or self.voxels is not None
 
     def conditions(
         self,
@@ -159,23 +185,28 @@ class JointDenoiser(JointUNet):
         dropped: Bool[Tensor, "batch view"] | None = None,
     ) -> Conditions:
         """Stacks the rendering, its opacity, the Plücker map and a flag; a dropped view sees zeros and a flag of 1.
+        A denoiser without `rendering` takes all views for dropped.
 
         The rendering is pooled to `condition_scale` times the latents' side and its pixels are folded into channels.
         `render_latents` is its RGB, encoded.
         """
         scale, latent_size = self.config.condition_scale, self.config.latent_size
-        rgb, rest = rendering.features[:, :, :3] * 2 - 1, rendering.features[:, :, 3:]
-        render = torch.cat([rgb, rest, rendering.opacity], dim=2)
-        dropped, keep = which_dropped(dropped, render)
-        pooled = F.avg_pool2d((render * keep).flatten(0, 1), render.shape[-1] // (latent_size * scale))
-        folded = F.pixel_unshuffle(pooled, scale).unflatten(0, keep.shape[:2])
         hw = (latent_size, latent_size)
-        maps = [folded, (1 - keep).expand(*folded.shape[:2], 1, *hw)]
+        if not self.config.rendering:
+            dropped = torch.ones(rendering.opacity.shape[:2], dtype=torch.bool, device=rendering.opacity.device)
+        dropped, keep = which_dropped(dropped, rendering.opacity)
+        maps = [(1 - keep).expand(*keep.shape[:2], 1, *hw)]
+        if self.config.rendering:
+            rgb, rest = rendering.features[:, :, :3] * 2 - 1, rendering.features[:, :, 3:]
+            render = torch.cat([rgb, rest, rendering.opacity], dim=2)
+            pooled = F.avg_pool2d((render * keep).flatten(0, 1), render.shape[-1] // (latent_size * scale))
+            maps.insert(0, F.pixel_unshuffle(pooled, scale).unflatten(0, keep.shape[:2]))
         if self.config.plucker:
-            maps.append(cameras.resized(hw).plucker().to(render.dtype))
+            maps.append(cameras.resized(hw).plucker().to(keep.dtype))
         if self.config.show_prior:
             maps.append(keep * render_latents)
-        poses = cameras.c2w[..., :3, :].flatten(-2).to(render.dtype)
+        matrices = cameras.c2w[..., :3, :] if self.voxels is None else normalised_projections(cameras)
+        poses = matrices.flatten(-2).to(keep.dtype)
         if not self.config.render_prior:
             keep = torch.zeros_like(keep)
         std = prior_deviation(rendering.opacity, hw, self.config, keep)
@@ -206,16 +237,24 @@ class JointDenoiser(JointUNet):
             rearrange(scale.c_noise * TIMESTEP_SCALE, "b v 1 1 1 -> b v"),
             self.pose_token(conditions.poses),
             conditions.points,
+            conditions.poses,
         )
         network = self.attend(views, joint, num_anchors, cache)
         shown = network.shape[1]
         return (conditions.mean + scale.c_skip * centred)[:, :shown] + scale.c_out[:, :shown] * network
 
     def _network(self, views: tuple[Tensor, ...], **attention: int | AnchorState) -> Float[Tensor, "batch view c h w"]:
-        """F of [EDM eq. 7]; `views` holds inputs, timesteps and tokens, each (batch, view, ...)."""
-        inputs, timesteps, tokens, points = (x.flatten(0, 1) for x in views)
+        """F of [EDM eq. 7]; `views` holds inputs, timesteps, tokens, points and poses, each (batch, view, ...)."""
+        inputs, timesteps, tokens, points, poses = (x.flatten(0, 1) for x in views)
         given: dict[str, Any] = dict(attention)
         if self.config.rotary_points:
             given["points"] = token_points(points, self.config.attention_levels)
-        out = self.unet(inputs, timesteps, encoder_hidden_states=tokens[:, None], cross_attention_kwargs=given).sample
+        volume: AbstractContextManager[None] = nullcontext()
+        if self.voxels is not None:
+            sets = (-1, attention["num_views"])
+            levels, matrices = timesteps / TIMESTEP_SCALE, poses.unflatten(-1, (3, 4))
+            volume = self.voxels.seen(*(x.unflatten(0, sets) for x in (inputs, levels, matrices)))
+        with volume:
+            hidden = {"encoder_hidden_states": tokens[:, None], "cross_attention_kwargs": given}
+            out = self.unet(inputs, timesteps, **hidden).sample
         return out.unflatten(0, views[0].shape[:2])

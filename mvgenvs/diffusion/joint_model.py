@@ -26,6 +26,10 @@ class JointModel(ModelMixin, ConfigMixin):
     """the setting that holds the factors of the components' deviations"""
     skips_air = False
     """whether what is computed depends on where the rendering shows anything"""
+    sees_rendering: bool = True
+    """whether the denoiser is shown the NeRF at all"""
+    sees_reference: bool = False
+    """whether `conditions` takes the first known view, a `Reference`, as the argument `reference`"""
     sees_render_latents: bool
     """whether `conditions` uses the encoded rendering at all"""
 
@@ -46,6 +50,11 @@ class JointModel(ModelMixin, ConfigMixin):
         install_joint_attention(self, backend, self.config.attention)
 
     @property
+    def sees_other_views(self) -> bool:
+        """Whether any view depends on others, so that anchors have an effect."""
+        return bool(self.config.attention != "independent")
+
+    @property
     def condition_side(self) -> int:
         """Side of the feature maps that `conditions` makes of renderings, whose side is a multiple of it."""
         return int(self.config.latent_size * self.config.condition_scale)
@@ -64,6 +73,10 @@ class JointModel(ModelMixin, ConfigMixin):
 
         `least` is the smallest deviation.
         """
+
+    def embed(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n k"]:
+        """What else is told of a `Reference`, from its image: nothing."""
+        return images.new_zeros(len(images), 0)
 
     def compile_network(self) -> None:
         """Compiles the network in place at its next call: the same weights under the same names."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from attention import AnchorCache
 from mvgenvs.cameras import Cameras
 from mvgenvs.diffusion.codec import Codec, decode_with_detail, encode_rendering
-from mvgenvs.diffusion.conditions import Conditions, concatenate_conditions
+from mvgenvs.diffusion.conditions import Conditions, Reference, concatenate_conditions
 from mvgenvs.diffusion.joint_model import JointModel
 from mvgenvs.diffusion.state import View
 from mvgenvs.nerf.field import Scene
@@ -48,13 +48,23 @@ class Networks:
             return self.codec.encode(images).float()[:, None]
 
     def lift(self, images: list[Float[Tensor, "batch 1 _ h w"]], cameras: Cameras) -> Scene | None:
-        """The NeRF of these views, which have mattes or not; None of none."""
-        if not images:
+        """The NeRF of these views, which have mattes or not; None of none, and where the denoiser never sees it."""
+        if not images or not self.denoiser.sees_rendering:
             return None
         with self.computing():
             return self.nerf.encode(torch.cat([with_matte(x) for x in images], dim=1), cameras, find_empty=True)
 
-    def render_view(self, scene: Scene | None, camera: Cameras, guided: bool, start: bool) -> View:
+    def reference(self, images: Float[Tensor, "batch known c h w"], cameras: Cameras) -> Reference | None:
+        """The first known view, if there is one and the denoiser is shown it."""
+        if not self.denoiser.sees_reference or not images.shape[1]:
+            return None
+        with self.computing():
+            embedding = self.denoiser.embed(images[:, 0, :3])
+        return Reference(self.encode(images[:, 0, :3])[:, 0], embedding.float(), cameras.select([0]))
+
+    def render_view(
+        self, scene: Scene | None, camera: Cameras, guided: bool, start: bool, reference: Reference | None = None
+    ) -> View:
         """Renders one view, and makes the denoiser's conditions of it. Without a scene it shows nothing.
 
         `guided` asks for what guidance needs, `start` for the latents to start from. The view is rendered at the image
@@ -65,10 +75,12 @@ class Networks:
         with self.computing():
             latents = encode_rendering(self.codec, rendering.rgb, self.denoiser.config.latent_size, needed).float()
         drop = torch.ones(rendering.opacity.shape[:2], dtype=torch.bool, device=rendering.opacity.device)
-        conditions = self.denoiser.conditions(rendering, latents, camera, drop if scene is None else None)
+        told = {"reference": reference} if self.denoiser.sees_reference else {}
+        blind = scene is None and reference is None
+        conditions = self.denoiser.conditions(rendering, latents, camera, drop if blind else None, **told)
         dropped = conditions
-        if guided and scene is not None:
-            dropped = self.denoiser.conditions(rendering, latents, camera, drop)
+        if guided and not blind:
+            dropped = self.denoiser.conditions(rendering, latents, camera, drop, **told)
         return View(
             render=rendering.rgb.clone(),  # so that the other features can go
             depth=rendering.depth * (rendering.opacity > 0.5),
@@ -81,9 +93,7 @@ class Networks:
         if scene is not None:
             with self.computing():
                 return self.nerf.render(scene, camera)
-        zeros = torch.zeros(camera.c2w.shape[0], 1, 1, *camera.hw, device=self.denoiser.device)
-        features = zeros.expand(-1, -1, self.denoiser.config.features, -1, -1)
-        return Rendering(features, depth=zeros, opacity=zeros)
+        return Rendering.blank(camera.to(self.denoiser.device), self.denoiser.config.features)
 
     def denoise(
         self,

@@ -14,7 +14,7 @@ from typing import Any
 
 from mvgenvs.errors import UserError
 
-PLANS = ("joint", "sliding", "autoregressive", "keyframes", "unconditional")
+PLANS = ("joint", "sliding", "autoregressive", "keyframes", "stochastic", "unconditional")
 SAMPLERS = ("euler", "heun", "dpmpp-2m")
 RENOISE = ("fresh", "fixed")
 STARTS = ("noise", "render")
@@ -58,7 +58,7 @@ class SamplingOptions:
     plan: str | Sequence[Any] = option("sliding", "sequence", choices=PLANS, names_only=False)
     """which views are generated together"""
     block: int | None = option(None, "sequence", low=1, high=4096)
-    """views per block (default: 4, autoregressive 1, unconditional 2)"""
+    """views per block (default: 4, autoregressive and stochastic 1, unconditional 2)"""
     anchors: int | None = option(None, "sequence", low=0, high=4096)
     """finished views shown to each block (default: the plan's)"""
     close_loop: bool = option(False, "sequence")

@@ -1,8 +1,8 @@
 """Sequence plans: how a long sequence is divided into sets, and which finished views are anchors of which new ones.
 
 A plan is data: a list of blocks over one index space, known views first (0 .. known - 1), then the targets in order.
-Under every plan except `joint`, the size of a set and the number of finished views that later blocks still need are
-bounded, however long the sequence.
+The size of a set is bounded, however long the sequence, under every plan except `joint`; the number of finished views
+that later blocks still need, under every plan except `joint` and `stochastic`.
 """
 
 import random
@@ -17,7 +17,7 @@ from mvgenvs.errors import UserError
 
 MAX_KNOWN = 8  # views that one NeRF is lifted from: up to 3 photos, as in training, and 5 generated views [GeNVS]
 MAX_KEYFRAMES = 32  # they are kept until the end: in a longer sequence they are farther apart, not more
-_BLOCK = {"autoregressive": 1, "unconditional": 2}  # default views per block; other plans 4
+_BLOCK = {"autoregressive": 1, "stochastic": 1, "unconditional": 2}  # default views per block; other plans 4
 _ANCHORS = {"autoregressive": 5}  # default anchors; other plans as many as views in a block
 
 
@@ -29,6 +29,7 @@ class Block:
     anchors: tuple[int, ...] = ()  # they enter the set, re-noised
     known: tuple[int, ...] = ()  # the NeRF of the new views is lifted from these; if empty, there is no NeRF
     again: bool = False  # the new views were made before, and are replaced
+    stochastic: bool = False  # each sampler step sees one anchor alone, clean, drawn anew
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,14 @@ def keyframes(spec: _SequenceSpec) -> list[Block]:
     return blocks
 
 
+def stochastic(spec: _SequenceSpec) -> list[Block]:
+    """One view at a time. At each sampler step it is denoised beside one clean view, drawn anew and uniformly from the
+    known and all finished views: stochastic conditioning [3DiM, Watson et al. 2022, arXiv 2210.04628]. The NeRF, if the
+    denoiser sees any, is lifted from the known views. `anchors` has no effect: every finished view may be drawn.
+    """
+    return [Block(new, tuple(range(new[0])), spec.inputs, stochastic=True) for new in spec.groups(spec.targets)]
+
+
 def unconditional(spec: _SequenceSpec) -> list[Block]:
     """Without any image: groups of two views that attend to each other, anchored by the group before."""
     if spec.num_known:
@@ -142,6 +151,7 @@ PLANS: dict[str, Callable[[_SequenceSpec], list[Block]]] = {
     "sliding": sliding,
     "autoregressive": autoregressive,
     "keyframes": keyframes,
+    "stochastic": stochastic,
     "unconditional": unconditional,
 }
 
@@ -193,7 +203,7 @@ def _closed(plan: list[Block], spec: _SequenceSpec) -> list[Block]:
     if not neighbours:  # all views were made in one set
         return plan
     known = tuple(view for view in plan[-1].known if view not in first)
-    return [*plan, Block(first, (*spec.inputs, *neighbours), known, again=True)]
+    return [*plan, Block(first, (*spec.inputs, *neighbours), known, again=True, stochastic=plan[-1].stochastic)]
 
 
 def check_plan(plan: Sequence[Block], num_known: int, num_targets: int) -> None:
@@ -237,7 +247,7 @@ def last_uses(plan: Sequence[Block]) -> dict[int, int]:
 def independent(plan: Sequence[Block], num_known: int) -> list[Block]:
     """The same views, each alone with only the known views as anchors, and no NeRF of generated views. A baseline."""
     return [
-        replace(block, anchors=(), known=tuple(view for view in block.known if view < num_known))
+        replace(block, anchors=(), stochastic=False, known=tuple(view for view in block.known if view < num_known))
         for block in plan
         if not block.again
     ]

@@ -1,6 +1,7 @@
 """A sequence of views, sampled block by block: what is lifted, rendered and kept for the blocks that follow."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -11,12 +12,13 @@ from torch import Tensor
 
 from attention import AnchorCache
 from mvgenvs.cameras import Cameras, concatenate
-from mvgenvs.diffusion.conditions import concatenate_conditions
+from mvgenvs.diffusion.conditions import Reference, concatenate_conditions
 from mvgenvs.diffusion.networks import Networks
 from mvgenvs.diffusion.options import SamplingOptions
 from mvgenvs.diffusion.plans import Block, check_plan, independent, last_uses, make_plan
-from mvgenvs.diffusion.renoising import EDMScheduler, Generators, SamplerState, initial_seed, listed, sample
+from mvgenvs.diffusion.renoising import Denoise, EDMScheduler, Generators, SamplerState, initial_seed, listed, sample
 from mvgenvs.diffusion.state import Frames, Memory, SequenceState, StepState, View
+from mvgenvs.diffusion.stochastic import OneAnchor
 from mvgenvs.errors import UserError
 from mvgenvs.nerf.field import Scene
 
@@ -60,13 +62,18 @@ class SequenceSampler:
         is left to a checkpoint. Computes nothing yet. Raises `UserError` where there is no such plan.
         """
         device, hw = networks.denoiser.device, (networks.size, networks.size)
+        if options.start == "render" and not networks.denoiser.sees_rendering:
+            raise UserError("start 'render' is for denoisers that see a rendering, and this one never does: use noise")
         if images is None:
             images = torch.zeros(target_cameras.c2w.shape[0], 0, 3, *hw)
         self.networks, self.scheduler, self.options, self.generator = networks, scheduler, options, generator
         # Known views first, then the targets, as in the blocks.
         self.cameras = concatenate([c.to(device).resized(hw) for c in (cameras, target_cameras) if c is not None])
         self.blocks = plan_sequence(options, self.cameras, images.shape[1], initial_seed(generator))
+        if not networks.denoiser.sees_other_views:  # anchors would cost, and change nothing
+            self.blocks = [replace(block, anchors=(), stochastic=False) for block in self.blocks]
         self.images = images.to(device)
+        self.reference: Reference | None = None
         self.last_use = last_uses(self.blocks)
         self.finished = 0  # blocks
         self.memory = Memory()
@@ -79,6 +86,7 @@ class SequenceSampler:
 
         `on_step` is called after each sampler step, and may replace the state's latents.
         """
+        self.reference = self.networks.reference(self.images, self.cameras)
         if resume is None:
             for v in range(self.images.shape[1]):
                 self.memory.images[v] = self.images[:, v : v + 1]
@@ -131,7 +139,8 @@ class SequenceSampler:
         members = [*block.new, *block.anchors]
         for v in members:
             if v in block.new or v not in views:
-                views[v] = self.networks.render_view(self._scene, self.cameras.select([v]), guided, start)
+                camera = self.cameras.select([v])
+                views[v] = self.networks.render_view(self._scene, camera, guided, start, self.reference)
         return [views[v] for v in members]
 
     def sample_block(self, block: Block, views: Sequence[View]) -> Iterator[SamplerState]:
@@ -142,17 +151,20 @@ class SequenceSampler:
         dropped = [view.dropped for view in views if view.dropped is not None]
         guesses = [view.latents for view in views[:num_new] if view.latents is not None]
         anchor_noise = self.anchor_noise(block)  # drawn before any other noise of the block
-        denoise = partial(
-            self.networks.denoise,
-            conditions=concatenate_conditions([view.conditions for view in views], dim=1),
-            dropped=concatenate_conditions(dropped, dim=1) if dropped and self._scene is not None else None,
-            guidance=self.options.guidance,
-            joint=self.options.joint,
-            num_anchors=len(block.anchors),
-            cache=AnchorCache() if self.options.joint and self.anchors_repeat else None,
-        )
+        conditions = concatenate_conditions([view.conditions for view in views], dim=1)
+        blind = self._scene is None and self.reference is None
+        free = concatenate_conditions(dropped, dim=1) if dropped and not blind else None
+        options = self.options
+        denoise: Denoise = partial(self.networks.denoise, guidance=options.guidance, joint=options.joint)
+        if block.stochastic:
+            options = replace(options, anchor_level="clean")
+            denoise = OneAnchor(denoise, conditions, free, num_new, self.generator)
+        else:
+            cache = AnchorCache() if options.joint and self.anchors_repeat else None
+            told = {"conditions": conditions, "dropped": free, "num_anchors": len(block.anchors), "cache": cache}
+            denoise = partial(denoise, **told)
         start = torch.cat(guesses, dim=1) if guesses else None
-        return sample(denoise, self.scheduler, self.options, num_new, anchors, self.generator, anchor_noise, start)
+        return sample(denoise, self.scheduler, options, num_new, anchors, self.generator, anchor_noise, start)
 
     def anchor_noise(self, block: Block) -> Float[Tensor, "batch anchor c h w"] | None:
         """The noise of the block's anchors where it is fixed: drawn once for each of them."""

@@ -128,7 +128,8 @@ class Field(nn.Module):
             rows.append(torch.cat([pixel[:3] * shown, pixel[3:]]))
         told = None if world is None else world[..., PAINT_CHANNELS * self.world_paint : -1]
         columns = fused if told is None else torch.cat([fused, told], dim=-1)
-        out = blockwise_mlp(self.mlp, columns.flatten(0, 1), torch.cat(rows).flatten(1))
+        beside = torch.cat(rows) if rows else points.new_zeros(0, *points.shape[:2])
+        out = blockwise_mlp(self.mlp, columns.flatten(0, 1), beside.flatten(1))
         out = out.unflatten(1, points.shape[:2])
         # The shifts make the object start out thin rather than solid.
         level = out[0]

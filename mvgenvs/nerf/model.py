@@ -44,6 +44,12 @@ class Rendering:
     def rgb(self) -> Float[Tensor, "batch view 3 h w"]:
         return self.features[:, :, :3]
 
+    @classmethod
+    def blank(cls, cameras: Cameras, features: int) -> "Rendering":
+        """What cameras (batch, view) see where there is no NeRF: zeros."""
+        zeros = torch.zeros(*cameras.c2w.shape[:2], 1, *cameras.hw, device=cameras.c2w.device)
+        return cls(zeros.expand(-1, -1, features, -1, -1), depth=zeros, opacity=zeros)
+
     def repeat(self, times: int) -> "Rendering":
         """Each scene of the batch repeated `times` times in a row."""
         return Rendering(*(x.repeat_interleave(times, dim=0) for x in (self.features, self.depth, self.opacity)))

@@ -98,6 +98,8 @@ class Objective(nn.Module):
         if any(self.weights.field_weights) or self.weights.denoise:
             if isinstance(batch, RenderedBatch):
                 rendering = batch.rendering
+            elif not self.denoiser.sees_rendering and not any(self.weights.field_weights):
+                rendering = Rendering.blank(batch.views.cameras.resized((1, 1)), self.denoiser.config.features)
             else:
                 scene, rendering, targets = self._render(batch, draws)
                 losses |= rendering_losses(self.weights, rendering, targets, draws)

@@ -84,9 +84,10 @@ def rendered_sets(
 ) -> tuple[RenderedSets, KeptItems]:
     """The renderings of the first `data.renderings` sets, or of as many as their share of the minutes allows.
 
-    RUN/renderings/000000.safetensors, ... hold them in 16 bits. Raises `UserError` if the folder holds others.
+    RUN/renderings/000000.safetensors, ..., or `data.renderings_folder`, hold them in 16 bits. What another stage made
+    there counts as if this one had: it takes as much of the minutes. Raises `UserError` if the folder holds others.
     """
-    folder = Path(config.run.output) / RENDERINGS
+    folder = Path(config.data.renderings_folder or Path(config.run.output) / RENDERINGS)
 
     @torch.no_grad()
     def make(number: int) -> None:

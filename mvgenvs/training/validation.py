@@ -62,10 +62,11 @@ def validate(parts: Parts, config: TrainConfig, step: int) -> dict[str, float]:
                 known.rgba[None], known.cameras.batched(), targets.cameras.batched(),
                 generator=generator, **sampling,
             )  # fmt: skip
-            rows.append(("nerf", out.renders[0].cpu()))
-            figures.setdefault("nerf", []).append(_psnr(out.renders[0].cpu(), targets.images))
-            for name, value in geometry_figures(out.depth[0].cpu(), targets).items():
-                figures.setdefault(name, []).append(value)
+            if parts.denoiser.sees_rendering:  # else none are made
+                rows.append(("nerf", out.renders[0].cpu()))
+                figures.setdefault("nerf", []).append(_psnr(out.renders[0].cpu(), targets.images))
+                for name, value in geometry_figures(out.depth[0].cpu(), targets).items():
+                    figures.setdefault(name, []).append(value)
             if sampled:
                 for name, value in neighbour_figures(pipeline, views, config.run.seed).items():
                     figures.setdefault(name, []).append(value)
@@ -97,7 +98,10 @@ def neighbour_figures(pipeline: MultiViewPipeline, views: ViewSet, seed: int) ->
     scene = networks.lift([views.rgba[None, :1].to(pipeline.device)], cameras.select([0]))
     order = [*range(1, views.num_views, 2), *range(0, views.num_views, 2)]  # the noisy ones first
     num_noisy, num_clean = views.num_views // 2, views.num_views - views.num_views // 2
-    seen = [networks.render_view(scene, cameras.select([v]), guided=False, start=False) for v in order]
+    reference = networks.reference(views.rgba[None, :1].to(pipeline.device), cameras)
+    seen = [
+        networks.render_view(scene, cameras.select([v]), guided=False, start=False, reference=reference) for v in order
+    ]
     conditions = concatenate_conditions([view.conditions for view in seen], dim=1)
     x0 = torch.cat([networks.encode(views.images[None, v].to(pipeline.device)) for v in order], dim=1)
     noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(seed)).to(x0)
@@ -108,7 +112,7 @@ def neighbour_figures(pipeline: MultiViewPipeline, views: ViewSet, seed: int) ->
 
         def error(joint: bool, xt: Tensor = xt, sigma: Tensor = sigma) -> float:
             made = networks.denoise(xt, sigma, conditions, joint=joint, num_anchors=num_clean)
-            return (made - x0)[:, :num_noisy].square().mean().sqrt().item()
+            return (made[:, :num_noisy] - x0[:, :num_noisy]).square().mean().sqrt().item()
 
         alone = error(joint=False)
         figures |= {f"x0_error_{level:g}": alone, f"neighbours_{level:g}": error(joint=True) / alone - 1}

@@ -1,19 +1,21 @@
 """Reads a Stable Diffusion checkpoint in diffusers' layout, from a folder or the hub, and builds our parts from it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import SafetensorError
 
 from mvgenvs.diffusion.stable.codec import VaeCodec
-from mvgenvs.diffusion.stable.conditioners import start_from_unet
+from mvgenvs.diffusion.stable.conditioners import IMAGES, ZERO123, start_from_unet
 from mvgenvs.diffusion.stable.denoiser import StableDenoiser
 from mvgenvs.diffusion.stable.noise import PREDICTION_TYPES, SETTINGS, DiscreteNoise
 from mvgenvs.diffusion.stable.prompt import embed, tokenize
 from mvgenvs.diffusion.stable.saved_config import public_entries
+from mvgenvs.diffusion.stable.zero123 import CCProjection
 from mvgenvs.errors import UserError
 
 COMPONENTS = {
@@ -23,15 +25,22 @@ COMPONENTS = {
     "tokenizer": "tokenizer_config.json",
     "scheduler": "scheduler_config.json",
 }
+ZERO123_COMPONENTS = {
+    "unet": "config.json",
+    "vae": "config.json",
+    "image_encoder": "config.json",
+    "cc_projection": "config.json",
+    "scheduler": "scheduler_config.json",
+}
 ADDITIONS = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type")  # SD 1 and 2: none
 
 
-def find_stable_diffusion(name: str) -> Path:
+def find_stable_diffusion(name: str, components: Mapping[str, str] = COMPONENTS) -> Path:
     """The checkpoint's folder with all components; a checkpoint on the hub is downloaded. Raises `UserError`."""
     if not name:
         raise UserError("setting 'model.init_from' must name a Stable Diffusion checkpoint: a folder, or a hub id")
-    folder = Path(name) if Path(name).exists() else _download(name)
-    for component, file in COMPONENTS.items():
+    folder = Path(name) if Path(name).exists() else _download(name, components)
+    for component, file in components.items():
         if not (folder / component / file).is_file():
             raise UserError(
                 f"{name} is no Stable Diffusion checkpoint in diffusers' layout: it has no {component}/{file}"
@@ -39,12 +48,12 @@ def find_stable_diffusion(name: str) -> Path:
     return folder
 
 
-def _download(name: str) -> Path:
-    """Downloads the five components from the hub, as safetensors if available."""
+def _download(name: str, components: Mapping[str, str]) -> Path:
+    """Downloads the components from the hub, as safetensors if available."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    wanted = [f"{component}/*" for component in COMPONENTS]
+    wanted = [f"{component}/*" for component in components]
     others = ["*.fp16.*", "*.non_ema.*", "*.msgpack", "*.onnx*", "*.h5"]
     try:
         folder = Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=[*others, "*.bin"]))
@@ -63,21 +72,33 @@ def load_stable_diffusion(
     `image_size` is the side of the images in pixels; the rest is as in `StableDenoiser`. Raises `UserError` that names
     the component that is missing, damaged, or of another kind of model.
     """
-    folder = find_stable_diffusion(name)
+    zero123 = conditioner in ZERO123
+    folder = find_stable_diffusion(name, ZERO123_COMPONENTS if zero123 else COMPONENTS)
     vae = _read("vae", folder, lambda path: _load_model(AutoencoderKL, path))
     unet = _read("unet", folder, lambda path: _load_model(UNet2DConditionModel, path))
     settings = _read("scheduler", folder, _load_scheduler)
-    tokens = _read("tokenizer", folder, lambda path: tokenize(path, prompt))
-    embedding = _read("text_encoder", folder, lambda path: embed(path, tokens))
+    encoder: Any = None
+    projection: Any = None
+    if zero123:
+        encoder = _read("image_encoder", folder, _load_image_encoder)
+        projection = _read("cc_projection", folder, lambda path: _load_model(CCProjection, path))
+        embedding = torch.zeros(1, projection.config.out_channel)  # in the place of the prompt's
+    else:
+        tokens = _read("tokenizer", folder, lambda path: tokenize(path, prompt))
+        embedding = _read("text_encoder", folder, lambda path: embed(path, tokens))
     codec = VaeCodec.from_vae(vae)
     channels, latent_size, _ = codec.latent_shape((image_size, image_size))
-    _check(folder, unet, channels, 2 * channels if conditioner == "concat" else channels, embedding.shape[1])
+    _check(folder, unet, channels, channels * (1 + IMAGES.get(conditioner, 0)), embedding.shape[1],
+           "cc_projection" if zero123 else "text_encoder")  # fmt: skip
 
     denoiser = StableDenoiser(
         public_entries(unet.config), settings, tuple(embedding.shape),
         conditioner, latent_size, features, condition_scale, attention,
+        None if encoder is None else encoder.config.to_dict(),
     )  # fmt: skip
     denoiser.prompt_embedding.copy_(embedding)
+    if zero123:
+        denoiser.image_encoder, denoiser.cc_projection = encoder.requires_grad_(False), projection
     _start_unet(denoiser.unet, unet, channels, vae.config.scaling_factor)
     if denoiser.controlnet is not None:
         start_from_unet(denoiser.controlnet, denoiser.unet)
@@ -106,6 +127,15 @@ def _load_model(cls: Any, path: Path) -> Any:
     return model
 
 
+def _load_image_encoder(path: Path) -> Any:
+    from transformers import CLIPVisionModelWithProjection
+
+    model, report = CLIPVisionModelWithProjection.from_pretrained(path, output_loading_info=True)
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"{len(missing)} weights are missing, such as {missing[0]}")
+    return model.float().eval()
+
+
 def _load_scheduler(path: Path) -> dict[str, Any]:
     written = json.loads((path / COMPONENTS["scheduler"]).read_text())
     settings = {setting: written[setting] for setting in SETTINGS if setting in written}
@@ -116,20 +146,24 @@ def _load_scheduler(path: Path) -> dict[str, Any]:
     return settings
 
 
-def _check(folder: Path, unet: UNet2DConditionModel, channels: int, inputs: int, text_channels: int) -> None:
-    """Raises `UserError` if the UNet does not fit the other components, or is not of SD 1 or 2."""
+def _check(
+    folder: Path, unet: UNet2DConditionModel, channels: int, inputs: int, text_channels: int, token: str
+) -> None:
+    """Raises `UserError` if the UNet does not fit the other components, or is not of SD 1 or 2.
+
+    `token` is the component whose tokens of `text_channels` channels it attends to.
+    """
     config = unet.config
     if added := [name for name in ADDITIONS if config.get(name) is not None]:
         raise UserError(f"the unet of {folder} is not of the Stable Diffusion 1 or 2 kind: it has {added[0]}")
-    if config.out_channels != channels or config.in_channels not in (channels, inputs):
+    if config.out_channels != channels or config.in_channels not in range(channels, inputs + 1, channels):
         raise UserError(
             f"the unet of {folder} takes {config.in_channels} channels and returns {config.out_channels},"
             f" but its vae has {channels}"
         )
     if config.cross_attention_dim != text_channels:
         raise UserError(
-            f"the text_encoder of {folder} has {text_channels} channels,"
-            f" but its unet wants {config.cross_attention_dim}"
+            f"the {token} of {folder} has {text_channels} channels, but its unet wants {config.cross_attention_dim}"
         )
 
 

@@ -3,7 +3,10 @@
 from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
 from torch import nn
 
-CONDITIONERS = ("controlnet", "t2i-adapter", "concat")
+CONDITIONERS = ("controlnet", "t2i-adapter", "concat")  # of the rendering alone
+ZERO123 = ("zero123", "zero123-rendering")  # of the known view and the turn from it
+ALL_CONDITIONERS = (*CONDITIONERS, *ZERO123, "camera")
+IMAGES = {"concat": 1, "zero123": 1, "zero123-rendering": 2}  # whose latents are further input channels of the UNet
 HINT_CHANNELS = (16, 32, 96, 256)  # of the ControlNet's hint embedding, which halves the side between them
 HINT_SCALES = tuple(2**i for i in range(len(HINT_CHANNELS)))  # sides of hints divided by that of the latents
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from mvgenvs.config import LossConfig
 from mvgenvs.data.sampling import Batch
 from mvgenvs.diffusion.codec import Codec, decode_with_detail, encode_rendering
-from mvgenvs.diffusion.conditions import Conditions
+from mvgenvs.diffusion.conditions import Conditions, Reference
 from mvgenvs.diffusion.joint_model import JointModel
 from mvgenvs.diffusion.noise import NoiseLaw, loss_weight, with_offset
 from mvgenvs.diffusion.options import CLEAN_SIGMA
@@ -65,13 +65,15 @@ class DenoisingLoss:
         if from_render is not None:
             lacking = render_latents.repeat_interleave(repeats, dim=0) - x0
             xt = xt + (from_render & ~anchors)[..., None, None, None] * lacking
-        cameras = batch.views.cameras
+        cameras, reference = batch.views.cameras, self.reference(batch.views, x0[::repeats])
         if dropped.any():  # else the draws of a set have the same conditions
             render_latents = render_latents.repeat_interleave(repeats, dim=0)
             rendering_of, cameras = rendering.repeat(repeats), cameras.repeat(repeats)
-            conditions = self.denoiser.conditions(rendering_of, render_latents, cameras, dropped)
+            told = {} if reference is None else {"reference": reference.repeat(repeats)}
+            conditions = self.denoiser.conditions(rendering_of, render_latents, cameras, dropped, **told)
         else:
-            conditions = self.denoiser.conditions(rendering, render_latents, cameras)
+            told = {} if reference is None else {"reference": reference}
+            conditions = self.denoiser.conditions(rendering, render_latents, cameras, **told)
         denoised = self.denoised(xt, sigma, conditions, batch.num_known)
         error = (denoised - x0).square().mean(dim=(-1, -2, -3))
         counted = (~anchors).to(error.dtype)
@@ -80,6 +82,12 @@ class DenoisingLoss:
         if self.weights.perceptual:
             losses["perceptual"] = self._perceptual(denoised, sigma, ~anchors, batch.views, rendering, draws)
         return losses
+
+    def reference(self, views: ViewSet, x0: Float[Tensor, "batch view c h w"]) -> Reference | None:
+        """The first known view of each set, if the denoiser is shown it; `x0` are the latents of all views."""
+        if not self.denoiser.sees_reference:
+            return None
+        return Reference(x0[:, 0], self.denoiser.embed(views.images[:, 0]), views.cameras.select([0]))
 
     def _perceptual(
         self,
