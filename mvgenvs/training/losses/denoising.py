@@ -42,38 +42,19 @@ class DenoisingLoss:
         num_views, repeats = batch.views.num_views, self.weights.noise_draws
         with torch.no_grad():
             x0 = self.codec.encode(batch.views.images.flatten(0, 1)).unflatten(0, (-1, num_views))
-        x0 = x0.repeat_interleave(repeats, dim=0)
-        sigma = self.noise_law.sigma(draws.normal(repeats).flatten(), progress)[:, None].expand(-1, num_views)
-        is_known = torch.arange(num_views, device=x0.device) < batch.num_known
-        anchors = is_known & (draws.uniform(repeats).flatten()[:, None] < self.weights.clean_known)  # (b r, v)
-        if self.weights.clean_views:
-            some = draws.uniform(repeats).flatten()[:, None] < self.weights.clean_views
-            anchors = anchors | (some & (draws.uniform(repeats, num_views).flatten(0, 1) < 0.5))
-            anchors = anchors & ~anchors.all(dim=1, keepdim=True)
-        from_render = None
-        if self.weights.render_start:
-            from_render = draws.uniform(repeats).flatten()[:, None] < self.weights.render_start
-            sigma = torch.where(from_render, self.weights.render_sigma, sigma)
-        sigma = torch.where(anchors, CLEAN_SIGMA, sigma)
+        sigma, anchors, from_render = self._levels(num_views, batch.num_known, draws, progress)
         dropped = draws.uniform(repeats).flatten()[:, None].expand(-1, num_views) < self.weights.drop_condition
         noise = draws.normal(repeats, *x0.shape[1:]).flatten(0, 1)
         if self.weights.offset_noise:
             noise = with_offset(noise, draws.normal(repeats, *x0.shape[1:3]).flatten(0, 1), self.weights.offset_noise)
         needed = self.denoiser.sees_render_latents or from_render is not None
         render_latents = encode_rendering(self.codec, rendering.rgb, self.denoiser.config.latent_size, needed)
+        conditions = self._conditions(batch.views, x0, rendering, render_latents, dropped)
+        x0 = x0.repeat_interleave(repeats, dim=0)
         xt = x0 + sigma[..., None, None, None] * noise
         if from_render is not None:
             lacking = render_latents.repeat_interleave(repeats, dim=0) - x0
             xt = xt + (from_render & ~anchors)[..., None, None, None] * lacking
-        cameras, reference = batch.views.cameras, self.reference(batch.views, x0[::repeats])
-        if dropped.any():  # else the draws of a set have the same conditions
-            render_latents = render_latents.repeat_interleave(repeats, dim=0)
-            rendering_of, cameras = rendering.repeat(repeats), cameras.repeat(repeats)
-            told = {} if reference is None else {"reference": reference.repeat(repeats)}
-            conditions = self.denoiser.conditions(rendering_of, render_latents, cameras, dropped, **told)
-        else:
-            told = {} if reference is None else {"reference": reference}
-            conditions = self.denoiser.conditions(rendering, render_latents, cameras, **told)
         denoised = self.denoised(xt, sigma, conditions, batch.num_known)
         error = (denoised - x0).square().mean(dim=(-1, -2, -3))
         counted = (~anchors).to(error.dtype)
@@ -82,6 +63,42 @@ class DenoisingLoss:
         if self.weights.perceptual:
             losses["perceptual"] = self._perceptual(denoised, sigma, ~anchors, batch.views, rendering, draws)
         return losses
+
+    def _levels(
+        self, num_views: int, num_known: int, draws: Draws, progress: float
+    ) -> tuple[Float[Tensor, "set view"], Bool[Tensor, "set view"], Bool[Tensor, "set 1"] | None]:
+        """Noise levels, which views are anchors, and which sets start from their renderings, if any may."""
+        weights, repeats = self.weights, self.weights.noise_draws
+        sigma = self.noise_law.sigma(draws.normal(repeats).flatten(), progress)[:, None].expand(-1, num_views)
+        is_known = torch.arange(num_views, device=sigma.device) < num_known
+        anchors = is_known & (draws.uniform(repeats).flatten()[:, None] < weights.clean_known)  # (b r, v)
+        if weights.clean_views:
+            some = draws.uniform(repeats).flatten()[:, None] < weights.clean_views
+            anchors = anchors | (some & (draws.uniform(repeats, num_views).flatten(0, 1) < 0.5))
+            anchors = anchors & ~anchors.all(dim=1, keepdim=True)
+        from_render = None
+        if weights.render_start:
+            from_render = draws.uniform(repeats).flatten()[:, None] < weights.render_start
+            sigma = torch.where(from_render, weights.render_sigma, sigma)
+        return torch.where(anchors, CLEAN_SIGMA, sigma), anchors, from_render
+
+    def _conditions(
+        self,
+        views: ViewSet,
+        x0: Float[Tensor, "batch view c h w"],
+        rendering: Rendering,
+        render_latents: Float[Tensor, "batch view c h w"],
+        dropped: Bool[Tensor, "set view"],
+    ) -> Conditions:
+        """Those of each set, or of each draw of it if some of them lose their renderings."""
+        cameras, reference = views.cameras, self.reference(views, x0)
+        if not dropped.any():
+            told = {} if reference is None else {"reference": reference}
+            return self.denoiser.conditions(rendering, render_latents, cameras, **told)
+        repeats = self.weights.noise_draws
+        told = {} if reference is None else {"reference": reference.repeat(repeats)}
+        latents = render_latents.repeat_interleave(repeats, dim=0)
+        return self.denoiser.conditions(rendering.repeat(repeats), latents, cameras.repeat(repeats), dropped, **told)
 
     def reference(self, views: ViewSet, x0: Float[Tensor, "batch view c h w"]) -> Reference | None:
         """The first known view of each set, if the denoiser is shown it; `x0` are the latents of all views."""
