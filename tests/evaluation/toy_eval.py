@@ -21,6 +21,7 @@ class FakePipeline:
 
     size = SIZE
     config = SimpleNamespace(default_steps=20, default_guidance=1.5)
+    denoiser = SimpleNamespace(sees_rendering=True)
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
