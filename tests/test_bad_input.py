@@ -228,6 +228,13 @@ TABLE: dict[str, tuple[str, str, str]] = {
         --workers 0                                     => --workers
         --group magic                                   => --group
     """),
+    "eval.srn": ("", "--output out", """
+        --archive none.zip                              => no archive
+        --archive car.png                               => cannot unpack
+        --archive void                                  => no data set
+        --archive data --inputs 3                       => --inputs
+        --archive data --num-objects 0                  => --num-objects
+    """),
     "mvgenvs.data.render": ("", "--output out", """
         none.obj                                        => no mesh
         void                                            => format
