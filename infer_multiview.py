@@ -51,9 +51,14 @@ def generate(options: argparse.Namespace) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def script() -> None:
+    """The command `mvgenvs-infer`, or this file."""
     arguments = parse_arguments()  # before heavy imports, so that --help answers at once
 
     from mvgenvs.cli import run_script
 
     run_script(lambda: generate(arguments), shares_work=False)
+
+
+if __name__ == "__main__":
+    script()

@@ -199,5 +199,10 @@ def underscored(argument: str) -> str:
     return "--" + name[2:].replace("-", "_") + equals + value if name.startswith("--") else argument
 
 
-if __name__ == "__main__":
+def script() -> None:
+    """The command `mvgenvs-train`, or this file."""
     run_script(main)
+
+
+if __name__ == "__main__":
+    script()

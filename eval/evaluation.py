@@ -52,7 +52,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
             claim_run(own, output, [*output.names(names), *REPORT])
 
         on_main(processes, claim)
-        with explained_failures(args.output):
+        with explained_failures(args.output, resumes=True):
             evaluate(pipeline, scenes, mine, settings, suite, output, quiet=not processes.is_main_process)
         processes.wait_for_everyone()
         if processes.is_main_process:
@@ -66,7 +66,8 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
                 "weights": suite.sources(),
                 "settings": asdict(settings),
             }
-            print(write_report(output, [output.read(name) for name in names], suite, context))
+            with explained_failures(args.output, resumes=True):
+                print(write_report(output, [output.read(name) for name in names], suite, context))
 
 
 def evaluate(

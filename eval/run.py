@@ -16,5 +16,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     run(args, given)
 
 
-if __name__ == "__main__":
+def script() -> None:
+    """The command `mvgenvs-eval`, or `python -m eval.run`."""
     run_script(main)
+
+
+if __name__ == "__main__":
+    script()

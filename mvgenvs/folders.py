@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import IO
 
 from mvgenvs.errors import UserError
+from mvgenvs.files import UNFINISHED, clear_unfinished
 
 try:
     import fcntl
@@ -20,6 +21,7 @@ except ImportError:  # on Windows, where two runs in one folder are not prevente
     fcntl = None  # type: ignore[assignment]
 
 LIST = ".mvgenvs"
+NEW_LIST = ".mvgenvs.new"  # a shorter list, until it takes the place of the other
 
 
 class OwnFolder:
@@ -42,6 +44,10 @@ class OwnFolder:
             raise UserError(f"another run is writing to {flag} {self.path}: wait for it, or choose another {flag}")
         self._file.seek(0)
         self._ours = set(self._file.read().splitlines())
+        with contextlib.suppress(OSError):  # left by killed runs; a disk that cannot be written tells of itself later
+            (self.path / NEW_LIST).unlink(missing_ok=True)
+            for folder in {self.path, *((self.path / name).parent for name in self._ours)}:
+                clear_unfinished(folder)
 
     def __enter__(self) -> "OwnFolder":
         return self
@@ -55,6 +61,7 @@ class OwnFolder:
         """Unlocks the folder. A list of files that are not there goes, and an empty folder that was made here."""
         with contextlib.suppress(OSError):
             if not any(os.path.lexists(self.path / name) for name in self._ours):
+                self._remove_emptied(self._ours)  # without the list, they would be somebody else's
                 (self.path / LIST).unlink()
                 if self._made:
                     self.path.rmdir()
@@ -100,15 +107,46 @@ class OwnFolder:
             if path.is_file() or path.is_symlink():
                 path.unlink()
         for folder in {path.parent for path in paths}:
-            for unfinished in folder.glob(".*.*"):
-                if folder / unfinished.name[1:].rpartition(".")[0] in paths:
+            for unfinished in folder.glob(".*.unfinished"):
+                match = UNFINISHED.fullmatch(unfinished.name)
+                if match and folder / match["name"] in paths:
                     unfinished.unlink()
-        for emptied in sorted({parent for name in gone for parent in Path(name).parents}, reverse=True)[:-1]:
-            with contextlib.suppress(OSError):
-                (self.path / emptied).rmdir()
+        self._remove_emptied(gone)
         self._ours.difference_update(gone)
-        self._file.truncate(0)
-        self._write(sorted(self._ours))
+        self._shorten()
+
+    def _remove_emptied(self, names: Iterable[str]) -> None:
+        """Deletes the folders of `names` that are empty, but not the folder itself."""
+        for parent in sorted({parent for name in names for parent in Path(name).parents}, reverse=True)[:-1]:
+            with contextlib.suppress(OSError):
+                (self.path / parent).rmdir()
+
+    def _shorten(self) -> None:
+        """Puts a new list in the place of the old one, which is there until then, whenever the process may be killed.
+
+        The new file is locked before it has the name, so that nobody can come between.
+        """
+        if fcntl is None:  # Windows does not rename to files that are open
+            self._file.truncate(0)
+            self._write(sorted(self._ours))
+            return
+        before = self._file
+        try:
+            self._file = (self.path / NEW_LIST).open("a+", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write to {self.flag} {self.path}: {error.strerror}") from None
+        try:
+            _lock(self._file)
+            self._write(sorted(self._ours))
+            (self.path / NEW_LIST).replace(self.path / LIST)
+        except BaseException as error:
+            with contextlib.suppress(OSError):  # what is left to be written of it
+                self._file.close()
+            self._file = before
+            if not isinstance(error, OSError):
+                raise
+            raise UserError(f"cannot write to {self.flag} {self.path}: {error.strerror}") from None
+        before.close()
 
     def _write(self, names: Iterable[str]) -> None:
         """Appends to the list."""

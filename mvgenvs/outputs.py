@@ -88,6 +88,6 @@ def step_callback(pipeline: Any, callback: Callback, tensors: Sequence[str]) -> 
         latents = returned.get("latents", state.latents)
         if latents.shape != state.latents.shape:
             raise UserError(f"a callback made latents {tuple(latents.shape)} of {tuple(state.latents.shape)}")
-        state.latents = latents
+        state.latents, state.stop = latents, pipeline.interrupt
 
     return on_step

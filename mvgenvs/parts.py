@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -30,6 +31,7 @@ from mvgenvs.nerf.model import ViewNeRF
 BUNDLED = Path(__file__).parent / "pretrained"
 CAMERA_NETWORK = BUNDLED / "camera"
 CHECKPOINT_PREFIX = "checkpoint-"
+SHARD = r"-\d+-of-\d+(?=\.safetensors$)"  # the number of one of several files of weights, in its name
 PARTS = ("codec", "nerf", "denoiser")
 DEFAULTS = ("default_steps", "default_guidance", "default_render_sigma")  # of calls that do not set their own
 CLASSES = {
@@ -183,7 +185,7 @@ def checkpoint_sha256(folder: Path) -> str:
 def resolve_checkpoint(name: str, **hub: Any) -> Path:
     """The pipeline folder of "bundled", of a folder (see `find_pipeline`), or of a hub id, which is downloaded.
 
-    `hub` goes to `snapshot_download`: revision, cache_dir, local_files_only, token.
+    `hub` goes to `snapshot_download`: revision, cache_dir, local_files_only, force_download, token.
     """
     if name == "bundled":
         return find_pipeline(BUNDLED)
@@ -221,10 +223,10 @@ def load_parts(folder: Path, variant: str | None = None) -> Parts:
 def _unreadable(folder: Path, name: str, variant: str | None, error: Exception) -> str:
     """Why a part does not load, and which variants there are if another one was asked for."""
     stem = "diffusion_pytorch_model"
-    files = [path.name for path in (folder / name).glob(f"{stem}*.safetensors")]
+    files = [re.sub(SHARD, "", path.name) for path in (folder / name).glob(f"{stem}*.safetensors")]
     wanted = f"{stem}.safetensors" if variant is None else f"{stem}.{variant}.safetensors"
     if files and wanted not in files:
-        others = sorted(file.removeprefix(stem).removesuffix(".safetensors").strip(".") or "None" for file in files)
+        others = sorted({file.removeprefix(stem).removesuffix(".safetensors").strip(".") or "None" for file in files})
         return f"there is no variant {variant} of the '{name}' of {folder}: choose one of {', '.join(others)}"
     return f"{folder} is not an mvgenvs pipeline: cannot read its '{name}' ({type(error).__name__})"
 

@@ -33,7 +33,7 @@ from mvgenvs.known import check_known
 from mvgenvs.model_card import describe
 from mvgenvs.nerf.model import ViewNeRF
 from mvgenvs.outputs import Callback, MultiViewOutput, check_output_type, check_shown, gather_views, step_callback
-from mvgenvs.parts import DEFAULTS, Parts, load_parts, load_scheduler, resolve_checkpoint
+from mvgenvs.parts import DEFAULTS, PARTS, Parts, load_parts, load_scheduler, resolve_checkpoint
 from mvgenvs.precision import low_precision_norms
 
 SIGMA_MAX = 8.0  # 10 x the latents' deviation from the rendering
@@ -62,7 +62,7 @@ class MultiViewPipeline(DiffusionPipeline):
         super().__init__()
         check_scheduler(scheduler)
         self.precision = torch.float32
-        self._num_timesteps = 0
+        self._num_timesteps, self._interrupt = 0, False
         self.register_to_config(
             default_steps=default_steps, default_guidance=default_guidance, default_render_sigma=default_render_sigma
         )
@@ -76,28 +76,39 @@ class MultiViewPipeline(DiffusionPipeline):
         checkpoint: str | Path = "bundled",
         attention_backend: str | None = None,
         torch_dtype: torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
         variant: str | None = None,
         revision: str | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
+        force_download: bool = False,
         token: str | bool | None = None,
-        **unknown: Any,
+        use_safetensors: bool | None = True,
+        **components: Any,
     ) -> "MultiViewPipeline":
         """Loads a pipeline from safetensors, ready to sample.
 
         checkpoint: "bundled", a pipeline, checkpoint or run folder, or a hub id.
         attention_backend: auto, sdpa, xformers or flex.
-        torch_dtype: format of the weights: float32, bfloat16 or float16. See also `set_precision`.
+        torch_dtype, dtype: format of the weights: float32, bfloat16 or float16. See also `set_precision`.
         variant: of the weights' files, such as "fp16", as `save_pretrained` writes them.
-        revision, cache_dir, local_files_only, token: as in diffusers, for a hub id.
+        revision, cache_dir, local_files_only, force_download, token: as in diffusers, for a hub id.
+        use_safetensors: only False is refused, since weights are read from nothing else.
+        components: codec, nerf, denoiser or scheduler, in place of the saved one.
 
         Raises `UserError` where there is no such checkpoint, it is of another kind, or a keyword is not among these.
         """
-        for name in unknown:
+        for name in components.keys() - {*PARTS, "scheduler"}:
             raise UserError(f"from_pretrained takes no '{name}' here: see its help for what it takes")
+        if use_safetensors is False:
+            raise UserError("weights are read from safetensors alone: leave out use_safetensors=False")
+        torch_dtype = dtype if torch_dtype is None else torch_dtype
         if torch_dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
             raise UserError(f"torch_dtype must be torch.float32, bfloat16 or float16, not {torch_dtype}")
-        hub = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
+        hub = {
+            "revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only,
+            "force_download": force_download, "token": token,
+        }  # fmt: skip
         folder = resolve_checkpoint(str(checkpoint), **hub)
         parts, scheduler = load_parts(folder, variant), load_scheduler(folder)
         if attention_backend is not None:
@@ -105,7 +116,8 @@ class MultiViewPipeline(DiffusionPipeline):
                 parts.denoiser.set_attention_backend(resolve_backend(attention_backend))
             except ValueError as error:
                 raise UserError(str(error)) from None
-        pipeline = cls(parts.codec, parts.nerf, parts.denoiser, scheduler, **parts.defaults)
+        loaded: dict[str, Any] = {**parts.modules(), "scheduler": scheduler, **components}
+        pipeline = cls(**loaded, **parts.defaults)
         return pipeline if torch_dtype is None else pipeline.to(torch_dtype)
 
     @classmethod
@@ -169,6 +181,11 @@ class MultiViewPipeline(DiffusionPipeline):
         """Steps of the last call, over all its blocks: what a callback counts up to."""
         return self._num_timesteps
 
+    @property
+    def interrupt(self) -> bool:
+        """Whether a callback has set `pipe._interrupt`, as diffusers' users stop a call; each call begins anew."""
+        return self._interrupt
+
     @takes_sampling_options
     def __call__(
         self,
@@ -201,6 +218,8 @@ class MultiViewPipeline(DiffusionPipeline):
         callback_on_step_end: called as in diffusers, `callback(pipe, step, timestep, {"latents": ...})`, after each
             step, with the latents (batch, view, c, h, w) of the block at work, or what else is named in
             `callback_on_step_end_tensor_inputs`; what it returns takes their place. Steps count over all blocks.
+            A callback that sets `pipe._interrupt = True` stops the call: its block is left at the network's estimate,
+            and the views of later blocks at their renderings.
         on_step: called after each step with its `StepState`, which can also decode what there is by then.
 
         See `stream` for options that may be more than their names. Raises `UserError` for what is out of range, or does
@@ -212,7 +231,7 @@ class MultiViewPipeline(DiffusionPipeline):
             callbacks.append(step_callback(self, callback_on_step_end, callback_on_step_end_tensor_inputs))
         given = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, **options}
         sampler = self._sampler(images, cameras, target_cameras, generator, given)
-        self._num_timesteps = len(sampler.blocks) * sampler.options.num_steps
+        self._num_timesteps, self._interrupt = len(sampler.blocks) * sampler.options.num_steps, False
 
         def after_step(state: StepState) -> None:
             for callback in callbacks:
@@ -291,6 +310,7 @@ class MultiViewPipeline(DiffusionPipeline):
     ) -> SequenceSampler:
         """What samples these views, its arguments checked. Raises `UserError`."""
         check_scheduler(self.scheduler)
+        self.denoiser.check_attention()
         chosen = SamplingOptions.of(**options)
         resolved = self.resolved(chosen, not chosen.unconditional and chosen.plan != "unconditional")
         check_levels(self.scheduler, resolved)

@@ -129,7 +129,7 @@ class ResultsFolder:
         kept = [*self.names, *shown, *_SUMMARIES, "settings.json", "state.safetensors"]
         self._own.add(f"partial/{name}" for name in kept)
         self.partial.mkdir(exist_ok=True)
-        (self.partial / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+        write_text(self.partial / "settings.json", json.dumps(settings))
         for folder in ("frames", "thumbnails"):
             (self.partial / folder).mkdir(parents=True, exist_ok=True)
 
@@ -164,7 +164,7 @@ class ResultsFolder:
 
     def publish(self, record: dict[str, Any]) -> None:
         """Writes `run.json` and moves everything into place, replacing an earlier run's results."""
-        (self.partial / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_text(self.partial / "run.json", json.dumps(record, indent=2) + "\n")
         new = [name for name in [*self.names, *_SUMMARIES] if (self.partial / name).exists()]
         self._own.check(new)  # once more, since the run may have been long
         self._own.remove({*self._own.below("frames"), *_SUMMARIES, *_EXPORTS} - set(new))

@@ -8,7 +8,7 @@ import torch
 from diffusers import EDMEulerScheduler
 from diffusers.callbacks import PipelineCallback
 from PIL import Image
-from tiny import STEPS, sampled
+from tiny import STEPS, inputs, sampled
 
 from mvgenvs.diffusion.options import SamplingOptions
 from mvgenvs.errors import UserError
@@ -102,6 +102,42 @@ def test_callbacks_of_diffusers_own_class(pipeline):
     watcher = Watcher()
     sampled(pipeline, callback_on_step_end=watcher)
     assert watcher.last == pipeline.num_timesteps - 1
+
+
+def test_a_callback_may_stop_the_call(pipeline):
+    def stopping_at(last):
+        calls = []
+
+        def callback(pipe, step, timestep, kwargs):
+            calls.append(step)
+            pipe._interrupt = step == last
+            return kwargs
+
+        return sampled(pipeline, callback_on_step_end=callback), calls
+
+    whole = sampled(pipeline)
+    out, calls = stopping_at(1)  # the end of the first of two blocks
+    assert calls == [0, 1] and pipeline.interrupt
+    assert out.images.shape == whole.images.shape and torch.equal(out.renders, whole.renders)
+    assert torch.equal(out.images[:, 2], out.renders[:, 2]), "no step was made for the last view"
+    assert not torch.equal(whole.images[:, 2], whole.renders[:, 2])
+    torch.testing.assert_close(out.images[:, :2], whole.images[:, :2])  # where no noise is left, the estimate is all
+    out, calls = stopping_at(0)
+    assert calls == [0] and out.images.isfinite().all()
+    assert not torch.equal(out.images[:, :2], whole.images[:, :2])
+    assert torch.equal(sampled(pipeline).images, whole.images) and not pipeline.interrupt, "each call begins anew"
+
+
+def test_steps_of_a_sequence_may_be_stopped_too(pipeline):
+    def stop(state):
+        states.append(state)
+        state.stop = True
+
+    states = []
+    frames = list(pipeline.stream(**inputs(3), num_inference_steps=STEPS, block=1, on_step=stop))
+    assert len(states) == 1 and [frame.indices for frame in frames] == [[0], [1], [2]]
+    assert not torch.equal(frames[0].images, frames[0].renders)
+    assert all(torch.equal(frame.images, frame.renders) for frame in frames[1:])
 
 
 def test_callbacks_that_ask_for_or_give_what_there_is_not(pipeline):

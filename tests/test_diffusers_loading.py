@@ -1,5 +1,6 @@
 """What diffusers' users expect of a pipeline as a thing to load, publish, offload, and give a scheduler."""
 
+import contextlib
 import json
 import shutil
 import sys
@@ -10,12 +11,14 @@ import pytest
 import torch
 from accelerate.hooks import CpuOffload
 from diffusers import DDIMScheduler, DiffusionPipeline, EDMDPMSolverMultistepScheduler, EDMEulerScheduler
+from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.pipelines import pipeline_utils
 from diffusers.utils import dynamic_modules_utils, hub_utils
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import EntryNotFoundError
 from tiny import inputs, sampled, tiny_config, tiny_parts, tiny_pipeline
 
+from attention import JointViewAttnProcessor, attention_layers
 from mvgenvs.errors import UserError
 from mvgenvs.parts import BUNDLED, PARTS
 from mvgenvs.pipeline import MultiViewPipeline
@@ -66,6 +69,47 @@ def test_keywords_that_would_be_ignored_are_refused(saved):
         MultiViewPipeline.from_pretrained(saved, safety_checker=None)
     with pytest.raises(UserError, match=r"torch_dtype must be torch\.float32, bfloat16 or float16, not torch\.int8"):
         MultiViewPipeline.from_pretrained(saved, torch_dtype=torch.int8)
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_weights_in_shards_load_again(pipeline, tmp_path, variant):
+    pipeline.save_pretrained(tmp_path, variant=variant, max_shard_size="100KB")
+    assert len(list((tmp_path / "denoiser").glob("*-of-*.safetensors"))) > 1
+    loaded = MultiViewPipeline.from_pretrained(tmp_path, variant=variant)
+    for name in PARTS:
+        theirs = getattr(loaded, name).state_dict()
+        assert all(torch.equal(x, theirs[key]) for key, x in getattr(pipeline, name).state_dict().items())
+    with pytest.raises(UserError, match=f"no variant ema of the 'codec' of .*: choose one of {variant}$"):
+        MultiViewPipeline.from_pretrained(tmp_path, variant="ema")
+    next((tmp_path / "denoiser").glob("*-00002-of-*")).unlink()
+    with pytest.raises(UserError, match="cannot read its 'denoiser'"):
+        MultiViewPipeline.from_pretrained(tmp_path, variant=variant)
+
+
+def test_saved_parts_may_be_replaced(saved, pipeline):
+    other = tiny_parts(seed=2)
+    scheduler = EDMEulerScheduler.from_config(pipeline.scheduler.config, sigma_max=4.0)
+    loaded = MultiViewPipeline.from_pretrained(saved, denoiser=other.denoiser, scheduler=scheduler)
+    assert loaded.denoiser is other.denoiser and loaded.scheduler is scheduler
+    assert torch.equal(loaded.codec.mean, pipeline.codec.mean)
+    with pytest.raises(UserError, match=r"sigma_data must be 0\.5"):
+        MultiViewPipeline.from_pretrained(saved, scheduler=EDMEulerScheduler(sigma_data=1.0))
+
+
+def test_the_keywords_of_loading_that_diffusers_users_give(saved):
+    loaded = MultiViewPipeline.from_pretrained(saved, dtype=torch.float16, use_safetensors=True)
+    assert loaded.denoiser.dtype == torch.float16
+    with pytest.raises(UserError, match="safetensors alone"):
+        MultiViewPipeline.from_pretrained(saved, use_safetensors=False)
+
+
+def test_parts_move_and_are_cast_together(saved, pipeline):
+    loaded = MultiViewPipeline.from_pretrained(saved)
+    assert loaded.to("cpu", torch.bfloat16) is loaded and loaded.dtype == torch.bfloat16
+    assert {getattr(loaded, name).dtype for name in PARTS} == {torch.bfloat16}
+    assert str(loaded.device) == "cpu"
+    loaded.to("meta")
+    assert {getattr(loaded, name).device.type for name in PARTS} == {"meta"}
 
 
 def test_pickled_weights_are_not_loaded(saved, tmp_path):
@@ -218,6 +262,45 @@ def test_parts_can_be_offloaded_again_after_each_call(moves):
     pipe.remove_all_hooks()
     assert torch.equal(sampled(pipe).images, expected)
     assert not moves
+
+
+# Attention
+
+REPLACING = {
+    "sliced": lambda pipe: pipe.denoiser.unet.set_attention_slice("auto"),
+    "fused": lambda pipe: pipe.denoiser.unet.fuse_qkv_projections(),
+    "default": lambda pipe: pipe.denoiser.unet.set_default_attn_processor(),
+    "given": lambda pipe: pipe.denoiser.unet.set_attn_processor(AttnProcessor2_0()),
+}
+
+
+@pytest.mark.parametrize("name", REPLACING)
+def test_joint_attention_is_not_replaced_in_silence(name):
+    """Each of them left views that did not meet, and no error."""
+    pipe = tiny_pipeline()
+    expected = sampled(pipe).images
+    with contextlib.suppress(ValueError):  # some refuse processors that they do not know
+        REPLACING[name](pipe)
+    if all(type(layer.processor) is JointViewAttnProcessor for layer in attention_layers(pipe.denoiser).values()):
+        assert torch.equal(sampled(pipe).images, expected)
+        return
+    with pytest.raises(UserError, match=r"in place of its joint attention: call denoiser\.set_attention\('joint'\)"):
+        sampled(pipe)
+    pipe.denoiser.set_attention("joint")
+    assert torch.equal(sampled(pipe).images, expected)
+
+
+def test_the_pipelines_own_switches_keep_joint_attention():
+    pipe = tiny_pipeline()
+    expected = sampled(pipe).images
+    pipe.enable_attention_slicing()
+    assert torch.equal(sampled(pipe).images, expected)
+    pipe.disable_attention_slicing()
+    pipe.denoiser.set_attention_backend("sdpa")
+    pipe.denoiser.reset_attention_backend()
+    assert torch.equal(sampled(pipe).images, expected)
+    with pytest.raises(UserError, match="no attention backend 'sage'"):
+        pipe.denoiser.set_attention_backend("sage")
 
 
 # Schedulers

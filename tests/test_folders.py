@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mvgenvs.errors import UserError
-from mvgenvs.folders import OwnFolder, foreign_file, sweep
+from mvgenvs.files import MACHINE
+from mvgenvs.folders import LIST, OwnFolder, foreign_file, sweep
 
 HOLD = """
 import sys, time
@@ -27,7 +28,7 @@ def test_what_is_claimed_may_be_replaced_and_removed_and_nothing_else(tmp_path: 
     with OwnFolder(tmp_path) as folder:
         folder.claim(["report.md", "objects/a.json"])
         (tmp_path / "objects").mkdir()
-        for name in ("report.md", "objects/a.json", ".report.md.123"):
+        for name in ("report.md", "objects/a.json", f".report.md.{MACHINE}-123.unfinished"):
             (tmp_path / name).write_text("ours")
     with OwnFolder(tmp_path) as folder:
         folder.claim(["report.md"])
@@ -81,6 +82,57 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No space left on device"):
         folder.claim(["report.md"])
     folder.close()
+
+
+def test_the_list_is_whole_whenever_a_run_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list that was being shortened was empty for a moment, after which our own files were someone else's."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with OwnFolder(tmp_path) as folder:
+        folder.claim(["a", "b"])
+        (tmp_path / "a").touch()
+        monkeypatch.setattr(OwnFolder, "_write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            folder.remove(["b"])
+        monkeypatch.undo()
+        assert (tmp_path / LIST).read_text() == "a\nb\n"
+    with OwnFolder(tmp_path) as folder:
+        folder.check(["a"])
+        folder.remove(["b"])
+        with pytest.raises(UserError, match="another run"):
+            OwnFolder(tmp_path)  # the shorter list is locked, too
+        folder.add(["c"])
+    assert (tmp_path / LIST).read_text() == "a\nc\n"
+    assert {path.name for path in tmp_path.iterdir()} == {LIST, "a"}
+
+
+def test_a_run_that_wrote_nothing_leaves_no_folders(tmp_path: Path) -> None:
+    """They stood in the way of the same run, tried again."""
+    with OwnFolder(tmp_path) as folder:
+        folder.claim(["partial/frames/0.png", "others/1.png"])
+        (tmp_path / "partial/frames").mkdir(parents=True)
+        (tmp_path / "others").mkdir()
+        (tmp_path / "others/mine.txt").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["mine.txt", "others"]
+
+
+def test_what_killed_runs_left_half_written_goes(tmp_path: Path) -> None:
+    with OwnFolder(tmp_path) as folder:
+        folder.claim(["a.json", "frames/0.png"])
+        (tmp_path / "frames").mkdir()
+        (tmp_path / "a.json").touch()
+        dead = subprocess.Popen([sys.executable, "-c", ""])
+        dead.wait()
+        ours, other = f"{MACHINE}-{dead.pid}.unfinished", f"00000000-{dead.pid}.unfinished"
+        left = [f".a.json.{ours}", f"frames/.0.png.{ours}"]
+        others = [f".b.{MACHINE}-{os.getpid()}.unfinished", f".b.{other}", ".mine.unfinished", f".a.json.{dead.pid}"]
+        for name in [*left, *others]:
+            (tmp_path / name).touch()
+    with OwnFolder(tmp_path):
+        found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+        assert found == {LIST, "a.json", *others}, "a living process's and another machine's stay"
 
 
 def test_sweeping_leaves_what_is_not_ours(tmp_path: Path) -> None:

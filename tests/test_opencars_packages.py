@@ -1,4 +1,5 @@
 import subprocess
+from pathlib import Path
 
 import pytest
 from debs import write_deb
@@ -107,3 +108,24 @@ def test_what_apt_complains_of_is_handed_on(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
     with pytest.raises(UserError, match=r"Unable to locate package cars.*apt-get update"):
         packages.fetch(["cars"], tmp_path)
+
+
+def test_a_package_has_its_name_only_when_it_is_whole(tmp_path, monkeypatch):
+    """Half a package, of a full disk or a killed run, was taken for one that lies there."""
+
+    def apt(command, cwd, **_):
+        assert Path(cwd) != tmp_path
+        write_deb(Path(cwd) / "cars_1.0-1_all.deb", FILES)
+        return subprocess.CompletedProcess(command, code, "", "E: No space left on device\n")
+
+    monkeypatch.setattr(packages.shutil, "which", lambda _: "/usr/bin/apt-get")
+    monkeypatch.setattr(subprocess, "run", apt)
+    code = 100
+    with pytest.raises(UserError, match="No space left on device"):
+        packages.fetch(["cars"], tmp_path)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / ".fetching").mkdir()
+    (tmp_path / ".fetching/cars_0.9_all.deb").write_text("left by a killed run")
+    code = 0
+    assert packages.fetch(["cars"], tmp_path) == {"cars": tmp_path / "cars_1.0-1_all.deb"}
+    assert [path.name for path in tmp_path.iterdir()] == ["cars_1.0-1_all.deb"]

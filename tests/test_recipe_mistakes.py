@@ -92,7 +92,9 @@ def test_an_output_of_others_is_left_alone(tmp_path: Path) -> None:
     assert [p.name for p in out.iterdir()] == ["thesis.tex"]
     with pytest.raises(UserError, match="is a file"):
         claim(read_recipe(path, out / "thesis.tex", [str(DATA)], None))
-    (out / "thesis.tex").rename(out / ".recipe.yaml.123")  # what is left of a run that was killed as it began
+    (out / "thesis.tex").rename(
+        out / ".recipe.yaml.123.unfinished"
+    )  # what is left of a run that was killed as it began
     claim(read_recipe(path, out, [str(DATA)], None))
     other = tmp_path / "other"
     claim(read_recipe(path, other, [str(DATA)], None))

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from eval.report.distributions import distributions
 from eval.report.records import Record, RunFolder, write_json
 from eval.report.summary import AngleBin, make_table, psnr_by_angle, ranked, rows_of
 from eval.report.tables import Table, columns_of, format_table, markdown_table
-from mvgenvs.files import write_text
+from mvgenvs.files import atomically, write_text
 
 
 def write_report(output: RunFolder, records: Sequence[Record], suite: MetricSuite, context: dict[str, Any]) -> str:
@@ -122,7 +123,7 @@ def _sheets(output: RunFolder, records: Sequence[Record]) -> list[str]:
     ordered, metric, row = ranked(records)
     sections = [f"Ranked by {metric} of {row}."]
     for title, record in (("best", ordered[0]), ("median", ordered[len(ordered) // 2]), ("worst", ordered[-1])):
-        shutil.copyfile(output.sheet(record.object), output.path / f"{title}.png")
+        atomically(output.path / f"{title}.png", partial(shutil.copyfile, output.sheet(record.object)))
         figure = COLUMNS[metric].format(record.mean(row, metric))
         sections += [f"{title}: {record.object}, {figure}", f"![{title}]({title}.png)"]
     return sections

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from eval.methods import DISTILLED, JOINT, NERF
 from eval.report.records import folder_name
+from mvgenvs.config import SHIPPED
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]  # of a checkout, or where packages are installed: the scripts lie there, too
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,13 @@ class Group:
 
 
 MANY_STEPS = ("--steps", "10", "--guidance", "1")  # two steps do not suffice without a rendering to start from
-BASELINES = ROOT / "configs/baselines"
+BASELINES = SHIPPED / "baselines"
 AUTOREGRESSIVE = (*MANY_STEPS, "--plan", "autoregressive", "--block", "1")
 STOCHASTIC = ("--steps", "20", "--churn", "10", "--guidance", "1", "--plan", "stochastic", "--block", "1")
 ONE_SCENE = (*MANY_STEPS, "--plan", "joint", "--anchor-level", "clean")  # the input is clean, as in training
 GROUPS = {
     "denoiser": Group(
-        ROOT / "configs/ablation_denoiser.yaml",
+        SHIPPED / "ablation_denoiser.yaml",
         losses=("denoise",),
         method=JOINT,
         models=(
@@ -89,7 +90,7 @@ GROUPS = {
         ),
     ),
     "field": Group(
-        ROOT / "configs/ablation_field.yaml",
+        SHIPPED / "ablation_field.yaml",
         losses=("rgb", "depth"),
         method=NERF,
         models=(

@@ -17,6 +17,9 @@ T = TypeVar("T")
 
 
 LONGEST = 1_000_000  # bytes of a configuration
+PACKAGE = Path(__file__).parents[1]
+SHIPPED = next((path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir()), PACKAGE)
+"""Where the configurations are that come with mvgenvs: in an installed package, or in a checkout."""
 
 
 class ConfigLoader(yaml.SafeLoader):
@@ -55,11 +58,16 @@ def load_config(path: Path | None, overrides: dict[str, str] | None = None) -> T
 
 
 def read_yaml(path: Path, what: str) -> Any:
-    """What a YAML file holds. Raises `UserError` if it cannot be read, calling it the `what` at `path`."""
+    """What a YAML file holds, which may also be one of ours: configs/field.yaml is found from any folder.
+
+    Raises `UserError` if it cannot be read, calling it the `what` at `path`.
+    """
+    ours = path.parts[:1] == ("configs",) and not path.exists()
+    found = SHIPPED.joinpath(*path.parts[1:]) if ours else path
     try:
-        if path.stat().st_size > LONGEST:
+        if found.stat().st_size > LONGEST:
             raise UserError(f"the {what} {path} is longer than {LONGEST} bytes: is it the right file?")
-        text = path.read_text(encoding="utf-8")
+        text = found.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the {what} {path}") from error
     return _parsed(text, str(path))

@@ -8,7 +8,15 @@ from diffusers.configuration_utils import ConfigMixin
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attention import PROCESSORS, AnchorCache, AnchorState, AttentionBackend, install_joint_attention
+from attention import (
+    PROCESSORS,
+    AnchorCache,
+    AnchorState,
+    AttentionBackend,
+    attention_layers,
+    install_joint_attention,
+    resolve_backend,
+)
 from mvgenvs.diffusion.conditions import Conditions
 from mvgenvs.errors import UserError
 
@@ -44,10 +52,31 @@ class JointModel(ModelMixin, ConfigMixin):
         self.register_to_config(attention=attention)
         install_joint_attention(self, self.attention_backend, attention)
 
-    def set_attention_backend(self, backend: AttentionBackend) -> None:
-        """(Re)installs the attention with the given kernels; the weights stay the same."""
+    def set_attention_backend(self, backend: AttentionBackend | str) -> None:
+        """(Re)installs the attention with the given kernels, also by their name; the weights stay the same.
+
+        Raises `UserError` for a name that there is not, or that does not work here.
+        """
+        if isinstance(backend, str):
+            try:
+                backend = resolve_backend(backend)
+            except ValueError as error:
+                raise UserError(str(error)) from None
         self.attention_backend = backend
         install_joint_attention(self, backend, self.config.attention)
+
+    def check_attention(self) -> None:
+        """Raises `UserError` if a layer has lost its joint attention to one of diffusers' own, which knows no views.
+
+        Sliced attention, fused projections and the like take its place without a word, and views would not meet.
+        """
+        for name, layer in attention_layers(self).items():
+            if type(layer.processor) is not PROCESSORS[self.config.attention]:
+                other = type(layer.processor).__name__
+                raise UserError(
+                    f"layer '{name}' of the denoiser has {other} in place of its {self.config.attention} attention:"
+                    f" call denoiser.set_attention('{self.config.attention}') before it samples"
+                )
 
     @property
     def sees_other_views(self) -> bool:

@@ -77,6 +77,7 @@ class SequenceSampler:
         self.last_use = last_uses(self.blocks)
         self.finished = 0  # blocks
         self.memory = Memory()
+        self.stopped = False
         self._scene: Scene | None = None
         self._lifted: tuple[int, ...] | None = None  # the views that it was lifted from, while they stay the same
 
@@ -84,7 +85,8 @@ class SequenceSampler:
     def frames(self, on_step: OnStep | None = None, resume: SequenceState | None = None) -> Iterator[Frames]:
         """Yields each block as it is finished; with `resume`, the state after some block, those that follow it.
 
-        `on_step` is called after each sampler step, and may replace the state's latents.
+        `on_step` is called after each sampler step, and may replace the state's latents, or stop: then the block at
+        work is left at the network's estimate, and the views of later blocks at their renderings.
         """
         self.reference = self.networks.reference(self.images, self.cameras)
         if resume is None:
@@ -104,23 +106,41 @@ class SequenceSampler:
         new = views[: len(block.new)]
         renders = torch.cat([view.render for view in new], dim=1)
         decode = partial(self.networks.decode, renders=self.networks.detail(self._scene, renders))
+        if self.stopped:
+            seen = renders.clamp(0, 1)
+            encoded = torch.cat([self.networks.encode(seen[:, i]) for i in range(len(new))], dim=1)
+            return self.finished_block(block, views, encoded, seen)
         for state in self.sample_block(block, views):
+            latents = state.latents
             if on_step is not None:
                 step = StepState(
                     self.finished, len(self.blocks), state.step, state.num_steps, state.sigma,
                     denoised=partial(decode, state.denoised), timestep=state.timestep, latents=state.latents,
                 )  # fmt: skip
                 on_step(step)
-                state.latents = step.latents
-        images = decode(state.latents)
+                latents = state.latents = step.latents
+                if step.stop:
+                    self.stopped, latents = True, state.denoised
+                    break
+        return self.finished_block(block, views, latents, decode(latents))
+
+    def finished_block(
+        self,
+        block: Block,
+        views: Sequence[View],
+        latents: Float[Tensor, "batch new c lh lw"],
+        images: Float[Tensor, "batch new 3 h w"],
+    ) -> Frames:
+        """What is yielded of a block with these latents and images; its views are kept for later blocks."""
         for i, v in enumerate(block.new):
-            self.memory.latents[v] = state.latents[:, i : i + 1].clone()
+            self.memory.latents[v] = latents[:, i : i + 1].clone()
             self.memory.images[v] = images[:, i : i + 1].clone()
+        new = views[: len(block.new)]
         self.memory.forget(self.last_use, self.finished)
         self.finished += 1
         return Frames(
             images=images,
-            renders=renders.clamp(0, 1),
+            renders=torch.cat([view.render for view in new], dim=1).clamp(0, 1),
             depth=torch.cat([view.depth for view in new], dim=1),
             indices=[v - self.images.shape[1] for v in block.new],
             state=self.memory.state(self.finished, self.generator),

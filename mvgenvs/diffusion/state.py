@@ -73,6 +73,7 @@ class StepState:
     denoised: Callable[[], Float[Tensor, "batch view 3 h w"]]  # decodes the current estimate of the block's views
     timestep: Float[Tensor, ""]  # the scheduler's name for the noise level
     latents: Float[Tensor, "batch view c lh lw"]  # of the block's views, from which the next step continues
+    stop: bool = False  # set by who wants no more steps, see `SequenceSampler.frames`
 
 
 @dataclass(eq=False, slots=True)

@@ -9,6 +9,7 @@ RUN/checkpoint-000200/step.json
 import copy
 import json
 import pickle
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ HOUSEKEEPING = {
     "data.workers", "data.on_device", "run.output", "run.checkpoint_every", "run.keep", "run.validate_every",
     "run.validate_objects", "run.log_every", "run.tracker", "run.threads", "run.max_nonfinite", "run.compile",
 }  # fmt: skip
+UNFINISHED = re.compile(rf"\.{CHECKPOINT_PREFIX}\d+\.(tmp|old)")  # their folders
 STAGED = ".export"  # where a pipeline is written before it is moved into place
 # Exceptions from reading a damaged checkpoint.
 DAMAGE = (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError)
@@ -57,33 +59,56 @@ def ema_weights(ema: EMAModel, parts: Parts) -> Iterator[None]:
 def save_checkpoint(
     accelerator: Accelerator, config: TrainConfig, parts: Parts, ema: EMAModel, step: int, skipped: int
 ) -> Path:
-    """Writes everything under a temporary name, renames it, then deletes the checkpoints beyond `run.keep`."""
+    """Writes everything under a temporary name, renames it, then deletes the checkpoints beyond `run.keep`.
+
+    Checkpoints of later steps go, too: they are damaged, or the run would have been resumed from them.
+    Raises `UserError` if it cannot be written.
+    """
     run = Path(config.run.output)
     final = run / f"{CHECKPOINT_PREFIX}{step:06d}"
     temporary = run / f".{final.name}.tmp"
-    if accelerator.is_main_process:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    accelerator.wait_for_everyone()
     try:
+        if accelerator.is_main_process:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        accelerator.wait_for_everyone()
         write_state(accelerator, config, parts, ema, temporary, {"step": step, "skipped": skipped})
     except (OSError, SafetensorError, RuntimeError) as error:  # each library reports a full disk in its own way
         shutil.rmtree(temporary, ignore_errors=True)
         reason = str(error).strip().partition("\n")[0]
-        if isinstance(error, RuntimeError) and "writ" not in reason:
-            raise
+        if isinstance(error, RuntimeError):
+            if not ("writ" in reason or "inline_container" in reason):  # torch's archive
+                raise
+            reason = "the disk may be full"
         raise UserError(f"cannot write {final} ({reason}): free some space, and continue with --resume auto") from error
     if accelerator.is_main_process:
-        before = run / f".{final.name}.old"
-        if final.exists():  # the same step, trained again
-            final.rename(before)
-        temporary.rename(final)
-        shutil.rmtree(before, ignore_errors=True)
-        for old in checkpoints(run)[: -config.run.keep]:
-            if (old / "step.json").exists():  # one of ours
-                shutil.rmtree(old)
+        with explained_failures(run, resumes=True):
+            put_in_place(temporary, final, config.run.keep)
     accelerator.wait_for_everyone()
     return final
+
+
+def put_in_place(temporary: Path, final: Path, keep: int) -> None:
+    """Gives a finished checkpoint its name, and deletes those that are no longer wanted, oldest last."""
+    run, before = final.parent, final.with_name(f".{final.name}.old")
+    shutil.rmtree(before, ignore_errors=True)
+    if final.exists():  # the same step, trained again
+        final.rename(before)
+    temporary.rename(final)
+    shutil.rmtree(before, ignore_errors=True)
+    found = checkpoints(run)
+    place = found.index(final)
+    for old in [*found[place + 1 :], *reversed(found[: max(0, place + 1 - keep)])]:
+        if (old / "state").exists() or (old / "step.json").exists():  # one of ours
+            old.rename(before)  # a killed run must not leave half of it under its name
+            shutil.rmtree(before, ignore_errors=True)
+
+
+def clear_unfinished_checkpoints(run: Path) -> None:
+    """Deletes what killed runs have left of checkpoints that they wrote or deleted."""
+    for folder in run.glob(f".{CHECKPOINT_PREFIX}*"):
+        if UNFINISHED.fullmatch(folder.name) and folder.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_state(
@@ -118,6 +143,7 @@ def resume(accelerator: Accelerator, config: TrainConfig, ema: EMAModel) -> tupl
         try:
             progress = json.loads((folder / "step.json").read_text())
             accelerator.load_state(str(folder / "state"))
+            check_finite(accelerator, ema)
         except DAMAGE as error:
             print(f"{folder} is damaged ({type(error).__name__}): taking the one before", file=sys.stderr)
             continue
@@ -126,6 +152,13 @@ def resume(accelerator: Accelerator, config: TrainConfig, ema: EMAModel) -> tupl
     if found:
         raise UserError(f"no checkpoint in {config.run.output} can be read: choose another --run.output")
     return 0, 0
+
+
+def check_finite(accelerator: Accelerator, ema: EMAModel) -> None:
+    """Raises `ValueError` if a weight, or the average of one, is not a number, as on a disk that has failed."""
+    held = [x for model in accelerator._models for x in (*model.parameters(), *model.buffers())]
+    if not all(bool(x.isfinite().all()) for x in [*held, *ema.shadow_params]):
+        raise ValueError("weights that are not finite")
 
 
 def differing_settings(theirs: Any, config: TrainConfig) -> list[str]:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from mvgenvs.config import TrainConfig
 from mvgenvs.data.stored import CachedScenes
 from mvgenvs.errors import UserError
-from mvgenvs.files import write_text
+from mvgenvs.files import clear_unfinished, write_text
 from mvgenvs.processes import on_main
 
 TIMED = 3  # items per process that suffice to know how long one takes; the first is slow for other reasons
@@ -39,6 +39,7 @@ class KeptItems:
 def claim(folder: Path, made_by: dict[str, Any]) -> None:
     """Records in the folder what makes its items. Raises `UserError` if those there were made by something else."""
     path = folder / "made_by.json"
+    clear_unfinished(folder)
     if folder.exists() and any(not found.name.startswith(".") for found in folder.iterdir()):  # left by a killed run
         try:
             theirs = json.loads(path.read_text(encoding="utf-8"))

@@ -1,6 +1,7 @@
 """What a run reports of its steps: a line in a file and in the tracker, and numbers behind the progress bar."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,11 @@ def append_line(path: Path, entry: Mapping[str, float | int]) -> None:
     """Raises `UserError` if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        with path.open("a+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            cut_off = size and file.read(1) != b"\n"  # by a full disk or a killed run
+            file.write(b"\n" * bool(cut_off) + json.dumps(entry).encode() + b"\n")
     except OSError as error:
         raise UserError(
             f"cannot write {path} ({error.strerror}): free some space, and continue with --resume auto"

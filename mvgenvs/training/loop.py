@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -91,7 +91,20 @@ def batches(sets: Items, config: TrainConfig, accelerator: Accelerator, start: i
         collate_fn=sets.collate,
         generator=torch.Generator(),  # for the workers' seeds, which are not used; spares the global generator
     )
-    return prefetched(iter(loader))
+    return prefetched(from_workers(loader))
+
+
+def from_workers(loader: Iterable[Any]) -> Iterator[Movable]:
+    """Its batches. Raises `UserError` if a process that prepares them was killed."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            "a process that prepares data was killed, as happens when memory runs out: set data.workers lower,"
+            " and continue with --resume auto"
+        ) from error
 
 
 def prefetched(items: Iterator[T]) -> Iterator[T]:

@@ -25,7 +25,7 @@ from accelerate import PartialState
 
 from mvgenvs.config import TrainConfig, build, read_yaml
 from mvgenvs.errors import UserError
-from mvgenvs.files import write_text
+from mvgenvs.files import clear_unfinished, write_text
 from mvgenvs.parts import find_pipeline, load_parts
 from mvgenvs.pipeline import MultiViewPipeline
 from mvgenvs.processes import on_main
@@ -150,6 +150,7 @@ def claim(recipe: Recipe) -> None:
         raise UserError(f"{recipe.output} is a file: choose another --output")
     if place.exists() and place.read_text(encoding="utf-8", errors="replace") != text:
         raise UserError(f"{recipe.output} belongs to another recipe, other data or minutes: choose another --output")
+    clear_unfinished(recipe.output)
     names = [path.name for path in recipe.output.iterdir()] if recipe.output.exists() else []
     if RESOLVED not in names and any(not name.startswith(f".{RESOLVED}.") for name in names):  # left by a killed run
         raise UserError(f"{recipe.output} holds files that do not belong to a recipe: choose another --output")

@@ -47,6 +47,7 @@ def train(config: TrainConfig, resume: bool) -> int:
     accelerator = make_accelerator(config)
     with ExitStack() as lock:  # until it is closed, no other process may train into the folder
         on_main(accelerator.state, lambda: lock.enter_context(OwnFolder(run, "--run.output")))
+        on_main(accelerator.state, lambda: checkpoint.clear_unfinished_checkpoints(run))
         return run_stage(config, accelerator)
 
 

@@ -19,6 +19,7 @@ from mvgenvs.folders import replace_folder, sweep
 from mvgenvs.limits import ARCHIVE_BYTES, MEMBER_BYTES, leads_out
 
 AR_MAGIC, AR_HEADER = b"!<arch>\n", 60  # bytes; each member follows its header, padded to an even length
+FETCHING = ".fetching"  # where apt writes
 BEGUN, COMPLETE = ".begun", ".complete"  # record of what to unpack: written first, and renamed last
 
 
@@ -36,14 +37,36 @@ def fetch(packages: Sequence[str], folder: Path) -> dict[str, Path]:
         if shutil.which("apt-get") is None:
             raise UserError(f"this machine has no apt-get to fetch packages with: {put}, and give it as --packages")
         print(f"Fetching {', '.join(missing)} ...", flush=True)
-        answer = subprocess.run(["apt-get", "download", *missing], cwd=folder, capture_output=True, text=True)
-        if answer.returncode:
+        if (answer := _download(missing, folder)).returncode:
             reason = next((line for line in answer.stderr.splitlines() if line.startswith("E:")), "it failed")
             raise UserError(f"apt-get download says '{reason}': run `apt-get update` as root first, or {put}")
     found = {name: _find(name, folder) for name in packages}
     if absent := [name for name, path in found.items() if path is None]:
         raise UserError(f"apt-get left no {absent[0]}_*.deb in {folder}")
     return cast(dict[str, Path], found)
+
+
+def _download(packages: Sequence[str], folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Lets apt write to a folder of its own, so that a file has its name only when it is whole. Returns apt's answer.
+
+    Raises `UserError` if nothing can be written.
+    """
+    staged = folder / FETCHING
+    try:
+        sweep(staged, _is_package)  # left by a killed run
+        staged.mkdir(exist_ok=True)
+        answer = subprocess.run(["apt-get", "download", *packages], cwd=staged, capture_output=True, text=True)
+        if not answer.returncode:
+            for deb in staged.glob("*.deb"):
+                deb.replace(folder / deb.name)
+        sweep(staged, _is_package)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}): choose another --packages") from error
+    return answer
+
+
+def _is_package(name: str) -> bool:
+    return ".deb" in name and "/" not in name  # apt's own unfinished files end in .deb.FAILED and the like
 
 
 def _find(package: str, folder: Path) -> Path | None:
