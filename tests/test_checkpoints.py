@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from tiny import tiny_config, tiny_parts
 
 from mvgenvs.errors import UserError
 from mvgenvs.parts import checkpoints
@@ -58,13 +60,13 @@ def test_a_checkpoint_on_a_full_disk_is_one_sentence_and_leaves_nothing(
     def refuse(*_: object, **__: object) -> None:
         raise error
 
-    one = SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None)
-    config = SimpleNamespace(run=SimpleNamespace(output=str(tmp_path), keep=1))
+    config, parts = tiny_config(output=tmp_path), tiny_parts()
+    given = (Accelerator(cpu=True), config, parts, EMAModel(parts.denoiser.parameters()), 1, 0)
     for owner, name in ((module, "write_state"), (Path, "mkdir")):
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, refuse)
             with pytest.raises(UserError, match=r"cannot write .*checkpoint-000001 .*--resume auto"):
-                module.save_checkpoint(one, config, None, None, 1, 0)  # type: ignore[arg-type]
+                module.save_checkpoint(*given)
         assert not list(tmp_path.iterdir())
 
 

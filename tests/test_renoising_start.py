@@ -75,7 +75,8 @@ def test_levels_of_ones_own_are_those_of_a_scheduler_that_has_them(levels):
 
 @pytest.mark.parametrize("sigma_max", [SIGMA_MIN, 0.0, -1.0, math.inf, math.nan])
 def test_the_highest_level_must_lie_above_the_lowest(sigma_max):
-    with pytest.raises(UserError, match=r"sigma_max must be above .* 0\.02, but is"):
+    says = r"above .* 0\.02" if 0 <= sigma_max < 1 else "a number of at least 0"
+    with pytest.raises(UserError, match=f"sigma_max must be {says}, but is"):
         run(gaussian_denoiser, choose(sigma_max=sigma_max))
 
 

@@ -191,7 +191,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(
     with pytest.raises(UserError, match="free some space") as caught:
         train_multiview.train(tiny(run), resume=False)
     assert "\n" not in str(caught.value)
-    assert not [path for path in run.iterdir() if path.name.startswith(".checkpoint")]
+    assert not list(tmp_path.rglob(".checkpoint*"))
 
 
 def test_nonfinite_steps_are_skipped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
