@@ -174,6 +174,9 @@ def test_settings_of_the_worlds_colours_that_do_not_go_together_are_refused() ->
         nerf = replace(config.nerf, **{"world_paint": True, "source_colour": True} | missing)
         with pytest.raises(UserError, match="visibility, source_colour"):
             check(replace(config, nerf=nerf))
+    narrow = replace(config.nerf, world_paint=True, source_colour=True, visibility=True, world_channels=5)
+    with pytest.raises(UserError, match="world_channels"):
+        check(replace(config, nerf=narrow))
 
 
 def test_carving_without_a_density_of_the_world_is_refused() -> None:

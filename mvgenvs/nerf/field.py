@@ -90,9 +90,8 @@ class Field(nn.Module):
         self.visibility, self.world_paint = visibility, world_paint
         self.world_channels, self.world_extent = world_channels, tuple(world_extent)
         of_views = channels + visibility + (3 + matte) * source_colour
-        inputs = (
-            of_views + (3 + 6 * OCTAVES) * world_coordinates + max(0, world_channels - 1 - PAINT_CHANNELS * world_paint)
-        )
+        of_world = max(0, world_channels - 1 - PAINT_CHANNELS * world_paint)
+        inputs = of_views + (3 + 6 * OCTAVES) * world_coordinates + of_world
         self.mlp = nn.Sequential(
             nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(),
             nn.Linear(hidden, 1 + features + source_colour),

@@ -22,6 +22,7 @@ from mvgenvs.data.streamed import ShardScenes
 from mvgenvs.data.streamed_sets import StreamedSets
 from mvgenvs.errors import UserError
 from mvgenvs.folders import OwnFolder
+from mvgenvs.nerf.field import PAINT_CHANNELS
 from mvgenvs.parts import CHECKPOINT_PREFIX, PARTS, Parts, build_parts, checkpoints, find_checkpoint, load_parts
 from mvgenvs.precision import best_mixed_precision, low_precision_norms
 from mvgenvs.processes import join_processes, on_main
@@ -138,6 +139,10 @@ def check(config: TrainConfig) -> None:
                 raise UserError(f"{name} needs a world volume with a density: nerf.world_channels and world_density")
     if config.nerf.world_paint and not (config.nerf.visibility and config.nerf.source_colour):
         raise UserError("nerf.world_paint colours what known views do not see: it needs nerf.visibility, source_colour")
+    if config.nerf.world_paint and config.nerf.world_channels < PAINT_CHANNELS + 2:
+        raise UserError(
+            f"nerf.world_paint takes {PAINT_CHANNELS} of nerf.world_channels, and density and trust one each"
+        )
     if loss.paint and not config.nerf.world_paint:
         raise UserError("loss.paint needs colours in the world volume: nerf.world_paint")
     if loss.refine:
