@@ -172,6 +172,21 @@ def test_a_checkpoint_whose_configuration_is_damaged_is_passed_over(
         train_multiview.train(tiny(run), resume=True)
 
 
+def test_a_checkpoint_with_half_of_any_file_of_its_state_is_passed_over(
+    tmp_path: Path, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = sorted(path.name for path in (checkpoints(uninterrupted)[-1] / "state").iterdir() if path.is_file())
+    assert any(name.startswith("random_states") for name in names)
+    for name in names:
+        run = tmp_path / name
+        shutil.copytree(uninterrupted, run)
+        path = checkpoints(run)[-1] / "state" / name
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        assert train_multiview.train(tiny(run), resume=True) == 0
+        assert "000004 is damaged" in capsys.readouterr().err, name
+        assert_equal(weights(run), weights(uninterrupted))
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -142,6 +142,7 @@ def resume(accelerator: Accelerator, config: TrainConfig, ema: EMAModel) -> tupl
             )
         try:
             progress = json.loads((folder / "step.json").read_text())
+            check_random_state(folder / "state", accelerator.process_index)
             accelerator.load_state(str(folder / "state"))
             check_finite(accelerator, ema)
         except DAMAGE as error:
@@ -152,6 +153,13 @@ def resume(accelerator: Accelerator, config: TrainConfig, ema: EMAModel) -> tupl
     if found:
         raise UserError(f"no checkpoint in {config.run.output} can be read: choose another --run.output")
     return 0, 0
+
+
+def check_random_state(state: Path, process: int) -> None:
+    """Raises one of `DAMAGE` where a process's random states cannot be read: accelerate would go on without them."""
+    path = state / f"random_states_{process}.pkl"
+    if path.exists():  # not of a process that a run with fewer of them did not have
+        torch.load(path, weights_only=False)  # what accelerate does
 
 
 def check_finite(accelerator: Accelerator, ema: EMAModel) -> None:

