@@ -81,13 +81,17 @@ def make_all(
             return [index for index in range(rank, count, world) if not path(index).exists()]
 
         if plan is None:
-            took = [timed(index) for index in missing(most)[:TIMED]]
+            first = missing(most)[:TIMED]
+            took = [timed(index) for index in first]
             each = max(gather_object([statistics.median(took or [0.0])])) / world
             fitting = int(seconds / each) if seconds and each else most
             plan = min(most, max(fitting, world * TIMED)), each
             if accelerator.is_main_process:
                 text = json.dumps({"count": plan[0], "seconds": each}) + "\n"
                 write_text(folder / "plan.json", text)
+            for index in {*there, *first}:
+                if index >= plan[0]:  # a run that was killed before its plan had made the first ones already
+                    path(index).unlink(missing_ok=True)
         bar.total = plan[0]
         for index in missing(plan[0]):
             timed(index)
