@@ -50,7 +50,12 @@ def test_what_killed_runs_leave_of_checkpoints_goes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(28, "No space left on device"), RuntimeError("[enforce fail at inline_container.cc:672] . pos 1")]
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . pos 1"),
+        RuntimeError("basic_ios::clear: iostream error"),
+    ],
 )
 def test_a_checkpoint_on_a_full_disk_is_one_sentence_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception

@@ -41,6 +41,7 @@ HOUSEKEEPING = {
 UNFINISHED = re.compile(rf"\.{CHECKPOINT_PREFIX}\d+\.(tmp|old)")  # their folders
 STAGED = ".export"  # where a pipeline is written before it is moved into place
 # Exceptions from reading a damaged checkpoint.
+TORCH_WRITES = ("writ", "inline_container", "iostream")  # in what torch's archives say of a full disk
 DAMAGE = (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError)
 
 
@@ -77,7 +78,7 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         reason = str(error).strip().partition("\n")[0]
         if isinstance(error, RuntimeError):
-            if not ("writ" in reason or "inline_container" in reason):  # torch's archive
+            if not any(word in reason for word in TORCH_WRITES):
                 raise
             reason = "the disk may be full"
         raise UserError(f"cannot write {final} ({reason}): free some space, and continue with --resume auto") from error
