@@ -94,7 +94,7 @@ def _built(config: TrainConfig) -> Parts:
         codec = build_codec(config)
         nerf = ViewNeRF(**asdict(config.nerf))
         denoiser = build_denoiser(config, codec, nerf.config.features)
-    elif config.model.kind == "stable-diffusion":
+    else:
         if "codec" in config.run.train:
             raise UserError("Stable Diffusion's VAE stays as it is: leave codec out of run.train")
         nerf = ViewNeRF(**asdict(config.nerf))
@@ -107,8 +107,6 @@ def _built(config: TrainConfig) -> Parts:
             config.denoiser.condition_scale,
             config.denoiser.attention,
         )
-    else:
-        raise UserError(f"setting 'model.kind' must be latent or stable-diffusion, not '{config.model.kind}'")
     condition_side = denoiser.condition_side
     if config.denoiser.render_size % condition_side or config.data.size % condition_side:
         raise UserError(f"'denoiser.render_size' and 'data.size' must be multiples of {condition_side} here")
@@ -119,17 +117,15 @@ def build_codec(config: TrainConfig) -> Codec:
     """The codec of a model of kind latent."""
     if config.codec.kind == "identity":
         return IdentityCodec()
-    if config.codec.kind == "patch":
-        shape = config.codec
-        return PatchCodec(
-            shape.patch,
-            shape.channels,
-            shape.refiner_width,
-            shape.refiner_blocks,
-            shape.whitening,
-            refiner_cell=shape.refiner_cell or None,
-        )
-    raise UserError(f"setting 'codec.kind' must be patch or identity, not '{config.codec.kind}'")
+    shape = config.codec
+    return PatchCodec(
+        shape.patch,
+        shape.channels,
+        shape.refiner_width,
+        shape.refiner_blocks,
+        shape.whitening,
+        refiner_cell=shape.refiner_cell or None,
+    )
 
 
 def build_denoiser(config: TrainConfig, codec: Codec, features: int) -> JointModel:
@@ -137,8 +133,6 @@ def build_denoiser(config: TrainConfig, codec: Codec, features: int) -> JointMod
     channels, latent_size, _ = codec.latent_shape((config.data.size, config.data.size))
     networks: dict[str, Any] = {"unet": JointDenoiser, "transformer": ViewTransformer, "viewset": ViewsetDenoiser}
     kind = config.denoiser.network
-    if kind not in networks:
-        raise UserError(f"setting 'denoiser.network' must be {' or '.join(networks)}, not '{kind}'")
     if kind != "unet" and (config.denoiser.shared_volume or config.denoiser.rendering != (kind == "transformer")):
         wanted = "true" if kind == "transformer" else "false"
         raise UserError(f"denoiser.network {kind} wants denoiser.rendering {wanted} and denoiser.shared_volume 0")

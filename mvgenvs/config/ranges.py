@@ -51,7 +51,7 @@ class Checked:
     """A dataclass whose fields are checked when it is made: types, ranges, names. Raises `UserError`."""
 
     def __post_init__(self) -> None:
-        section = type(self).__name__.removesuffix("Config").lower()
+        section = type(self).__name__.removesuffix("Config").removesuffix("Options").lower()
         hints = typing.get_type_hints(type(self))
         fields: Any = dataclasses.fields(self)  # type: ignore[arg-type]
         for each in fields:

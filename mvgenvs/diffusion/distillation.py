@@ -7,7 +7,7 @@ level. Then the field and its volumes learn from random rays of these views. The
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -18,46 +18,47 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mvgenvs.cameras import Cameras
+from mvgenvs.config.ranges import MANY, Checked, ranged
 from mvgenvs.diffusion.codec import encode_rendering
 from mvgenvs.diffusion.conditions import concatenate_conditions
 from mvgenvs.diffusion.networks import Networks
 from mvgenvs.diffusion.state import View
 from mvgenvs.errors import UserError
 from mvgenvs.nerf.model import Rendering
+from mvgenvs.nerf.renderer import pick_rays
 from mvgenvs.precision import without_autocast
+from mvgenvs.trajectories import evenly_spread
+
+
+def positive(default: Any) -> Any:
+    """An option that takes numbers above 0."""
+    return ranged(default, 0, MANY, above=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillationOptions:
+class DistillationOptions(Checked):
     """How a field is tuned. Raises `UserError` for numbers that are not above 0."""
 
-    rounds: int = 6
+    rounds: int = positive(6)
     """noise levels, evenly spaced in their logarithm"""
-    sigma_max: float = 1.0
+    sigma_max: float = positive(1.0)
     """the first of them"""
-    sigma_min: float = 0.1
+    sigma_min: float = positive(0.1)
     """the last of them"""
-    gamma: float = 1.0
+    gamma: float = positive(1.0)
     """weight of the rendering, times sigma^2, against that of the denoised view"""
-    views: int = 12
+    views: int = positive(12)
     """most virtual views: the targets, or so many of them, evenly spread"""
-    block: int = 4
+    block: int = positive(4)
     """virtual views that are denoised together"""
-    updates: int = 30
+    updates: int = positive(30)
     """updates of the field after each round"""
-    rays: int = 1024
+    rays: int = positive(1024)
     """random rays of each update, of all virtual views"""
-    field_rate: float = 5e-4
+    field_rate: float = positive(5e-4)
     """learning rate of the field's weights"""
-    volume_rate: float = 5e-3
+    volume_rate: float = positive(5e-3)
     """learning rate of its volumes"""
-
-    def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if (isinstance(each.default, int) and not isinstance(value, int)) or not 0 < value < math.inf:
-                noun = "a whole number" if isinstance(each.default, int) else "a number"
-                raise UserError(f"distillation's {each.name} must be {noun} above 0, not {value!r}")
 
     @classmethod
     def of(cls, **options: Any) -> "DistillationOptions":
@@ -97,9 +98,9 @@ class Distillation:
         if not networks.denoiser.sees_rendering:
             raise UserError("this model's denoiser never sees the NeRF, so it cannot guide it")
         hw = (networks.size, networks.size)
-        chosen = torch.linspace(0, targets.num_views - 1, min(options.views, targets.num_views)).round().long()
+        chosen = evenly_spread(targets.num_views, options.views)
         self.networks, self.options, self.generator = networks, options, generator
-        self.cameras = targets.resized(hw).select(chosen.tolist())
+        self.cameras = targets.resized(hw).select(chosen)
         with torch.no_grad():
             scene = networks.lift(list(images.split(1, dim=1)), cameras.resized(hw))
             assert scene is not None
@@ -171,10 +172,10 @@ class Distillation:
         losses = []
         for _ in range(self.options.updates):
             drawn = torch.multinomial(hits + 1e-9, self.options.rays, replacement=True, generator=self.generator)
-            pick = picker(drawn.to(colours.device))
+            rays = [pick_rays(x, drawn.to(x.device)) for x in (origins, directions)]
             with torch.enable_grad():
-                rendered = self.nerf.render_rays(self.scene, pick(origins), pick(directions)).features[..., :3]
-                loss = nn.functional.mse_loss(rendered, pick(colours))
+                rendered = self.nerf.render_rays(self.scene, *rays).features[..., :3]
+                loss = nn.functional.mse_loss(rendered, pick_rays(colours, drawn.to(colours.device)))
                 self.optimizer.zero_grad()
                 loss.backward()
             self.optimizer.step()
@@ -182,8 +183,3 @@ class Distillation:
                 self.scene.volumes.detach()[:, :, -2].copy_(self.light)
             losses.append(loss.item())
         return losses
-
-
-def picker(index: Tensor) -> Callable[[Tensor], Tensor]:
-    """Picks entries (batch, chosen) of a tensor (batch, n, k)."""
-    return lambda x: x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))

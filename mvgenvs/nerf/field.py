@@ -141,11 +141,11 @@ class Field(nn.Module):
             if self.visibility:
                 assert scene.paint is not None
                 hidden = (1 - shown).square()  # even a visible surface is reached by less than all light
-                paint, trust = scene.paint.T[:, :, None].expand_as(colour), gate
+                paint = scene.paint.T[:, :, None].expand_as(colour)
                 if self.world_paint:
                     assert world is not None
-                    paint, trust = painted(world[..., :PAINT_CHANNELS].movedim(-1, 0), paint), torch.ones_like(gate)
-                colour = torch.lerp(colour, paint, trust * hidden)
+                    paint = painted(world[..., :PAINT_CHANNELS].movedim(-1, 0), paint)
+                colour = torch.lerp(colour, paint, hidden if self.world_paint else gate * hidden)
             colour = torch.lerp(colour, pixel[:3], gate * shown)
         return density, torch.cat([colour, out[4 : 1 + self.features]]).permute(1, 2, 0)
 

@@ -16,7 +16,7 @@ from mvgenvs.nerf.chunks import map_chunks, threads_on
 from mvgenvs.nerf.encoder import DECODER_WIDTH, ImageEncoder
 from mvgenvs.nerf.field import Field, Scene
 from mvgenvs.nerf.occupancy import Occupancy, find_occupancy
-from mvgenvs.nerf.renderer import Bounds, RayRendering, background_features, box_bounds, render_rays
+from mvgenvs.nerf.renderer import Bounds, RayRendering, background_features, box_bounds, pick_rays, render_rays
 from mvgenvs.nerf.visibility import visibility, with_visibility
 from mvgenvs.nerf.world import WorldVolume
 from mvgenvs.nerf.zoom import mean_colour, zoom
@@ -236,19 +236,16 @@ class ViewNeRF(ModelMixin, ConfigMixin):
         hits = bounds.hits
         order = hits.argsort(dim=1, descending=True, stable=True)[:, : int(hits.sum(dim=1).max())]
 
-        def pick(x: Tensor) -> Tensor:
-            return x.gather(1, order[..., None].expand(-1, -1, x.shape[-1]))
-
-        of_rays = None if jitter is None else pick(jitter[..., None])[..., 0]
-        rays = self.render_rays(
-            scene, pick(origins), pick(directions), of_rays, chunk, bounds=bounds.pick(order), share=share
-        )
+        of_rays = None if jitter is None else jitter.gather(1, order)
+        picked = pick_rays(origins, order), pick_rays(directions, order)
+        rays = self.render_rays(scene, *picked, of_rays, chunk, bounds=bounds.pick(order), share=share)
         height, width = cameras.hw
 
         def images(seen: Tensor, background: Tensor) -> Tensor:
             seen = seen if seen.ndim == 3 else seen[..., None]
             full = background.to(seen).expand(*hits.shape, -1).clone()
-            seen = torch.where(pick(hits[..., None]) > 0, seen, background.to(seen))  # not for rays that pad the batch
+            hit = hits.gather(1, order)[..., None] > 0  # not so of rays that pad the batch
+            seen = torch.where(hit, seen, background.to(seen))
             full = full.scatter(1, order[..., None].expand_as(seen), seen)
             return rearrange(full, "b (v h w) f -> b v f h w", h=height, w=width)
 

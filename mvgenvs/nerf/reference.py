@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mvgenvs.cameras import Cameras
-from mvgenvs.nerf.field import LOGIT_SLOPE, MAX_LOG_DENSITY, UNSEEN, Field, Scene
+from mvgenvs.nerf.field import LOGIT_SLOPE, MAX_LOG_DENSITY, PAINT_CHANNELS, UNSEEN, Field, Scene
 from mvgenvs.nerf.model import ViewNeRF
 
 
@@ -88,7 +88,7 @@ def _field(field: Field, scene: Scene, points: Float[Tensor, "n 3"], fuse: str) 
 def _mlp(
     field: Field, points: Tensor, value: Tensor, pixel: Tensor, world: Tensor | None, paint: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    inputs = [value] if world is None else [value, world[:, 4 * field.world_paint : -1]]
+    inputs = [value] if world is None else [value, world[:, PAINT_CHANNELS * field.world_paint : -1]]
     if field.world_coordinates:
         angles = (points[:, :, None] * field.frequencies).reshape(len(points), -1)
         inputs += [points, angles.sin(), angles.cos()]

@@ -44,6 +44,11 @@ class Bounds:
         return Bounds(*(x.gather(1, order) for x in (self.near, self.far, self.hits)))
 
 
+def pick_rays(x: Float[Tensor, "batch ray k"], order: Int64[Tensor, "batch some"]) -> Float[Tensor, "batch some k"]:
+    """What belongs to some of the rays."""
+    return x.gather(1, order[..., None].expand(-1, -1, x.shape[-1]))
+
+
 def box_bounds(
     origins: Float[Tensor, "batch ray 3"],
     directions: Float[Tensor, "batch ray 3"],

@@ -62,8 +62,6 @@ class Objective(nn.Module):
         self.trained = config.run.train
         self.skips_air = "nerf" not in self.trained  # in rendering: a field in training must look everywhere
         self.stopwatch = Stopwatch()  # for the NeRF's forward pass
-        if self.weights.noise_law not in NOISE_LAWS:
-            raise UserError(f"setting 'loss.noise_law' must be one of {', '.join(NOISE_LAWS)}")
         distance = PerceptualDistance("vgg", vgg_trunk(config)) if self.weights.perceptual else None
         law = NOISE_LAWS[self.weights.noise_law]
         self.denoising = DenoisingLoss(self.codec, self.denoiser, self.weights, law, distance)  # no module: not saved
