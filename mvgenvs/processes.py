@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # of torchrun and of some MPIs
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+PATIENCE = 10.0  # seconds
 
 
 def num_launched() -> int:
@@ -86,6 +88,7 @@ def refuse_several() -> None:
 def _stop(sentence: str, is_main: bool) -> None:
     if is_main:
         raise UserError(sentence)
+    time.sleep(PATIENCE)  # launchers end all processes with the first one, which should be the one that speaks
     sys.exit(2)
 
 

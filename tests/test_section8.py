@@ -153,6 +153,7 @@ class OnMeta(Accelerator):
     """A stand-in for one with a GPU; its checkpoints hold nothing."""
 
     device = torch.device("meta")
+    process_index = 0
     _models = ()
 
     def load_state(self, *_: object, **__: object) -> None: ...
