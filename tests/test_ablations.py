@@ -44,7 +44,7 @@ def test_differences_are_paired() -> None:
 
 def test_what_is_trained_is_named_by_its_own_configuration() -> None:
     group = GROUPS["baselines"]
-    trained = [group.config_of(model) for model in group.models if model.trained]
+    trained = {group.config_of(model) for model in group.models if model.trained}
     assert sorted(trained) == sorted(group.config.parent.glob("*.yaml")), "each configuration has its row"
 
 
@@ -59,6 +59,7 @@ def test_models_are_trained_and_compared(
             "ray map alone", {"loss.drop_condition": "1"}, ("--steps", "1", "--guidance", "0", "--lpips-nets"),
             methods=("joint", "nerf"),
         ),
+        Ablation("another seed", {"run.seed": "1"}, ("--steps", "1", "--guidance", "1", "--lpips-nets")),
     )  # fmt: skip
     monkeypatch.setattr(ablation_runs, "NUM_SETS", 3)
     monkeypatch.setattr(ablations, "GROUPS", {"denoiser": Group(config, ("denoise",), "joint", models, costs=True)})
@@ -67,12 +68,13 @@ def test_models_are_trained_and_compared(
     ablations.main(command)
     table = (tmp_path / "out" / "denoiser.md").read_text()
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [
-        "everything", "ray map alone", "ray map alone, nerf",
+        "everything", "ray map alone", "ray map alone, nerf", "another seed",
     ]  # fmt: skip
     report = json.loads((tmp_path / "out" / "denoiser.json").read_text())
     assert all(row["seconds per view"] > 0 and row["steps"] >= 1 for row in report.values())
     assert report["ray map alone, nerf"]["parameters"] < report["ray map alone"]["parameters"]
     assert (tmp_path / "out/denoiser/renderings/plan.json").exists(), "made once, for both"
+    assert (tmp_path / "out/denoiser/renderings_1/plan.json").exists(), "another seed draws other sets"
     assert not list((tmp_path / "out").glob("denoiser/*/run/renderings"))
     for log in (tmp_path / "out").rglob("*.log"):
         log.unlink()

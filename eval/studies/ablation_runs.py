@@ -66,7 +66,8 @@ def changes_of(group: Group, model: Ablation, setup: Setup) -> dict[str, str]:
     if setup.minutes:
         changes["run.minutes"] = str(setup.minutes)
     if load_config(group.config_of(model), model.changes).data.renderings:
-        changes["data.renderings_folder"] = str(setup.output / RENDERINGS)
+        seed = model.changes.get("run.seed")  # another seed draws other sets
+        changes["data.renderings_folder"] = str(setup.output / (RENDERINGS if seed is None else f"{RENDERINGS}_{seed}"))
     return changes | model.changes
 
 
