@@ -131,6 +131,7 @@ def make_blocks(
         centers=torch.cat([*(view.camera.centers for view in known), targets.centers]).numpy(),
         seed=seed,
         close_loop=sampling.close_loop,
+        resample=sampling.resample,
     )
     return replace(sampling, block=block, anchors=anchors), plan
 

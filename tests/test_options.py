@@ -45,12 +45,12 @@ def test_flags_without_a_choice_give_the_defaults():
 
 
 def test_flags_are_read_into_options():
-    words = "--image x --plan keyframes --block 3 --anchors 0 --close-loop --renoise fixed --anchor-level clean"
-    words += " --sampler heun --steps 7 --churn 2.5 --start render --sigma-max 0.5 --guidance 3"
+    words = "--image x --plan keyframes --block 3 --anchors 0 --close-loop --resample 0.1 --renoise fixed"
+    words += " --anchor-level clean --sampler heun --steps 7 --churn 2.5 --start render --sigma-max 0.5 --guidance 3"
     expected = {
-        "plan": "keyframes", "block": 3, "anchors": 0, "close_loop": True, "renoise": "fixed", "anchor_level": "clean",
-        "sampler": "heun", "num_inference_steps": 7, "churn": 2.5, "start": "render", "sigma_max": 0.5, "rho": None,
-        "guidance_scale": 3.0, "joint": True, "unconditional": False,
+        "plan": "keyframes", "block": 3, "anchors": 0, "close_loop": True, "resample": 0.1, "renoise": "fixed",
+        "anchor_level": "clean", "sampler": "heun", "num_inference_steps": 7, "churn": 2.5, "start": "render",
+        "sigma_max": 0.5, "rho": None, "guidance_scale": 3.0, "joint": True, "unconditional": False,
     }  # fmt: skip
     found = take_flags(parse_arguments(words.split()))
     assert found.keywords() == expected

@@ -158,6 +158,25 @@ def test_closing_the_loop_makes_the_first_views_again_and_leaves_the_others(quic
     assert (open_loop[:, :3] - closed[:, :3]).abs().amax(dim=(2, 3, 4)).min() > 1e-3
 
 
+def test_resampling_stays_near_what_it_starts_from(quick, monkeypatch):
+    monkeypatch.setattr(quick.denoiser, "forward", lambda xt, *_, **__: xt)  # what it starts from is what it makes
+    # Later views have other noise, as blocks made again draw some too.
+    once, near, far = (
+        quick(**inputs(6), **options(block=2, resample=sigma)).images[:, :2] for sigma in (None, 0.021, 2.0)
+    )
+    assert 0 < (near - once).abs().mean() < 0.1 * (far - once).abs().mean()
+    encoded: list[int] = []
+    encode = quick.nerf.encode
+    monkeypatch.setattr(quick.nerf, "encode", lambda *args, **how: encoded.append(1) or encode(*args, **how))
+    quick(**inputs(6), **options(block=2, resample=0.1))
+    assert len(encoded) == 1, "the NeRF is lifted once"
+
+
+def test_resampling_needs_a_level_above_the_lowest(quick):
+    with pytest.raises(UserError, match="the level to resample from must be above this model's lowest noise level"):
+        quick(**inputs(6), **options(block=2, resample=0.001))
+
+
 def test_autoregressive_lifts_the_nerf_from_the_views_that_it_made(quick, monkeypatch):
     lifted: list[tuple[torch.Tensor, Cameras]] = []
     encode = quick.nerf.encode

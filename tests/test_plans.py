@@ -11,16 +11,19 @@ from mvgenvs.errors import UserError
 
 KNOWN = [(plan, known) for plan in PLANS for known in (0, 1, 3) if plan != "unconditional" or known == 0]
 
+PASSES = {"once": {}, "closed": {"close_loop": True}, "resampled": {"resample": 0.1}}
+PASSES["closed and resampled"] = PASSES["closed"] | PASSES["resampled"]
 
-@pytest.mark.parametrize("close_loop", [False, True])
+
+@pytest.mark.parametrize("passes", PASSES.values(), ids=PASSES)
 @pytest.mark.parametrize(("plan", "known"), KNOWN)
-def test_every_plan_makes_each_target_once_from_finished_views(plan, known, close_loop):
+def test_every_plan_makes_each_target_once_from_finished_views(plan, known, passes):
     for targets in (1, 2, 5, 7, 24):
         for block in (None, 1, 3, 8, 30):
             for anchors in (None, 0, 1, 3):
                 finished = set(range(known))
                 made: list[int] = []
-                for current in make_plan(plan, known, targets, block, anchors, close_loop=close_loop):
+                for current in make_plan(plan, known, targets, block, anchors, **passes):
                     assert current.new
                     assert set(current.anchors) | set(current.known) <= finished - set(current.new)
                     assert len(set(current.anchors)) == len(current.anchors)
@@ -42,16 +45,16 @@ def at_hand(plan: list[Block]) -> int:
     return most
 
 
-@pytest.mark.parametrize("close_loop", [False, True])
+@pytest.mark.parametrize("passes", PASSES.values(), ids=PASSES)
 @pytest.mark.parametrize(
     ("plan", "bound"),
     [("sliding", 16), ("autoregressive", 12), ("keyframes", MAX_KEYFRAMES + 8), ("unconditional", 16)],
 )
 @pytest.mark.parametrize(("block", "anchors"), [(None, None), (8, 2), (2, 3)])
-def test_a_thousand_views_need_few_at_hand_and_sets_of_the_usual_size(plan, bound, block, anchors, close_loop):
+def test_a_thousand_views_need_few_at_hand_and_sets_of_the_usual_size(plan, bound, block, anchors, passes):
     known = 0 if plan == "unconditional" else 1
-    short, long = (make_plan(plan, known, n, block, anchors, close_loop=close_loop) for n in (200, 1000))
-    assert at_hand(long) <= bound
+    short, long = (make_plan(plan, known, n, block, anchors, **passes) for n in (200, 1000))
+    assert at_hand(long) <= bound + (8 if "resample" in passes else 0)  # two blocks of 4 wait for the next one
     for part in ("new", "anchors", "known"):
         assert max(len(getattr(b, part)) for b in long) == max(len(getattr(b, part)) for b in short)
 
@@ -167,6 +170,32 @@ def test_a_view_made_again_does_not_shape_its_own_nerf():
     assert 1 not in plan[-1].known
 
 
+def test_resampling_makes_each_few_views_again_once_their_neighbours_are_there():
+    plan = make_plan("sliding", 1, 8, block=2, resample=0.1)
+    again = [block for block in plan if block.again]
+    assert [block for block in plan if not block.again] == make_plan("sliding", 1, 8, block=2)
+    assert [(block.new, block.anchors) for block in again] == [
+        ((1, 2), (0, 3)), ((3, 4), (0, 2, 5)), ((5, 6), (0, 4, 7)), ((7, 8), (0, 6))
+    ]  # fmt: skip
+    assert all((block.known, block.sigma, block.stochastic) == ((0,), 0.1, False) for block in again)
+    assert [block.new for block in plan[:4]] == [(1, 2), (3, 4), (1, 2), (5, 6)], "as soon as it can be"
+
+
+def test_resampling_a_closed_loop_takes_neighbours_across_its_ends():
+    *before, last = make_plan("sliding", 1, 8, block=2, resample=0.1, close_loop=True)
+    assert (last.new, last.anchors) == ((7, 8), (0, 1, 6))
+    assert next(block for block in before if block.sigma and 1 in block.new).anchors == (0, 3, 8)
+
+
+def test_what_is_made_again_from_itself_is_kept_until_then():
+    plan = [Block((1,)), Block((2,)), Block((1,), again=True, sigma=0.1), Block((2,), again=True)]
+    assert last_uses(plan) == {1: 2}
+
+
+def test_one_set_has_no_neighbours_to_be_resampled_between():
+    assert make_plan("sliding", 1, 4, block=4, resample=0.1) == make_plan("sliding", 1, 4, block=4)
+
+
 def test_the_baseline_has_no_anchors_and_the_known_views_alone():
     plan = make_plan("autoregressive", 2, 5, close_loop=True)
     assert independent(plan, 2) == [Block((view,), (), (0, 1)) for view in range(2, 7)]
@@ -204,6 +233,8 @@ MISTAKES = {
     "a view made twice": ([FIRST, Block((2, 3), (1,))], "makes view 2 a second time"),
     "a view twice in a block": ([FIRST, Block((3, 3))], "names a view twice: 3, 3"),
     "an anchor twice": ([FIRST, Block((3,), (1, 1))], "names a view twice: 1, 1"),
+    "a level of what is made first": ([Block((1, 2, 3), sigma=0.1)], "block 0 of the plan has sigma 0.1"),
+    "no level": ([FIRST, Block((3,)), Block((3,), again=True, sigma=0.0)], "block 2 of the plan has sigma 0.0"),
     "again what was not made": ([FIRST, Block((3,), again=True)], "makes view 3 again, but no earlier block does"),
 }
 

@@ -28,6 +28,8 @@ TRIALS = (
     Trial("joint", {"plan": "joint"}),
     *CHAINS,
     Trial("sliding, loop closed", {"close_loop": True}),
+    Trial("sliding, resampled from σ = .1", {"resample": 0.1}),
+    Trial("sliding, resampled from σ = .3", {"resample": 0.3}),
     Trial("keyframes", {"plan": "keyframes"}),
     Trial("autoregressive", {"plan": "autoregressive", "block": None}),
     Trial("no joint attention, no anchors", method=INDEPENDENT),

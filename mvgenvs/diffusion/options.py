@@ -63,6 +63,8 @@ class SamplingOptions:
     """finished views shown to each block (default: the plan's)"""
     close_loop: bool = option(False, "sequence")
     """generate the first views of an orbit again, to match the last ones"""
+    resample: float | None = option(None, "sequence", low=0, high=10_000)  # and above the checkpoint's lowest
+    """noise level from which all views are made again, between neighbours on both sides (default: they are not)"""
     renoise: str = option("fresh", "sequence", choices=RENOISE)
     """anchors' noise: new per step, or the same"""
     anchor_level: str | float | tuple[str | float, ...] = option(

@@ -29,6 +29,7 @@ class Block:
     anchors: tuple[int, ...] = ()  # they enter the set, re-noised
     known: tuple[int, ...] = ()  # the NeRF of the new views is lifted from these; if empty, there is no NeRF
     again: bool = False  # the new views were made before, and are replaced
+    sigma: float | None = None  # what is made again starts from what it was, re-noised to this level; None: afresh
     stochastic: bool = False  # each sampler step sees one anchor alone, clean, drawn anew
 
 
@@ -172,11 +173,13 @@ def make_plan(
     centers: Float[np.ndarray, "view 3"] | None = None,
     seed: int = 0,
     close_loop: bool = False,
+    resample: float | None = None,
 ) -> list[Block]:
     """The plan called `name`, checked.
 
     `block` and `anchors` default as in `plan_sizes`. `centers` are all camera centres, known ones first; they tell
-    which keyframes are near. `seed` determines random choices. For `close_loop` see `_closed`. Raises `UserError`.
+    which keyframes are near. `seed` determines random choices. For `close_loop` and `resample` see `_closed` and
+    `_resampled`. Raises `UserError`.
     """
     if name not in PLANS:
         raise UserError(f"there is no plan '{name}': use {', '.join(PLANS)}, or give a list of blocks")
@@ -188,6 +191,7 @@ def make_plan(
     spec = _SequenceSpec(num_known, num_targets, block, anchors, centers, seed)
     plan = PLANS[name](spec)
     plan = _closed(plan, spec) if close_loop else plan
+    plan = _resampled(plan, spec, resample, close_loop) if resample is not None else plan
     check_plan(plan, num_known, num_targets)
     return plan
 
@@ -204,6 +208,26 @@ def _closed(plan: list[Block], spec: _SequenceSpec) -> list[Block]:
         return plan
     known = tuple(view for view in plan[-1].known if view not in first)
     return [*plan, Block(first, (*spec.inputs, *neighbours), known, again=True, stochastic=plan[-1].stochastic)]
+
+
+def _resampled(plan: list[Block], spec: _SequenceSpec, sigma: float, close_loop: bool) -> list[Block]:
+    """Adds a second pass: each few views are made again from themselves, re-noised to `sigma`, once those on both sides
+    of them are there to be anchors. In a closed loop, the last views are beside the first.
+
+    Anchors are as many as for other blocks, half of them on each side, at least one each.
+    """
+    made = {view: number for number, block in enumerate(plan) for view in block.new}  # for the last time
+    side, end = max(1, spec.anchors // 2), spec.num_targets
+    following: list[list[Block]] = [[] for _ in plan]
+    for group in spec.groups(range(end)):
+        near = [*range(group[0] - side, group[0]), *range(group[-1] + 1, group[-1] + 1 + side)]
+        near = [i % end for i in near] if close_loop else [i for i in near if 0 <= i < end]
+        new = tuple(spec.targets[i] for i in group)
+        beside = sorted({spec.targets[i] for i in near} - set(new))
+        if beside:
+            again = Block(new, (*spec.inputs, *beside), spec.inputs, True, sigma, plan[-1].stochastic)
+            following[max(made[view] for view in (*new, *beside))].append(again)
+    return [each for block, after in zip(plan, following, strict=True) for each in (block, *after)]
 
 
 def check_plan(plan: Sequence[Block], num_known: int, num_targets: int) -> None:
@@ -234,6 +258,8 @@ def check_plan(plan: Sequence[Block], num_known: int, num_targets: int) -> None:
             if block.again != (view in finished):
                 what = "again, but no earlier block does" if block.again else "a second time without saying 'again'"
                 raise UserError(f"{name} makes view {view} {what}")
+        if block.sigma is not None and not (block.again and block.sigma > 0):
+            raise UserError(f"{name} has sigma {block.sigma}: only what is made again has one, and it is above 0")
         finished |= set(block.new)
     if len(finished) < end:
         raise UserError(f"the plan never makes view {min(set(range(end)) - finished)}: every target needs a block")
@@ -241,7 +267,11 @@ def check_plan(plan: Sequence[Block], num_known: int, num_targets: int) -> None:
 
 def last_uses(plan: Sequence[Block]) -> dict[int, int]:
     """For each view that a block needs finished, the number of the last such block: until then it must be kept."""
-    return {view: number for number, block in enumerate(plan) for view in (*block.anchors, *block.known)}
+    return {
+        view: number
+        for number, block in enumerate(plan)
+        for view in (*block.anchors, *block.known, *(() if block.sigma is None else block.new))
+    }
 
 
 def independent(plan: Sequence[Block], num_known: int) -> list[Block]:

@@ -56,14 +56,17 @@ def check_scheduler(scheduler: Any) -> None:
             raise UserError(f"the scheduler's {name} must be {value}, as this model was trained, but is {found}")
 
 
-def check_levels(scheduler: EDMScheduler, options: SamplingOptions) -> dict[str, Any]:
-    """The scheduler's configuration, overridden by `options`. Raises `UserError` unless the noise levels decrease."""
+def check_levels(scheduler: EDMScheduler, options: SamplingOptions, name: str = "sigma_max") -> dict[str, Any]:
+    """The scheduler's configuration, overridden by `options`.
+
+    Raises `UserError` unless the noise levels decrease; there `options.sigma_max` is called by its `name`.
+    """
     check_scheduler(scheduler)
     own = {"sigma_max": options.sigma_max, "rho": options.rho}
     config = {**scheduler.config, **{name: value for name, value in own.items() if value is not None}}
     low, high = config["sigma_min"], config["sigma_max"]
     if not low < high < math.inf:
-        raise UserError(f"sigma_max must be above this model's lowest noise level, {low}, but is {high}")
+        raise UserError(f"{name} must be above this model's lowest noise level, {low}, but is {high}")
     return config
 
 

@@ -16,7 +16,16 @@ from mvgenvs.diffusion.conditions import Reference, concatenate_conditions
 from mvgenvs.diffusion.networks import Networks
 from mvgenvs.diffusion.options import SamplingOptions
 from mvgenvs.diffusion.plans import Block, check_plan, independent, last_uses, make_plan
-from mvgenvs.diffusion.renoising import Denoise, EDMScheduler, Generators, SamplerState, initial_seed, listed, sample
+from mvgenvs.diffusion.renoising import (
+    Denoise,
+    EDMScheduler,
+    Generators,
+    SamplerState,
+    check_levels,
+    initial_seed,
+    listed,
+    sample,
+)
 from mvgenvs.diffusion.state import Frames, Memory, SequenceState, StepState, View
 from mvgenvs.diffusion.stochastic import OneAnchor
 from mvgenvs.errors import UserError
@@ -34,7 +43,8 @@ def plan_sequence(options: SamplingOptions, cameras: Cameras, num_known: int, se
     if isinstance(plan, str):
         centers = cameras.centers[0].float().cpu().numpy()
         sizes = (num_known, num_targets, options.block, options.anchors)
-        blocks = make_plan(plan, *sizes, centers=centers, seed=seed, close_loop=options.close_loop)
+        passes = {"close_loop": options.close_loop, "resample": options.resample}
+        blocks = make_plan(plan, *sizes, centers=centers, seed=seed, **passes)
     else:
         blocks = list(cast(Sequence[Block], plan))  # mypy keeps str, which is a sequence too
         check_plan(blocks, num_known, num_targets)
@@ -72,6 +82,8 @@ class SequenceSampler:
         self.blocks = plan_sequence(options, self.cameras, images.shape[1], initial_seed(generator))
         if not networks.denoiser.sees_other_views:  # anchors would cost, and change nothing
             self.blocks = [replace(block, anchors=(), stochastic=False) for block in self.blocks]
+        for sigma in {block.sigma for block in self.blocks if block.sigma is not None}:
+            check_levels(scheduler, replace(options, sigma_max=sigma), "the level to resample from")
         self.images = images.to(device)
         self.reference: Reference | None = None
         self.last_use = last_uses(self.blocks)
@@ -151,14 +163,14 @@ class SequenceSampler:
         if block.known != self._lifted:
             images = [self.memory.images[v] for v in block.known]
             self._scene = self.networks.lift(images, self.cameras.select(block.known))
-        self._lifted = None if block.again else block.known  # what is made again is not what was lifted
+        self._lifted = block.known
 
     def render_views(self, block: Block) -> list[View]:
-        """The block's new views, then its anchors; these are seen as they were when they were made."""
+        """The block's new views, then its anchors; these, and what is resampled, are as when they were first made."""
         views, guided, start = self.memory.views, self.options.guidance != 1, self.options.start == "render"
         members = [*block.new, *block.anchors]
         for v in members:
-            if v in block.new or v not in views:
+            if (v in block.new and block.sigma is None) or v not in views:
                 camera = self.cameras.select([v])
                 views[v] = self.networks.render_view(self._scene, camera, guided, start, self.reference)
         return [views[v] for v in members]
@@ -174,7 +186,9 @@ class SequenceSampler:
         conditions = concatenate_conditions([view.conditions for view in views], dim=1)
         blind = self._scene is None and self.reference is None
         free = concatenate_conditions(dropped, dim=1) if dropped and not blind else None
-        options = self.options
+        options, start = self.options, torch.cat(guesses, dim=1) if guesses else None
+        if block.sigma is not None:
+            options, start = replace(options, sigma_max=block.sigma), torch.cat([latents[v] for v in block.new], dim=1)
         denoise: Denoise = partial(self.networks.denoise, guidance=options.guidance, joint=options.joint)
         if block.stochastic:
             options = replace(options, anchor_level="clean")
@@ -183,7 +197,6 @@ class SequenceSampler:
             cache = AnchorCache() if options.joint and self.anchors_repeat else None
             told = {"conditions": conditions, "dropped": free, "num_anchors": len(block.anchors), "cache": cache}
             denoise = partial(denoise, **told)
-        start = torch.cat(guesses, dim=1) if guesses else None
         return sample(denoise, self.scheduler, options, num_new, anchors, self.generator, anchor_noise, start)
 
     def anchor_noise(self, block: Block) -> Float[Tensor, "batch anchor c h w"] | None:
