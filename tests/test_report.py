@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from eval.methods import ROWS, VIEWS
 from eval.metrics.figures import Figures
 from eval.metrics.suite import MetricSuite
 from eval.report import plots
@@ -135,6 +136,16 @@ def test_plots_are_drawn_where_matplotlib_is(records: list[Record], tmp_path: Pa
         pixels = cv2.imread(str(tmp_path / picture))
         blue = np.abs(pixels.astype(int) - (0xB2, 0x72, 0x00)).max(axis=2) < 8  # of the row "joint", in BGR
         assert blue.sum() > 100
+
+
+def test_every_row_of_the_table_has_a_look(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    written(tmp_path, [record("a", {row: {"psnr": [10.0, 12.0]} for row in (*ROWS, VIEWS)})])
+    for picture in ("bars.png", "angles.png"):
+        pixels = cv2.imread(str(tmp_path / picture)).astype(int)
+        for colour in set(plots.COLOURS.values()):
+            blue, green, red = (int(colour[i : i + 2], 16) for i in (5, 3, 1))
+            assert (np.abs(pixels - (blue, green, red)).max(axis=2) < 8).sum() > 50, (picture, colour)
 
 
 def test_error_maps_are_black_where_right_and_bright_where_wrong() -> None:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from eval.methods import COPY, INDEPENDENT, JOINT, NERF, TRUTH, VIEWS
+from eval.methods import COPY, DISTILLED, INDEPENDENT, JOINT, NERF, TRUTH, VIEWS
 from eval.report.bootstrap import mean_interval
 from eval.report.columns import CONSISTENCY, QUALITY, Column
 from eval.report.records import Record
@@ -17,10 +17,11 @@ from mvgenvs.files import atomically
 HOW_TO_GET = "run `pip install matplotlib` and the same command again"
 # Okabe & Ito's palette; markers and dashes distinguish the rows in print without colour, too.
 COLOURS = {
-    COPY: "#999999", NERF: "#E69F00", INDEPENDENT: "#CC79A7", JOINT: "#0072B2", VIEWS: "#0072B2", TRUTH: "#000000"
+    COPY: "#999999", NERF: "#E69F00", DISTILLED: "#009E73", INDEPENDENT: "#CC79A7", JOINT: "#0072B2", VIEWS: "#0072B2",
+    TRUTH: "#000000",
 }  # fmt: skip
-MARKERS = {COPY: "s", NERF: "^", INDEPENDENT: "D", JOINT: "o", VIEWS: "o", TRUTH: ""}
-DASHES = {COPY: "-", NERF: "-", INDEPENDENT: "-", JOINT: "-", VIEWS: "-", TRUTH: (0, (4, 2))}
+MARKERS = {COPY: "s", NERF: "^", DISTILLED: "v", INDEPENDENT: "D", JOINT: "o", VIEWS: "o", TRUTH: ""}
+DASHES = dict.fromkeys(COLOURS, "-") | {TRUTH: (0, (4, 2))}
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
