@@ -229,7 +229,10 @@ def load_scheduler(folder: Path) -> Any:
     """The noise levels saved in a pipeline folder. Raises `UserError` if they cannot be read or would be misread."""
     try:
         kind = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
-        scheduler = getattr(diffusers, kind).from_pretrained(folder / "scheduler")
+        scheduler_class = getattr(diffusers, kind)
+        if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, diffusers.SchedulerMixin)):
+            raise ValueError(f"{kind} is no scheduler")
+        scheduler = scheduler_class.from_pretrained(folder / "scheduler")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder} is not an mvgenvs pipeline: cannot read its 'scheduler'") from error
     check_scheduler(scheduler)

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -11,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -268,6 +270,22 @@ def noise(name: str) -> Callable[[Path], None]:
     return damage
 
 
+class Program:
+    """What ends the process that unpickles it."""
+
+    def __reduce__(self) -> tuple[Callable[[int], NoReturn], tuple[int]]:
+        return os._exit, (3,)
+
+
+def program(name: str) -> Callable[[Path], None]:
+    """A file of somebody else's, which runs when it is read as pickle and torch read files that they trust."""
+
+    def damage(checkpoint: Path) -> None:
+        next(checkpoint.glob(name)).write_bytes(pickle.dumps(Program()))
+
+    return damage
+
+
 DAMAGES: dict[str, Callable[[Path], None]] = {
     "half its weights": cut("state/model*.safetensors"),
     "half its optimiser": cut("state/optimizer.bin"),
@@ -278,4 +296,6 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "half its configuration": cut("config.yaml"),
     "noise for weights": noise("state/model*.safetensors"),
     "noise for averages": noise("state/custom_checkpoint_1.pkl"),
+    "a program for averages": program("state/custom_checkpoint_1.pkl"),
+    "a program for an optimiser": program("state/optimizer.bin"),
 }

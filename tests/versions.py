@@ -1,0 +1,205 @@
+"""The package as users install it: a wheel, on some Pythons, with the newest or oldest dependencies that it allows.
+
+    python tests/versions.py 3.10 3.11 3.12 3.13       # what pip chooses
+    python tests/versions.py 3.11 --lowest             # the lower bounds of pyproject.toml, all at once
+
+Each gets a virtual environment of its own, which is deleted afterwards; the commands run in another folder. Where pip
+offers PyTorch only as a CUDA build, of several GB, everything else is installed, and what needs no PyTorch is tried;
+--cuda takes it. Pythons are looked for as pythonX.Y and in pyenv's folder. Minutes each; no part of the suite.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tomllib
+from packaging.requirements import Requirement
+
+REPO = Path(__file__).resolve().parents[1]
+CUDA = re.compile(r"nvidia-|cuda-|triton$")
+OF_TORCH = re.compile(r"(torch|torchvision|accelerate|peft|lpips|torch-fidelity)$")  # what is left out without it
+SHOWN = ("torch", "diffusers", "accelerate", "huggingface-hub", "transformers", "numpy", "pillow")
+QUICK = (
+    "test_cameras.py", "test_trajectories.py", "test_transforms.py", "test_nerf.py", "test_rays.py", "test_config.py",
+    "test_data.py", "test_captures.py", "test_pipeline.py", "test_photos.py", "test_obj.py", "test_mesh.py",
+    "test_diffusers_loading.py", "test_training.py",
+)  # fmt: skip
+CAR = ["--image", "car.png", "--camera", "car.json"]
+SMALL = [
+    "--data.size=32", "--codec.channels=8", "--codec.refiner_width=16", "--nerf.encoder_widths=[16,16,16]",
+    "--nerf.volume_depth=4", "--nerf.num_coarse=4", "--nerf.num_fine=4", "--denoiser.render_size=8",
+    "--denoiser.block_out_channels=[16,32]", "--loss.rays=16", "--optim.batch=2", "--optim.warmup=1",
+]  # fmt: skip
+# Every module is imported; a warning that points into ours fails, and so does any error but that there is no PyTorch.
+IMPORT_ALL = """
+import importlib, pkgutil, sys, warnings
+import attention, eval, mvgenvs
+warnings.simplefilter("always")
+count, without = 0, 0
+with warnings.catch_warnings(record=True) as caught:
+    for package in (attention, eval, mvgenvs):
+        for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+            if module.name.endswith("__main__") or module.name.startswith("mvgenvs.pretrained"):
+                continue
+            try:
+                importlib.import_module(module.name)
+                count += 1
+            except ModuleNotFoundError as error:
+                if error.name not in sys.argv[1:]:
+                    raise
+                without += 1
+ours = [w for w in caught if issubclass(w.category, DeprecationWarning) and any(
+    f"site-packages/{name}/" in w.filename for name in ("mvgenvs", "attention", "eval"))]
+assert not ours, [f"{w.filename}:{w.lineno} {w.message}" for w in ours]
+print(f"{count} modules, {without} want PyTorch")
+"""
+
+
+@dataclass
+class Trial:
+    """One Python with one choice of dependencies, in a folder of its own."""
+
+    python: str  # such as 3.12
+    folder: Path
+    failed: list[str] = field(default_factory=list)
+    passed: list[str] = field(default_factory=list)
+
+    @property
+    def bin(self) -> Path:
+        return self.folder / "venv/bin"
+
+    def run(self, *words: str | Path, where: str = ".") -> str:
+        """Runs a command in the trial's folder and returns what it printed. Raises `SystemExit` if it fails."""
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+        done = subprocess.run(
+            [str(word) for word in words], cwd=self.folder / where, env=environment, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise SystemExit("\n".join((done.stdout + done.stderr).strip().splitlines()[-30:]))
+        return done.stdout.strip()
+
+    def check(self, name: str, *words: str | Path, where: str = ".") -> None:
+        """Runs a command, and notes whether it was done."""
+        begin = time.perf_counter()
+        try:
+            last = (self.run(*words, where=where).splitlines() or [""])[-1]
+            self.passed.append(name)
+        except SystemExit as error:
+            last = f"FAILED\n{error}"
+            self.failed.append(name)
+        print(f"  {name}: {time.perf_counter() - begin:.0f} s  {last[:2000]}", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pythons", nargs="+", metavar="X.Y")
+    parser.add_argument("--lowest", action="store_true", help="all dependencies at their lower bounds")
+    parser.add_argument("--keep", nargs="*", default=[], metavar="NAME", help="but not these: pip chooses")
+    parser.add_argument("--with", nargs="*", default=[], dest="pins", metavar="NAME==VERSION", help="and these so")
+    parser.add_argument("--extras", default="test", help="of pyproject.toml (default: %(default)s, which is all)")
+    parser.add_argument("--cuda", action="store_true", help="PyTorch with CUDA where there is no other")
+    options = parser.parse_args()
+    lines, failed = [], False
+    for python in options.pythons:
+        with tempfile.TemporaryDirectory(prefix=f"mvgenvs-{python}-") as folder:
+            trial = Trial(python, Path(folder))
+            print(f"Python {python}", flush=True)
+            pins = options.pins + (lowest(options.keep) if options.lowest else [])
+            has_torch, versions = install(trial, pins, options.extras, options.cuda)
+            complete(trial) if has_torch else without_torch(trial)
+        lines.append(f"| {python} | {versions} | {', '.join(trial.passed)} | {', '.join(trial.failed) or '–'} |")
+        failed = failed or bool(trial.failed)
+    print("\n| Python | versions | passed | failed |\n|---|---|---|---|", *lines, sep="\n")
+    return int(failed)
+
+
+def interpreter(python: str) -> str:
+    """The path of a Python. Raises `SystemExit` if there is none."""
+    pyenv = sorted(Path("~/.pyenv/versions").expanduser().glob(f"{python}.*/bin/python"))
+    found = shutil.which(f"python{python}") if not pyenv else str(pyenv[-1])
+    if found is None:
+        raise SystemExit(f"there is no Python {python}")
+    return found
+
+
+def lowest(kept: list[str]) -> list[str]:
+    """The lower bound of every dependency, those of extras included, as a constraint."""
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+    named = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
+    pins = []
+    for requirement in map(Requirement, named):
+        bounds = [bound.version for bound in requirement.specifier if bound.operator == ">="]
+        if bounds and requirement.name not in kept:
+            pins.append(f"{requirement.name}=={bounds[0]}")
+    return sorted(set(pins))
+
+
+def install(trial: Trial, pins: list[str], extras: str, cuda: bool) -> tuple[bool, str]:
+    """Makes the environment, builds and installs the wheel. Whether PyTorch is in it, and the versions of some."""
+    trial.run(interpreter(trial.python), "-m", "venv", "venv")
+    pip = [trial.bin / "python", "-m", "pip", "--disable-pip-version-check"]
+    trial.run(*pip, "install", "--upgrade", "pip")
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=REPO, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, tracked.split("\0")):
+        if (REPO / name).is_file():
+            target = trial.folder / "source" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(REPO / name, target)
+    trial.run(*pip, "wheel", "--no-deps", "--wheel-dir", ".", "./source")
+    (wheel,) = trial.folder.glob("mvgenvs-*.whl")
+    (trial.folder / "pins.txt").write_text("\n".join(pins))
+    wanted = ["install", "--constraint", "pins.txt", f"{wheel}[{extras}]"]
+    trial.run(*pip, *wanted, "--dry-run", "--report", "report.json")
+    report = json.loads((trial.folder / "report.json").read_text())
+    chosen = {item["metadata"]["name"].lower().replace("_", "-"): item["metadata"] for item in report["install"]}
+    has_torch = cuda or not any(CUDA.match(name) for name in chosen)
+    if has_torch:
+        trial.run(*pip, *wanted)
+    else:
+        others = [name for name in chosen if not CUDA.match(name) and not OF_TORCH.match(name) and name != "mvgenvs"]
+        trial.run(*pip, "install", "--no-deps", wheel, *(f"{name}=={chosen[name]['version']}" for name in others))
+    return has_torch, ", ".join(f"{name} {chosen[name]['version']}" for name in SHOWN if name in chosen)
+
+
+def complete(trial: Trial) -> None:
+    """What users do first, and the quick tests, all of the installed package."""
+    source = trial.folder / "source"
+    for name in ("tests", "assets", "configs", "docs", "pyproject.toml", "README.md"):
+        (source / name).rename(trial.folder / name)
+    shutil.rmtree(source)  # so that nothing but the wheel is imported
+    for name in ("car.png", "car.json"):
+        shutil.copyfile(trial.folder / "assets" / name, trial.folder / name)
+    data = "tests/data/opencars_sample"
+    trial.check("imports", trial.bin / "python", "-c", IMPORT_ALL, where="assets")
+    few = ["--num-views=3", "--steps=2"]
+    trial.check("infer", trial.bin / "mvgenvs-infer", *CAR, *few, "--output=views", "--export", "ply", "glb")
+    field = ["--config=configs/ablation_field.yaml", f"--data.root={data}", "--optim.steps=2", "--run.output=run"]
+    trial.check("train", trial.bin / "mvgenvs-train", *field, *SMALL)
+    joint = [f"--data={data}", "--split=test", "--num-objects=1", "--methods", "nerf", "joint", "--output=report"]
+    trial.check("eval", trial.bin / "mvgenvs-eval", *joint, "--steps=1")
+    tests = [f"tests/{name}" for name in QUICK]
+    trial.check("tests", trial.bin / "pytest", "-q", "-p", "no:cacheprovider", "--durations=0", *tests)
+
+
+def without_torch(trial: Trial) -> None:
+    """All of it is compiled, its commands explain themselves, and what needs no PyTorch is imported."""
+    python = trial.bin / "python"
+    packages = ["mvgenvs", "attention", "eval", "infer_multiview.py", "train_multiview.py"]
+    trial.check("compiles", python, "-W", "error", "-m", "compileall", "-q", "-f", *packages, where="source")
+    missing = ["torch", "torchvision", "accelerate", "peft", "lpips", "torch_fidelity"]
+    shutil.rmtree(trial.folder / "source")
+    trial.check("imports without PyTorch", python, "-c", IMPORT_ALL, *missing)
+    for name in ("infer", "train", "eval"):
+        trial.check(f"{name} --help", trial.bin / f"mvgenvs-{name}", "--help")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
