@@ -145,7 +145,7 @@ def build_denoiser(config: TrainConfig, codec: Codec, features: int) -> JointMod
 
 def checkpoints(run: Path) -> list[Path]:
     """Complete checkpoints of a training run, oldest first. Unfinished ones have a temporary name and do not count."""
-    return sorted(p for p in run.glob(f"{CHECKPOINT_PREFIX}*") if p.name.removeprefix(CHECKPOINT_PREFIX).isdigit())
+    return sorted(p for p in run.glob(f"{CHECKPOINT_PREFIX}*") if p.name.removeprefix(CHECKPOINT_PREFIX).isdecimal())
 
 
 def find_pipeline(path: Path) -> Path:

@@ -120,7 +120,7 @@ class ShardScenes(CachedScenes):
                 with _opened(place) as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
                     found = self._arrays(tar, entries)
                 break
-            except (OSError, EOFError, ValueError, MemoryError, tarfile.TarError, zlib.error, HTTPException) as error:
+            except (OSError, EOFError, ValueError, tarfile.TarError, zlib.error, HTTPException) as error:
                 final = isinstance(place, Path) or (isinstance(error, HTTPError) and error.code < 500)
                 if final or not tries_left:
                     raise UserError(f"cannot read the shard {place}: is it there, and whole?") from error
@@ -146,7 +146,11 @@ class ShardScenes(CachedScenes):
             file = tar.extractfile(member)
             if file is None or member.size > math.prod(shape) * kind.itemsize + ARRAY_HEADER:
                 raise ValueError(f"{member.name} is too long")
-            array = np.load(BytesIO(file.read()), allow_pickle=False)
+            content = file.read()
+            try:
+                array = np.load(BytesIO(content), allow_pickle=False)
+            except Exception as error:  # of a damaged header, numpy raises almost anything
+                raise ValueError(f"{member.name} is damaged") from error
             if not isinstance(array, np.ndarray) or (array.dtype, array.shape) != (kind, shape):
                 raise ValueError(f"{member.name} is of another shape or type")
             found.setdefault(number, {})[part[2]] = torch.from_numpy(np.ascontiguousarray(array))

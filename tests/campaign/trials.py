@@ -25,6 +25,7 @@ from campaign.children import (
     jumping_clock,
     killed_at,
     no_file_beyond,
+    no_memory_beyond,
     refused_from,
     start,
 )
@@ -102,6 +103,16 @@ class Trials:
                 self.counts["kills at changes" if at_changes else "kills at moments"] += 1
                 count -= 1
             self.judge("killed runs", folder)
+
+    def little_memory(self, mebibytes: int) -> None:
+        """The job must do with so much memory, and give the same."""
+        folder = self.folder()
+        end = attempt(self.job.run, folder, no_memory_beyond(mebibytes))
+        self.counts["in little memory"] += 1
+        if end.code:
+            self.problem("memory", f"cannot do with {mebibytes} MiB: {end.output[-2000:]}")
+        else:
+            self.compare("memory", folder)
 
     # A disk that is full, or read only
 
