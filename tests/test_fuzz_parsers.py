@@ -19,15 +19,21 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from debs import write_deb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from parsers import HOSTILE, OF_JSON, PARSERS, obj, outcome
+from parsers import HOSTILE, OF_JSON, PARSERS, colmap_binary, compacted, obj, outcome
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
+from mvgenvs.colmap import read_colmap
 from mvgenvs.config import load_config
+from mvgenvs.data.compact import CompactScenes
 from mvgenvs.data.images import read_colour, read_mask
 from mvgenvs.data.opencars import packages
 from mvgenvs.errors import UserError
+from mvgenvs.meshes.files import load_mesh
 from mvgenvs.meshes.obj import read_obj, read_obj_in_zip
 from mvgenvs.photos import read_image
 
@@ -172,6 +178,41 @@ def test_members_stay_in_their_folder(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="outside the folder"):
         packages.unpack(path, ["*"], tmp_path / "in/out")
     assert [p.name for p in tmp_path.rglob("*")] == ["in", "a.deb"]
+
+
+def test_pictures_in_an_archive_are_no_larger_than_it_says(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    path.write_bytes(compacted(tmp_path))
+    tensors, metadata = load_file(path), safe_open(path, framework="pt").metadata()
+    for claim in (png_of(70_000, 70_000, b""), png_of(12_000, 12_000, zlib.compress(bytes(12_001 * 12_000))), b"x"):
+        first = torch.frombuffer(bytearray(claim), dtype=torch.uint8)
+        lengths = tensors["lengths"].clone()
+        lengths[0] = len(claim)
+        others = tensors["bytes"][int(tensors["lengths"][0]) :]
+        save_file({**tensors, "lengths": lengths, "bytes": torch.cat([first, others])}, path, metadata)
+        with pytest.raises(UserError, match="damaged or missing"):
+            CompactScenes(path).load(0)
+
+
+def test_names_of_others_leave_a_sentence_one_line(tmp_path: Path) -> None:
+    of_no_camera = struct.pack("<I", 7) + b"\n\x1b[2m\0"
+    (tmp_path / "images.bin").write_bytes(
+        colmap_binary(tmp_path).replace(struct.pack("<I", 1) + b"a.png\0", of_no_camera)
+    )
+    with pytest.raises(UserError) as caught:
+        read_colmap(tmp_path)
+    assert str(caught.value).isprintable()
+    assert str(UserError("a\nb\x1bc é 日本")) == r"a\nb\x1bc é 日本"
+
+
+@pytest.mark.parametrize("line", ["0 1 0\n3 0 1 7", "0 1 0\n3 0 1 -1", "0 nan 0\n3 0 1 2", "0 1e999 0\n3 0 1 2"])
+def test_triangles_have_vertices_and_these_are_finite(line: str, tmp_path: Path) -> None:
+    pytest.importorskip("trimesh")
+    header = "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
+    header += "element face 1\nproperty list uchar int vertex_indices\nend_header\n"
+    (tmp_path / "a.ply").write_text(f"{header}0 0 0\n1 0 0\n{line}\n")
+    with pytest.raises(UserError, match="damaged"):
+        load_mesh(tmp_path / "a.ply")
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "{}/secret.png", "a/../../secret.png", "..\\secret.png"])

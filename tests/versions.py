@@ -39,7 +39,7 @@ import importlib, pathlib, sys, warnings
 count, without = 0, 0
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    (root,) = {p for place in sys.path if (p := pathlib.Path(place)).name == "site-packages" and (p / "mvgenvs").exists()}
+    (root,) = {path for path in map(pathlib.Path, sys.path) if path.name == "site-packages"}
     for name in ("attention", "eval", "mvgenvs"):
         for path in sorted((root / name).rglob("*.py")):
             parts = path.relative_to(root).with_suffix("").parts
