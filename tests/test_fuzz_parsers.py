@@ -211,7 +211,7 @@ def test_triangles_have_vertices_and_these_are_finite(line: str, tmp_path: Path)
     header = "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
     header += "element face 1\nproperty list uchar int vertex_indices\nend_header\n"
     (tmp_path / "a.ply").write_text(f"{header}0 0 0\n1 0 0\n{line}\n")
-    with pytest.raises(UserError, match="damaged|holds no triangles"):
+    with pytest.raises(UserError, match=r"damaged|holds no triangles"):
         load_mesh(tmp_path / "a.ply")
 
 
