@@ -82,7 +82,7 @@ def large_jobs(work: Path) -> dict[str, Job]:
     for frame in content["frames"]:
         del frame["depth_file_path"]
     transforms.write_text(json.dumps(content))
-    scoring = [str(scene), "--truth", str(scene), "--metrics", "consistency", "--device", "cpu"]
+    scoring = [str(scene), "--metrics", "consistency", "--device", "cpu"]
     return {
         "1,000 views, read": Job(lambda out: read_views(scene, out), lambda out: files(out, lambda name: True)),
         "1,000 views, scored": Job(
