@@ -230,7 +230,7 @@ def load_scheduler(folder: Path) -> Any:
     try:
         kind = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
         scheduler_class = getattr(diffusers, kind)
-        if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, diffusers.SchedulerMixin)):
+        if not issubclass(scheduler_class, diffusers.SchedulerMixin):
             raise ValueError(f"{kind} is no scheduler")
         scheduler = scheduler_class.from_pretrained(folder / "scheduler")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
