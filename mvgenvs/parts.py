@@ -145,7 +145,7 @@ def build_denoiser(config: TrainConfig, codec: Codec, features: int) -> JointMod
 
 def checkpoints(run: Path) -> list[Path]:
     """Complete checkpoints of a training run, oldest first. Unfinished ones have a temporary name and do not count."""
-    return sorted(p for p in run.glob(f"{CHECKPOINT_PREFIX}*") if p.name.removeprefix(CHECKPOINT_PREFIX).isdigit())
+    return sorted(p for p in run.glob(f"{CHECKPOINT_PREFIX}*") if p.name.removeprefix(CHECKPOINT_PREFIX).isdecimal())
 
 
 def find_pipeline(path: Path) -> Path:
@@ -229,7 +229,10 @@ def load_scheduler(folder: Path) -> Any:
     """The noise levels saved in a pipeline folder. Raises `UserError` if they cannot be read or would be misread."""
     try:
         kind = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
-        scheduler = getattr(diffusers, kind).from_pretrained(folder / "scheduler")
+        scheduler_class = getattr(diffusers, kind)
+        if not issubclass(scheduler_class, diffusers.SchedulerMixin):
+            raise ValueError(f"{kind} is no scheduler")
+        scheduler = scheduler_class.from_pretrained(folder / "scheduler")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder} is not an mvgenvs pipeline: cannot read its 'scheduler'") from error
     check_scheduler(scheduler)

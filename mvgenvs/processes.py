@@ -104,4 +104,4 @@ def _rank() -> int:
 
 def _variable(names: tuple[str, ...], default: int) -> int:
     """The first of these environment variables that is set."""
-    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), default)
+    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdecimal()), default)

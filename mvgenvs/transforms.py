@@ -144,11 +144,16 @@ def _pose(frame: dict[str, Any], where: str) -> Float[Tensor, "4 4"]:
     if not square or not all(_is_number(x, -FARTHEST, FARTHEST) for row in rows for x in row):
         raise UserError(f"{where}: 'transform_matrix' must be 4 rows of 4 finite numbers.")
     pose = torch.tensor(rows, dtype=torch.float32)
-    rotation = pose[:3, :3]
-    rigid = torch.allclose(rotation @ rotation.T, torch.eye(3), atol=1e-2) and torch.linalg.det(rotation) > 0
-    if not rigid or not torch.allclose(pose[3], torch.tensor([0.0, 0.0, 0.0, 1.0]), atol=1e-4):
+    if not is_rigid(pose):
         raise UserError(f"{where}: 'transform_matrix' must be a rotation and a translation above a row 0 0 0 1.")
     return pose
+
+
+def is_rigid(pose: Float[Tensor, "4 4"]) -> bool:
+    """Whether a matrix is a rotation and a translation above a row 0 0 0 1, as far as files write it."""
+    rotation = pose[:3, :3]
+    rigid = torch.allclose(rotation @ rotation.T, torch.eye(3), atol=1e-2) and torch.linalg.det(rotation) > 0
+    return bool(rigid) and torch.allclose(pose[3], torch.tensor([0.0, 0.0, 0.0, 1.0]), atol=1e-4)
 
 
 def _intrinsics(keys: dict[str, Any], folder: Path, where: str) -> tuple[Float[np.ndarray, "3 3"], tuple[int, int]]:

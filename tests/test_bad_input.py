@@ -287,6 +287,8 @@ TABLE: dict[str, tuple[str, str, str]] = {
         data --shards 0                                 => --shards
         data --shards 9                                 => at most as many
         data --size 1e9                                 => --size
+        data --url pipe:true                            => no address
+        data --url ../elsewhere                         => no address
     """),
     "mvgenvs.app.__main__": ("", "", """
         --port 0                                        => --port

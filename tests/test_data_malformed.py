@@ -126,3 +126,29 @@ def test_what_lies_in_a_folder_is_recognised(tmp_path, root):
     write_srn(tmp_path, {"train": 1}, views=1)
     with pytest.raises(UserError, match="no split 'test', it has train"):
         open_scenes(tmp_path, "test")
+
+
+POSE, LENS = "1 0 0 0 0 1 0 0 0 0 1 1.3 0 0 0 1", "131.25 64 64 0.\n0. 0. 0.\n1.\n128 128\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("pose/000000.txt", f"{POSE} 1", "must hold 16 numbers"),
+        ("pose/000000.txt", POSE.replace("1 0 0 0 0 1", "2 0 0 0 0 1"), "a rotation and a translation"),
+        ("pose/000000.txt", POSE.replace("1.3", "nan"), "not finite"),
+        ("pose/000000.txt", POSE.replace("1.3", "1e30"), "not finite, or beyond"),
+        ("intrinsics.txt", LENS.replace("131.25", "0"), "'fl_x'"),
+        ("intrinsics.txt", LENS.replace("128 128", "128 1e6"), "'w'"),
+        ("intrinsics.txt", LENS.replace("128 128", "0.5 128"), "'h'"),
+        ("intrinsics.txt", LENS.replace("128 128", "128 inf"), "not finite"),
+    ],
+)
+def test_cameras_that_are_none_are_refused(file: str, text: str, message: str, tmp_path: Path) -> None:
+    root = write_srn(tmp_path, {"train": 1}, views=2)
+    (root / "cars_train/train-0/rgb/\N{SUPERSCRIPT TWO}.png").write_bytes(b"")  # no number, though a digit
+    scenes = open_scenes(root, "train", 32)
+    assert scenes.load(0).num_views == 2
+    (root / "cars_train/train-0" / file).write_text(text)
+    with pytest.raises(UserError, match=message):
+        open_scenes(root, "train", 32).load(0)

@@ -1,13 +1,19 @@
 """Shards give back what they were made from, and processes that stream them never see the same set or shard."""
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import threading
 from collections import Counter
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_data import write_opencars
@@ -23,8 +29,6 @@ from mvgenvs.data.streamed_sets import DRAWS, StreamedSets
 from mvgenvs.errors import UserError
 from mvgenvs.parts import checkpoints
 from mvgenvs.training.trainer import train
-
-pytest.importorskip("webdataset", reason="webdataset is not installed")
 
 OBJECTS, SHARDS, SIZE, SEED = 12, 4, 16, TrainConfig().run.seed
 PROCESS = """
@@ -171,15 +175,95 @@ def test_all_families_of_a_window_are_drawn_alike(root: Path) -> None:
         assert sets.draw(index).seed == plain.draw(index).seed
 
 
-def test_shards_may_lie_elsewhere(root: Path, tmp_path: Path) -> None:
-    away = tmp_path / "away"
-    away.mkdir()
-    for path in root.glob("*.tar"):
-        path.rename(away / path.name)
-    index = root / "train.shards.json"
-    content = json.loads(index.read_text())
-    index.write_text(json.dumps(content | {"url": f"pipe:cat {away}/"}))
-    assert open_scenes(root, "train", SIZE).load(0).num_views == 5
+class Flaky(SimpleHTTPRequestHandler):
+    """Serves a folder; the first answers are failures."""
+
+    failures = 1
+
+    def do_GET(self) -> None:
+        if type(self).failures:
+            type(self).failures -= 1
+            self.send_error(503)
+        else:
+            super().do_GET()
+
+    def log_message(self, *_: object) -> None:
+        """Silent."""
+
+
+def test_shards_may_lie_elsewhere(data: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streamed, "PAUSE", 0.0)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Flaky, directory=str(root))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        words = [str(data), "--size", str(SIZE), "--shards", "4", "--output", str(tmp_path / "index"), "--url", url]
+        sharding.main([*words, "--split", "train"])
+        for path in (tmp_path / "index").glob("*.tar"):
+            path.unlink()
+        there, here = open_scenes(tmp_path / "index", "train", SIZE), open_scenes(root, "train", SIZE)
+        assert torch.equal(there.load(0).images, here.load(0).images)
+        (root / "train-000002.tar").unlink()
+        with pytest.raises(UserError, match=r"cannot read the shard http://127.*000002\.tar"):
+            there.load(there.shard_of.index(2))
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["pipe:touch ran; cat ", "file:///etc/", "ftp://host/x", "http://host/'; touch ran; '", "http://h/{a,b}", "/x"],
+)
+def test_an_index_of_others_runs_nothing_and_reads_nothing_else(url: str, root: Path, tmp_path: Path) -> None:
+    path = root / "train.shards.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"url": url}))
+    with pytest.raises(UserError, match="give an address of http or https"):
+        open_scenes(root, "train", SIZE)
+    with pytest.raises(UserError, match="no address of http"):
+        sharding.main([str(root), "--output", str(tmp_path / "out"), "--url", url])
+    assert not Path("ran").exists() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["../train-000000.tar", "/etc/passwd", "pipe:touch ran", "..", "a\\b", "a b", "", "x::y"]
+)
+def test_shards_of_an_index_lie_beside_it(name: str, root: Path) -> None:
+    path = root / "train.shards.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"shards": [name, *content["shards"][1:]]}))
+    with pytest.raises(UserError, match="do not lie beside it"):
+        open_scenes(root, "train", SIZE)
+
+
+def test_folders_may_have_any_name(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("pipe:touch ran; #", "{a,b} é", "x::y"):
+        write(data, Path(name), "train")
+        assert open_scenes(Path(name), "train", SIZE).load(0).num_views == 5
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("kind", ["pickled", "wide", "text", "claims", "archive", "header"])
+def test_arrays_of_others_are_what_they_must_be(kind: str, root: Path) -> None:
+    scenes = open_scenes(root, "train", SIZE)
+    member = f"{next(e['number'] for e in scenes._entries if e['shard'] == 0):09d}.images.npy"
+    buffer = io.BytesIO()
+    if kind == "archive":
+        np.savez(buffer, np.zeros(3))
+    else:
+        odd = {"pickled": np.array([{}], object), "wide": np.zeros((5, 3, 16, 17), np.uint8), "text": np.array(["x"])}
+        np.save(buffer, odd.get(kind, np.zeros((5, 3, 16, 16), np.uint8)), allow_pickle=True)
+    content = buffer.getvalue()
+    if kind == "claims":  # a small file that stands for a large array
+        content = content.replace(b"(5, 3, 16, 16), }    ", b"(90000, 3, 16, 16), }")
+        assert b"90000" in content
+    if kind == "header":  # of which numpy raises SyntaxError or tokenize's error
+        content = content[:10] + content[10:70].replace(b"'descr'", b"{{r\r00\0") + content[70:]
+    with tarfile.open(root / "train-000000.tar", "w") as tar:
+        info = tarfile.TarInfo(member)
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+    with pytest.raises(UserError, match="cannot read the shard"):
+        scenes.load(scenes.shard_of.index(0))
 
 
 def test_fewer_shards_than_processes_and_mixtures_are_refused(data: Path, root: Path) -> None:
@@ -237,12 +321,6 @@ def test_a_full_disk_leaves_no_index_of_shards_that_are_not_there(
     assert not [path for path in root.iterdir() if path.name.startswith(".train")]
     with pytest.raises(UserError, match="found no data set"):
         open_scenes(root, "train", SIZE)
-
-
-def test_without_webdataset_one_sentence_says_what_to_install(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "webdataset", None)
-    with pytest.raises(UserError, match=r"pip install 'mvgenvs\[stream\]'"):
-        open_scenes(root, "train", SIZE).load(0)
 
 
 def test_more_shards_than_objects_are_refused(data: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The training loop's promises: exact resume, equality over processes and accumulation, frozen parts, skipped steps."""
 
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -170,6 +171,39 @@ def test_a_checkpoint_whose_configuration_is_damaged_is_passed_over(
         (path / "config.yaml").write_text(damage)
     with pytest.raises(UserError, match="can be read"):
         train_multiview.train(tiny(run), resume=True)
+
+
+class Program:
+    """What makes a folder when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = str(mark)
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (self.mark,)
+
+
+def test_nothing_in_a_checkpoint_of_others_runs(
+    tmp_path: Path, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, mark = tmp_path / "run", tmp_path / "ran"
+    shutil.copytree(uninterrupted, run)
+    state = checkpoints(run)[-1] / "state"
+    files = sorted([*state.glob("*.pkl"), *state.glob("*.bin")])
+    assert len(files) == 4, "averages, schedule, optimiser and random states"
+    for number, path in enumerate(files):
+        whole = path.read_bytes()
+        for write in (
+            lambda path: path.write_bytes(pickle.dumps(Program(mark))),
+            lambda p: torch.save(Program(mark), p),
+        ):
+            write(path)
+            with pytest.raises(checkpoint.DAMAGE):
+                checkpoint.check_state(state)
+        if number < len(files) - 1:
+            path.write_bytes(whole)
+    assert train_multiview.train(tiny(run), resume=True) == 0
+    assert "000004 is damaged" in capsys.readouterr().err and not mark.exists()
 
 
 def test_a_checkpoint_with_half_of_any_file_of_its_state_is_passed_over(

@@ -11,6 +11,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import UInt8, UInt16
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
@@ -119,18 +121,23 @@ class CompactScenes(CachedScenes):
         mask = np.full(pixels.shape[:2], 255, np.uint8) if opaque else pixels[..., 3]
         rgb = np.where(mask[..., None] == 0, np.uint8(255), pixels[..., 2::-1])  # WebP drops colours that are invisible
         low, step = self._ranges[number]
-        eight = self._decoded(2 * number + 1)
-        eight = (eight if eight.ndim == 2 else eight[..., 0]).astype(np.int32)
+        eight = self._decoded(2 * number + 1)[..., 0].astype(np.int32)
         depth = np.where(eight == 0, 0, low + (eight - 1) * step).astype(np.uint16)
         return np.ascontiguousarray(rgb.transpose(2, 0, 1)), mask, depth
 
     def _decoded(self, number: int) -> np.ndarray:
         end = self._ends[number]
         start = self._ends[number - 1] if number else 0
-        pixels = cv2.imdecode(self._bytes[start:end], cv2.IMREAD_UNCHANGED)
-        if pixels is None or pixels.shape[:2] != (self.size, self.size):
+        data, pixels = self._bytes[start:end], None
+        try:
+            with Image.open(BytesIO(data)) as header:  # a few bytes may stand for more pixels than fit into memory
+                if header.size == (self.size, self.size):
+                    pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        except Exception:  # of a damaged header, Pillow raises almost anything
+            pixels = None
+        if pixels is None or pixels.dtype != np.uint8 or pixels.shape[:2] != (self.size, self.size):
             raise UserError(f"{self.path} is damaged or missing: make it again")
-        return pixels
+        return pixels if pixels.ndim == 3 else pixels[..., None].repeat(3, axis=2)
 
 
 def _in_8_bits(depth: UInt16[np.ndarray, "h w"]) -> tuple[UInt8[np.ndarray, "h w"], int, int]:

@@ -22,6 +22,11 @@ TYPES = {"c2w": "float32", "K": "float32", "depth": "uint16", "images": "uint8",
 ARRAYS = ("c2w", "K", "depth", "images", "mask")  # in the file's order, widest numbers first, for alignment
 
 
+def shapes(size: int) -> dict[str, tuple[int, ...]]:
+    """The shape of a view in each array."""
+    return {"c2w": (4, 4), "K": (3, 3), "images": (3, size, size), "mask": (1, size, size), "depth": (1, size, size)}
+
+
 def packed_file(root: Path, split: str) -> Path:
     return root / f"{split}.safetensors"
 
@@ -102,10 +107,9 @@ def _are_arrays(names: Any) -> bool:
 
 def _check_arrays(path: Path, arrays: dict[str, Tensor], entries: list[dict[str, Any]], size: int) -> None:
     """Raises `UserError` unless each array has the rows and the shape that the header's objects need."""
-    shapes = {"c2w": (4, 4), "K": (3, 3), "images": (3, size, size), "mask": (1, size, size), "depth": (1, size, size)}
     for name in {name for entry in entries for name in entry["arrays"]}:
         rows = sum(len(entry["view_ids"]) for entry in entries if name in entry["arrays"])
-        if name not in arrays or tuple(arrays[name].shape) != (rows, *shapes[name]):
+        if name not in arrays or tuple(arrays[name].shape) != (rows, *shapes(size)[name]):
             raise UserError(f"{path} lacks a part of its '{name}': pack the data again")
         if str(arrays[name].dtype) != f"torch.{TYPES[name]}":
             raise UserError(f"{path} holds '{name}' of another type, {arrays[name].dtype}: pack the data again")

@@ -8,6 +8,7 @@ python -m mvgenvs.data.shards data/objects --size 64 --shards 32 --output data/o
     ROOT/<split>-000000.tar         one sample per object: <number>.images.npy, .mask.npy, .depth.npy, .c2w.npy, .k.npy
 """
 
+import argparse
 import io
 import json
 import tarfile
@@ -22,12 +23,19 @@ from tqdm import tqdm
 from mvgenvs.cli import SIDE, OneSentenceParser, number, run_script
 from mvgenvs.data.scenes import open_scenes, splits_in
 from mvgenvs.data.stored import SPLITS, CachedScenes, SceneObject, StoredViews
-from mvgenvs.data.streamed import FORMAT, index_file, read_index
+from mvgenvs.data.streamed import ADDRESS, FORMAT, index_file, read_index
 from mvgenvs.errors import UserError
 from mvgenvs.files import atomically, write_text
 from mvgenvs.folders import OwnFolder
 
 OBJECTS = 64  # in a shard by default
+
+
+def address(text: str) -> str:
+    """An argparse type: where shards may lie."""
+    if text and not ADDRESS.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text[:100]!r} is no address of http or https")
+    return text
 
 
 def shard_names(split: str, count: int) -> list[str]:
@@ -73,7 +81,7 @@ def _entry(item: SceneObject, index: int, shard: int, depth_unit: float) -> dict
 
 def _add(tar: tarfile.TarFile, key: str, stored: StoredViews) -> None:
     arrays = {
-        "c2w": stored.cameras.c2w, "k": stored.cameras.K,  # webdataset reads names in lower case
+        "c2w": stored.cameras.c2w, "k": stored.cameras.K,  # WebDataset's names are in lower case
         "images": stored.images, "mask": stored.mask, "depth": stored.depth,
     }  # fmt: skip
     for name, tensor in arrays.items():
@@ -100,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="N",
     )
     parse.add("--url", "where you will put the shards, such as https://host/folder; beside the index unless given",
-              default="")  # fmt: skip
+              type=address, default="")  # fmt: skip
     options = parse.parse_args(arguments)
     with OwnFolder(options.output) as own:
         for split in options.split or splits_in(options.root):

@@ -25,6 +25,7 @@ from mvgenvs.cameras import Cameras
 from mvgenvs.data.images import read_colour, read_depth, read_mask, resized, resized_depth
 from mvgenvs.data.stored import SPLITS, CachedScenes, SceneObject, StoredViews, store
 from mvgenvs.errors import UserError
+from mvgenvs.transforms import FARTHEST, RANGES, is_rigid
 
 IMAGE_SUFFIXES = (".png", ".webp")
 DEPTH_SCALE = 20000  # steps of a depth map in one world unit
@@ -87,9 +88,9 @@ def read_object_cameras(item: SceneObject) -> Cameras:
     """The cameras of the views `item.view_ids`, for images of the size that intrinsics.txt says."""
     if not item.view_ids:
         raise UserError(f"found no images in {item.folder / 'rgb'}")
-    poses = [_numbers(item.folder / "pose" / f"{view_id:06d}.txt", 16).reshape(4, 4) for view_id in item.view_ids]
+    poses = [_pose(item.folder / "pose" / f"{view_id:06d}.txt") for view_id in item.view_ids]
     K, hw = _intrinsics(item.folder)
-    return Cameras(torch.from_numpy(np.stack(poses)).float(), K.repeat(len(poses), 1, 1), hw)
+    return Cameras(torch.stack(poses), K.repeat(len(poses), 1, 1), hw)
 
 
 def describe_object(folder: Path) -> SceneObject:
@@ -149,7 +150,7 @@ def _read_json(path: Path) -> Any:
 
 def _view_ids(folder: Path) -> tuple[int, ...]:
     files = (folder / "rgb").iterdir()
-    return tuple(sorted(int(f.stem) for f in files if f.suffix in IMAGE_SUFFIXES and f.stem.isdigit()))
+    return tuple(sorted(int(f.stem) for f in files if f.suffix in IMAGE_SUFFIXES and f.stem.isdecimal()))
 
 
 def _read_image(folder: Path, view_id: int) -> UInt8[np.ndarray, "h w 3"]:
@@ -168,8 +169,21 @@ def _not_white(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w"]:
 
 
 def _intrinsics(folder: Path) -> tuple[Float[Tensor, "3 3"], tuple[int, int]]:
-    focal, cx, cy, *_, height, width = _numbers(folder / "intrinsics.txt", 10)
+    path = folder / "intrinsics.txt"
+    focal, cx, cy, *_, height, width = _numbers(path, 10)
+    for name, value in {"fl_x": focal, "cx": cx, "cy": cy, "w": width, "h": height}.items():
+        low, high = RANGES[name]
+        if not low <= value <= high or (name in "wh" and value != int(value)):
+            raise UserError(f"{path} holds {value} where '{name}', from {low} to {high}, belongs")
     return torch.tensor([[focal, 0, cx], [0, focal, cy], [0, 0, 1]], dtype=torch.float32), (int(height), int(width))
+
+
+def _pose(path: Path) -> Float[Tensor, "4 4"]:
+    values = _numbers(path, 16)
+    pose = torch.from_numpy(values[:16]).float().reshape(4, 4)
+    if len(values) > 16 or not is_rigid(pose):
+        raise UserError(f"{path} must hold 16 numbers, a rotation and a translation above a row 0 0 0 1")
+    return pose
 
 
 def _numbers(path: Path, at_least: int) -> Float[np.ndarray, " n"]:
@@ -179,4 +193,6 @@ def _numbers(path: Path, at_least: int) -> Float[np.ndarray, " n"]:
         raise UserError(f"cannot read numbers from {path}") from error
     if len(values) < at_least:
         raise UserError(f"{path} holds {len(values)} numbers where at least {at_least} are needed")
+    if not (np.abs(values) <= FARTHEST).all():
+        raise UserError(f"{path} holds a number that is not finite, or beyond {FARTHEST:.0e}")
     return values

@@ -27,7 +27,17 @@ def load_mesh(path: Path) -> Mesh:
     mesh = OWN[suffix](path) if suffix in OWN else _read_by_trimesh(path)
     if not mesh.num_triangles:
         raise UserError(f"{path} holds no triangles")
+    if not all(is_sound(part) for part in mesh.parts):
+        raise UserError(f"{path} is damaged: it has vertices that are not finite, or triangles of vertices it lacks")
     return mesh
+
+
+def is_sound(part: MeshPart) -> bool:
+    """Whether all vertices are finite, and triangles and texture coordinates fit them."""
+    count, corners = len(part.positions), part.triangles
+    if len(corners) and not 0 <= corners.min() <= corners.max() < count:
+        return False
+    return bool(np.isfinite(part.positions).all()) and (part.uvs is None or part.uvs.shape == (count, 2))
 
 
 def _read_by_trimesh(path: Path) -> Mesh:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.utils.other import load
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 
@@ -143,7 +144,7 @@ def resume(accelerator: Accelerator, config: TrainConfig, ema: EMAModel) -> tupl
             )
         try:
             progress = json.loads((folder / "step.json").read_text())
-            check_random_state(folder / "state", accelerator.process_index)
+            check_state(folder / "state")
             accelerator.load_state(str(folder / "state"))
             check_finite(accelerator, ema)
         except DAMAGE as error:
@@ -156,11 +157,13 @@ def resume(accelerator: Accelerator, config: TrainConfig, ema: EMAModel) -> tupl
     return 0, 0
 
 
-def check_random_state(state: Path, process: int) -> None:
-    """Raises one of `DAMAGE` where a process's random states cannot be read: accelerate would go on without them."""
-    path = state / f"random_states_{process}.pkl"
-    if path.exists():  # not of a process that a run with fewer of them did not have
-        torch.load(path, weights_only=False)  # what accelerate does
+def check_state(state: Path) -> None:
+    """Raises one of `DAMAGE` where the state holds anything but numbers, which could run when accelerate loads it.
+
+    So it does for random states that cannot be read: accelerate would go on without them.
+    """
+    for path in sorted([*state.glob("*.pkl"), *state.glob("*.bin")]):
+        load(path, map_location="cpu", weights_only=True)
 
 
 def check_finite(accelerator: Accelerator, ema: EMAModel) -> None:

@@ -158,6 +158,17 @@ def no_file_beyond(room: int) -> Fault:
     return fault
 
 
+def no_memory_beyond(mebibytes: int) -> Fault:
+    """The system gives no more memory than so much beyond what the imports took."""
+
+    def fault(folder: Path) -> None:
+        status = Path("/proc/self/status").read_text()
+        (held,) = (int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmData:"))
+        resource.setrlimit(resource.RLIMIT_DATA, (held + (mebibytes << 20), resource.RLIM_INFINITY))
+
+    return fault
+
+
 def jumping_clock(seed: int) -> Fault:
     """The system's clock is set again and again, by up to a day to either side."""
 

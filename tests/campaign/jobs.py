@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 from test_training import DATA, REPO, TINY
 from tiny import tiny_pipeline
-from tiny_data import write_opencars
+from tiny_data import SIZE, toy_views, write_capture, write_opencars
 from tiny_recipe import tiny_recipe
 
 import eval.evaluation
@@ -21,7 +22,10 @@ import mvgenvs.generation
 import mvgenvs.training.recipe
 import train_multiview
 from eval import run as evaluation
+from eval import score
 from mvgenvs.data.opencars import build
+from mvgenvs.data.sampling import TrainingSets
+from mvgenvs.data.scenes import open_scenes
 from mvgenvs.folders import OwnFolder
 from mvgenvs.nerf import model
 from mvgenvs.parts import checkpoints
@@ -30,6 +34,7 @@ from mvgenvs.training.checkpoint import save_fp16
 LAZY = (eval.evaluation, mvgenvs.generation, mvgenvs.training.recipe)  # imported once, not in each child
 torch.set_num_threads(1)
 model.CELL = 0.1  # coarse, so that a step takes little time
+MANY_VIEWS = 1000
 Digest = dict[str, str]
 
 
@@ -66,6 +71,35 @@ def jobs(work: Path) -> dict[str, Job]:
         "infer": Job(lambda out: infer_multiview.main([*infer, "--output", str(out)]), digest_of_views),
         "eval": Job(lambda out: evaluation.main([*evaluate, "--output", str(out)]), digest_of_evaluation),
     }
+
+
+def large_jobs(work: Path) -> dict[str, Job]:
+    """What is done with a scene of many views, whose memory is measured."""
+    scene = write_capture(work / "capture", toy_views(1, MANY_VIEWS))
+    shutil.rmtree(scene / "depth")
+    transforms = scene / "transforms.json"
+    content = json.loads(transforms.read_text())
+    for frame in content["frames"]:
+        del frame["depth_file_path"]
+    transforms.write_text(json.dumps(content))
+    scoring = [str(scene), "--metrics", "consistency", "--device", "cpu"]
+    return {
+        "1,000 views, read": Job(lambda out: read_views(scene, out), lambda out: files(out, lambda name: True)),
+        "1,000 views, scored": Job(
+            lambda out: score.main([*scoring, "--output", str(out)]), lambda out: files(out, lambda name: False)
+        ),
+    }
+
+
+def read_views(scene: Path, out: Path) -> int:
+    """As training reads them: all of a scene, and then sets of a few."""
+    scenes = open_scenes(scene, "train", SIZE)
+    sets = TrainingSets(scenes, 4, (1, 1), 8, 0, 8)
+    for index in range(8):
+        assert sets[index].views.num_views == 4
+    out.mkdir()
+    (out / "read").write_text(str(scenes.load(0).num_views))
+    return 0
 
 
 def trained(out: Path, changes: dict[str, str]) -> int:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -11,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -23,6 +25,7 @@ from campaign.children import (
     jumping_clock,
     killed_at,
     no_file_beyond,
+    no_memory_beyond,
     refused_from,
     start,
 )
@@ -100,6 +103,16 @@ class Trials:
                 self.counts["kills at changes" if at_changes else "kills at moments"] += 1
                 count -= 1
             self.judge("killed runs", folder)
+
+    def little_memory(self, mebibytes: int) -> None:
+        """The job must do with so much memory, and give the same."""
+        folder = self.folder()
+        end = attempt(self.job.run, folder, no_memory_beyond(mebibytes))
+        self.counts["in little memory"] += 1
+        if end.code:
+            self.problem("memory", f"cannot do with {mebibytes} MiB: {end.output[-2000:]}")
+        else:
+            self.compare("memory", folder)
 
     # A disk that is full, or read only
 
@@ -268,6 +281,22 @@ def noise(name: str) -> Callable[[Path], None]:
     return damage
 
 
+class Program:
+    """What ends the process that unpickles it."""
+
+    def __reduce__(self) -> tuple[Callable[[int], NoReturn], tuple[int]]:
+        return os._exit, (3,)
+
+
+def program(name: str) -> Callable[[Path], None]:
+    """A file of somebody else's, which runs when it is read as pickle and torch read files that they trust."""
+
+    def damage(checkpoint: Path) -> None:
+        next(checkpoint.glob(name)).write_bytes(pickle.dumps(Program()))
+
+    return damage
+
+
 DAMAGES: dict[str, Callable[[Path], None]] = {
     "half its weights": cut("state/model*.safetensors"),
     "half its optimiser": cut("state/optimizer.bin"),
@@ -278,4 +307,6 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "half its configuration": cut("config.yaml"),
     "noise for weights": noise("state/model*.safetensors"),
     "noise for averages": noise("state/custom_checkpoint_1.pkl"),
+    "a program for averages": program("state/custom_checkpoint_1.pkl"),
+    "a program for an optimiser": program("state/optimizer.bin"),
 }
