@@ -6,7 +6,7 @@ which takes seconds.
 
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -35,7 +35,12 @@ class ViewSampler:
     scheduler: EDMScheduler
     config: Mapping[str, Any]  # the sampling defaults, by the names in `parts.DEFAULTS`
     precision: torch.dtype
-    device: torch.device
+
+    if TYPE_CHECKING:
+
+        @property
+        def device(self) -> torch.device:
+            """Where the networks are."""
 
     @property
     def size(self) -> int:
@@ -139,7 +144,7 @@ class MultiViewModel(ViewSampler):
         parts, scheduler = load_parts(folder), load_scheduler(folder)
         if attention_backend is not None:
             parts.denoiser.set_attention_backend(attention_backend)
-        return cls(**parts.modules(), scheduler=scheduler, **parts.defaults)
+        return cls(parts.codec, parts.nerf, parts.denoiser, scheduler, **parts.defaults)
 
     @property
     def device(self) -> torch.device:

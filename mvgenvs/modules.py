@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin
+from torch import nn
 
 HOOKS = "diffusers.hooks.group_offloading"  # a model has no hook unless somebody has imported this
 
@@ -28,4 +29,6 @@ class Module(ModelMixin, ConfigMixin):
 
     def to(self, *arguments: Any, **keywords: Any) -> Any:
         """As `torch.nn.Module.to`."""
-        return (super() if HOOKS in sys.modules else super(ModelMixin, self)).to(*arguments, **keywords)
+        if HOOKS in sys.modules:
+            return super().to(*arguments, **keywords)
+        return nn.Module.to(self, *arguments, **keywords)
