@@ -37,11 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         places = measure_places(args, device, photo)
         text = "\n\n".join(table for table in (orbit_table(orbits), place_table(places)) if table)
         if args.output:
-            record = {
-                "versions": all_versions(),
-                "orbits": list(map(asdict, orbits)),
-                "places": list(map(asdict, places)),
-            }
+            rows = {"orbits": list(map(asdict, orbits)), "places": list(map(asdict, places))}
             with explained_failures(args.output):
                 write(args.output, device, {"versions": all_versions(), **rows}, text)
     print(text)
