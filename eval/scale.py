@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mvgenvs.photos import frame_photo
 
     device = resolve_device(args.device)
-    photo = frame_photo(read_known_view(Given(str(args.image), "canonical")).image, max(128, *args.sizes)).rgba
+    photo = frame_photo(read_known_view(Given(str(args.image), "canonical")).image, max([128, *args.sizes])).rgba
     with ExitStack() as stack:
         if args.output:
             stack.enter_context(OwnFolder(args.output)).claim(FILES)

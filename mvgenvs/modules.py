@@ -1,11 +1,11 @@
 """The base of all networks here: diffusers models that leave diffusers' hooks alone until somebody uses them.
 
-`ModelMixin` asks group offloading where a model is, and where it may go. That imports all hooks, and peft and
-transformers with them: two seconds in which nothing happens.
+`ModelMixin` asks the hooks of group offloading where a model is, and where it may go. That imports peft and
+transformers, which takes two seconds; and it looks at every layer by its name, at every question, which takes
+milliseconds.
 """
 
 import itertools
-import sys
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin
 from torch import nn
 
-HOOKS = "diffusers.hooks.group_offloading"  # a model has no hook unless somebody has imported this
+HOOK = "_diffusers_hook"  # the attribute of a layer that has one
 
 
 class Module(ModelMixin, ConfigMixin):
@@ -23,12 +23,21 @@ class Module(ModelMixin, ConfigMixin):
     def device(self) -> torch.device:
         """Where it computes."""
         tensor = next(itertools.chain(self.parameters(), self.buffers()), None)
-        if HOOKS in sys.modules or tensor is None:
-            return super().device
-        return tensor.device
+        return super().device if tensor is None or self._has_hooks() else tensor.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its first weights."""
+        tensors = itertools.chain(self.parameters(), self.buffers())
+        tensor = next((each for each in tensors if each.is_floating_point()), None)
+        return super().dtype if tensor is None or self._has_hooks() else tensor.dtype
 
     def to(self, *arguments: Any, **keywords: Any) -> Any:
         """As `torch.nn.Module.to`."""
-        if HOOKS in sys.modules:
+        if self._has_hooks():
             return super().to(*arguments, **keywords)
         return nn.Module.to(self, *arguments, **keywords)
+
+    def _has_hooks(self) -> bool:
+        """Whether diffusers offloads the network, or casts it layer by layer."""
+        return any(HOOK in vars(layer) for layer in self.modules())

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from mvgenvs.diffusion.codec import PatchCodec
-from mvgenvs.modules import HOOKS
 
 REPO = Path(__file__).parent.parent
 NOT_NEEDED = (
@@ -54,17 +53,15 @@ def test_collection_goes_on_after_an_import_that_fails() -> None:
 
 
 def test_a_network_says_where_it_is_and_moves_without_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, HOOKS, raising=False)
+    monkeypatch.setitem(sys.modules, "diffusers.hooks.group_offloading", None)  # no import of it succeeds
     codec = PatchCodec(4, 8)
-    assert codec.to("meta") is codec
-    assert codec.device == torch.device("meta")
-    assert HOOKS not in sys.modules
+    assert codec.to("meta", torch.float16) is codec
+    assert (codec.device, codec.dtype) == (torch.device("meta"), torch.float16)
 
 
 def test_a_network_under_group_offloading_stays_where_it_is(caplog: pytest.LogCaptureFixture) -> None:
     codec = PatchCodec(4, 8)
     codec.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
-    assert HOOKS in sys.modules
     logging.getLogger("diffusers").addHandler(caplog.handler)
     try:
         codec.to("meta")
@@ -72,3 +69,10 @@ def test_a_network_under_group_offloading_stays_where_it_is(caplog: pytest.LogCa
         logging.getLogger("diffusers").removeHandler(caplog.handler)
     assert codec.device == torch.device("cpu")
     assert "group offloaded" in caplog.text
+
+
+def test_a_network_that_is_cast_layer_by_layer_computes_in_the_other_format() -> None:
+    codec = PatchCodec(4, 8)
+    codec.enable_layerwise_casting(storage_dtype=torch.bfloat16, compute_dtype=torch.float32)
+    assert next(codec.parameters()).dtype == torch.bfloat16
+    assert codec.dtype == torch.float32

@@ -1,5 +1,6 @@
 """What orbits and long sequences cost: seconds and memory against batch, views and size, and along a sequence."""
 
+import gc
 import resource
 import time
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 
+from mvgenvs.allocator import give_back_freed_memory
 from mvgenvs.cameras import Cameras
 from mvgenvs.model import MultiViewModel
 from mvgenvs.results import ResultsFolder
@@ -122,6 +124,8 @@ def now(device: torch.device) -> float:
 
 def reset_peak() -> None:
     """Where the system can, the peak begins anew; elsewhere it is that of the whole process."""
+    gc.collect()
+    give_back_freed_memory()
     if PEAK_RESET.exists():
         PEAK_RESET.write_text("5")
 
