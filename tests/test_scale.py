@@ -64,7 +64,7 @@ def test_the_tables_have_the_rows_that_were_asked_for(tmp_path: Path, capsys: py
     assert all(row["seconds"] > 0 and row["peak_gbytes"] > 0 for row in record["orbits"])
     table = (tmp_path / "out/scale.md").read_text()
     assert table in capsys.readouterr().out
-    assert table.count("\n| ") == 6
+    assert table.count("\n| ") == 7
 
 
 def test_a_model_of_another_size_has_the_weights_of_the_first() -> None:

@@ -107,8 +107,8 @@ def stream(model: MultiViewModel, photo: torch.Tensor, batch: int, targets: Came
     hw = (model.size, model.size)
     small = torch.nn.functional.interpolate(photo[None], hw, mode="area").to(model.device)
     generators = [torch.Generator().manual_seed(seed) for seed in range(batch)]
-    cameras = [_repeated(each.resized(hw).to(model.device), batch) for each in (canonical_camera(), targets)]
-    return model.stream(small[None].expand(batch, -1, -1, -1, -1), *cameras, generator=generators)
+    seen, targets = (_repeated(each.resized(hw).to(model.device), batch) for each in (canonical_camera(), targets))
+    return model.stream(small[None].expand(batch, -1, -1, -1, -1), seen, targets, generator=generators)
 
 
 def _repeated(cameras: Cameras, batch: int) -> Cameras:
