@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Sequence
 
+from mvgenvs.cli import without_collection
 from mvgenvs.infer_options import parse_arguments
 
 
@@ -15,18 +17,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def generate(options: argparse.Namespace) -> int:
     """The whole story: inputs, model, views as they are finished, files. Raises `UserError`."""
-    from mvgenvs.device import resolve_device
-    from mvgenvs.diffusion.flags import take_flags
-    from mvgenvs.diffusion.plan_display import plan_picture, plan_table
-    from mvgenvs.folders import OwnFolder
-    from mvgenvs.generation import make_blocks, make_views
-    from mvgenvs.inputs import read_known_view, read_trajectory
-    from mvgenvs.media import write_png
-    from mvgenvs.preview import write_preview
-    from mvgenvs.reconstruction.formats import FILES, check_export
-    from mvgenvs.results import ResultsFolder
+    with without_collection():
+        from mvgenvs.device import resolve_device
+        from mvgenvs.diffusion.flags import take_flags
+        from mvgenvs.diffusion.plan_display import plan_picture, plan_table
+        from mvgenvs.folders import OwnFolder
+        from mvgenvs.generation import load_model, make_blocks, make_views
+        from mvgenvs.inputs import read_known_view, read_trajectory
+        from mvgenvs.media import write_png
+        from mvgenvs.photo_folder import make_folder
+        from mvgenvs.preview import write_preview
+        from mvgenvs.reconstruction.formats import FILES, check_export
+        from mvgenvs.results import ResultsFolder
 
     options.sampling = take_flags(options)
+    if options.images is not None:
+        make_folder(options)
+        return 0
 
     # The request: nearly everything that can be wrong with it is found before the model is loaded.
     device = resolve_device(options.device)
@@ -47,7 +54,9 @@ def generate(options: argparse.Namespace) -> int:
     inputs = [path for given in options.known for path in given.files]
     exports = [FILES[kind] for kind in options.export]
     with ResultsFolder(options.output, targets.num_views, inputs, exports) as results:
-        make_views(options, device, known, targets, plan, results)
+        started = time.perf_counter()
+        pipe = load_model(options, device, bool(known))
+        make_views(options, pipe, known, targets, plan, results, load_seconds=time.perf_counter() - started)
     return 0
 
 
@@ -57,7 +66,7 @@ def script() -> None:
 
     from mvgenvs.cli import run_script
 
-    run_script(lambda: generate(arguments), shares_work=False)
+    run_script(lambda: generate(arguments), shares_work=arguments.images is not None)
 
 
 if __name__ == "__main__":

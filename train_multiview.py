@@ -12,7 +12,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from mvgenvs.cli import GUIDANCE, MINUTES, SEED, SIGMA, STEPS, OneSentenceParser, run_script, whole_number
+from mvgenvs.cli import (
+    GUIDANCE,
+    MINUTES,
+    SEED,
+    SIGMA,
+    STEPS,
+    OneSentenceParser,
+    run_script,
+    whole_number,
+    without_collection,
+)
 from mvgenvs.config import RefineConfig, TrainConfig, fields_help, load_config
 from mvgenvs.processes import join_processes, leave_processes, refuse_several
 
@@ -41,7 +51,8 @@ def configuration(options: argparse.Namespace) -> TrainConfig:
 
 def train(config: TrainConfig, resume: bool) -> int:
     """One stage, from its first step or its newest checkpoint to its last."""
-    from mvgenvs.training.trainer import train
+    with without_collection():
+        from mvgenvs.training.trainer import train
 
     code = train(config, resume)
     leave_processes()

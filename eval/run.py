@@ -4,14 +4,15 @@ import sys
 from collections.abc import Sequence
 
 from eval.cli import parse_arguments
-from mvgenvs.cli import run_script
+from mvgenvs.cli import run_script, without_collection
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if argv is None else argv)
     args = parse_arguments(given)
 
-    from eval.evaluation import run  # only now, so that --help and errors are answered at once
+    with without_collection():
+        from eval.evaluation import run  # only now, so that --help and errors are answered at once
 
     run(args, given)
 

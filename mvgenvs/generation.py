@@ -19,10 +19,9 @@ from mvgenvs.diffusion.plans import Block, make_plan, plan_sizes
 from mvgenvs.diffusion.sequence import OnStep
 from mvgenvs.diffusion.state import Frames, SequenceState
 from mvgenvs.errors import UserError
-from mvgenvs.exporting import export_views
 from mvgenvs.inputs import KnownView
+from mvgenvs.model import MultiViewModel
 from mvgenvs.photos import frame_photo
-from mvgenvs.pipeline import MultiViewPipeline
 from mvgenvs.results import ResultsFolder, StepReporter
 from mvgenvs.resuming import chosen, run_settings
 from mvgenvs.trial import fastest_precision
@@ -40,31 +39,35 @@ class ModelInputs:
 
 def make_views(
     options: argparse.Namespace,
-    device: torch.device,
+    pipe: Any,
     known: Sequence[KnownView],
     targets: Cameras,
     plan: Sequence[Block],
     results: ResultsFolder,
+    load_seconds: float,
 ) -> None:
-    """Loads the model, writes the views of the plan to the folder, and exports them. Raises `UserError`.
+    """Writes the views of the plan to the folder, and exports them. Raises `UserError`.
 
-    Views that are to be exported are not made again if they were finished before.
+    Views that are to be exported are not made again if they were finished before. `load_seconds` are those that the
+    model took.
     """
-    started = time.perf_counter()
-    pipe = load_model(options, device, bool(known))
-    loaded = time.perf_counter()
-    given = model_inputs(known, pipe.size, device)
+    given = model_inputs(known, pipe.size, pipe.device)
     print("".join(f"{note}\n" for note in given.notes), end="")
     targets = targets.resized((pipe.size, pipe.size))
-    settings, finished = run_settings(options, targets, str(device)), results.finished() if options.export else None
+    settings, finished = (
+        run_settings(options, targets, str(pipe.device)),
+        results.finished() if options.export else None,
+    )
     earlier = [run for run in (finished, results.unfinished()) if run is not None]
     with explained_failures(results.partial):
         choose_precision(options, pipe, given, targets, plan, settings, earlier)
     if options.export and settings == finished:
         print(f"All {targets.num_views} views are in {results.path} already.")
     else:
-        sample_views(options, pipe, given, targets, plan, settings, results, load_seconds=loaded - started)
+        sample_views(options, pipe, given, targets, plan, settings, results, load_seconds)
     if options.export:
+        from mvgenvs.exporting import export_views
+
         export_views(options.export, pipe, given.images, given.cameras, targets, results)
 
 
@@ -157,9 +160,9 @@ def view_stream(
     )
 
 
-def load_model(options: argparse.Namespace, device: torch.device, has_known: bool) -> Any:
-    """The pipeline on its device; sampling options left to the checkpoint are resolved here. Raises `UserError`."""
-    pipe = MultiViewPipeline.from_pretrained(options.checkpoint, attention_backend=options.attention_backend)
+def load_model(options: argparse.Namespace, device: torch.device, has_known: bool) -> MultiViewModel:
+    """The model on its device; sampling options left to the checkpoint are resolved here. Raises `UserError`."""
+    pipe = MultiViewModel.from_pretrained(options.checkpoint, attention_backend=options.attention_backend)
     if options.size not in (None, pipe.size):
         raise UserError(f"--size {options.size} is not the size of this model's views, {pipe.size}: leave it out.")
     options.sampling = pipe.resolved(options.sampling, has_known)

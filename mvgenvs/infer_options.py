@@ -38,6 +38,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     add = parser.add_argument_group("input").add_argument
     add("--image", type=_part("image"), help="a picture; repeat it, with --camera, for more known views", **file)
+    add("--images", metavar="DIR", help="a folder of photos: each of them gets its own results, OUTPUT/<name>/")
     file["metavar"] = "FILE|estimate|canonical"
     add("--camera", type=_part("camera"), help="camera of the --image before it (default: estimate)", **file)
     file["metavar"] = "auto|none|FILE"
@@ -75,9 +76,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     options = parser.parse_args(argv)
     try:
-        options.known = _pair(options.known or [])
+        options.known = _pair([*_folder(options), *(options.known or [])])
     except ValueError as error:
         parser.error(str(error))
+    if options.images is not None:
+        if options.preview or options.show_plan:
+            parser.error("--preview and --show-plan go with one --image, not with --images")
+        if options.known[1:] or options.known[0].files != [options.images]:
+            parser.error("--images takes no --image beside it, and no --camera and --matte files: they suit one photo")
     if options.unconditional == bool(options.known):
         parser.error(
             "--unconditional takes no --image" if options.known else "name an --image, or ask for --unconditional"
@@ -98,6 +104,11 @@ class _Parser(argparse.ArgumentParser):
 
 def _part(kind: str) -> Callable[[str], tuple[str, str]]:
     return lambda path: (kind, path)
+
+
+def _folder(options: argparse.Namespace) -> list[tuple[str, str]]:
+    """The folder of photos, if there is one, as the image that --camera and --matte are about."""
+    return [] if options.images is None else [("image", options.images)]
 
 
 def _pair(parts: list[tuple[str, str]]) -> list[Given]:

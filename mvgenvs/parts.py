@@ -4,27 +4,20 @@ import hashlib
 import inspect
 import json
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-from diffusers import ModelMixin
 from torch import nn
 
 from mvgenvs.config import TrainConfig
 from mvgenvs.diffusion.codec import Codec, IdentityCodec, PatchCodec
-from mvgenvs.diffusion.denoiser import JointDenoiser
 from mvgenvs.diffusion.joint_model import JointModel
 from mvgenvs.diffusion.renoising import check_scheduler
-from mvgenvs.diffusion.stable.checkpoint import load_stable_diffusion
-from mvgenvs.diffusion.stable.codec import VaeCodec
-from mvgenvs.diffusion.stable.denoiser import StableDenoiser
-from mvgenvs.diffusion.transformer import ViewTransformer
-from mvgenvs.diffusion.viewset import ViewsetDenoiser
 from mvgenvs.errors import UserError
 from mvgenvs.nerf.model import ViewNeRF
 
@@ -34,23 +27,22 @@ CHECKPOINT_PREFIX = "checkpoint-"
 SHARD = r"-\d+-of-\d+(?=\.safetensors$)"  # the number of one of several files of weights, in its name
 PARTS = ("codec", "nerf", "denoiser")
 DEFAULTS = ("default_steps", "default_guidance", "default_render_sigma")  # of calls that do not set their own
-CLASSES = {
-    cls.__name__: cls
-    for cls in (
-        IdentityCodec,
-        PatchCodec,
-        VaeCodec,
-        ViewNeRF,
-        JointDenoiser,
-        ViewTransformer,
-        ViewsetDenoiser,
-        StableDenoiser,
-    )
-}
+MODULES = {
+    "IdentityCodec": "mvgenvs.diffusion.codec",
+    "PatchCodec": "mvgenvs.diffusion.codec",
+    "VaeCodec": "mvgenvs.diffusion.stable.codec",
+    "ViewNeRF": "mvgenvs.nerf.model",
+    "JointDenoiser": "mvgenvs.diffusion.denoiser",
+    "ViewTransformer": "mvgenvs.diffusion.transformer",
+    "ViewsetDenoiser": "mvgenvs.diffusion.viewset",
+    "StableDenoiser": "mvgenvs.diffusion.stable.denoiser",
+}  # of the classes of parts; a module is imported when a part is of it, as the import of a UNet takes seconds
+DENOISERS = {"unet": "JointDenoiser", "transformer": "ViewTransformer", "viewset": "ViewsetDenoiser"}
 
-# diffusers' `DiffusionPipeline.from_pretrained` looks for a part's base class in the module of the part.
-for _part in CLASSES.values():
-    vars(sys.modules[_part.__module__])["ModelMixin"] = ModelMixin
+
+def part_class(name: str) -> Any:
+    """The class of a part. Raises `KeyError` for a name that is not in `MODULES`."""
+    return getattr(import_module(MODULES[name]), name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +89,8 @@ def _built(config: TrainConfig) -> Parts:
     else:
         if "codec" in config.run.train:
             raise UserError("Stable Diffusion's VAE stays as it is: leave codec out of run.train")
+        from mvgenvs.diffusion.stable.checkpoint import load_stable_diffusion
+
         nerf = ViewNeRF(**asdict(config.nerf))
         codec, denoiser = load_stable_diffusion(
             config.model.init_from,
@@ -131,16 +125,16 @@ def build_codec(config: TrainConfig) -> Codec:
 def build_denoiser(config: TrainConfig, codec: Codec, features: int) -> JointModel:
     """The denoiser of a model of kind latent, for renderings with `features` channels. Raises `UserError`."""
     channels, latent_size, _ = codec.latent_shape((config.data.size, config.data.size))
-    networks: dict[str, Any] = {"unet": JointDenoiser, "transformer": ViewTransformer, "viewset": ViewsetDenoiser}
     kind = config.denoiser.network
     if kind != "unet" and (config.denoiser.shared_volume or config.denoiser.rendering != (kind == "transformer")):
         wanted = "true" if kind == "transformer" else "false"
         raise UserError(f"denoiser.network {kind} wants denoiser.rendering {wanted} and denoiser.shared_volume 0")
-    network = networks[kind]
+    network = part_class(DENOISERS[kind])
     taken = inspect.signature(network).parameters
     given = asdict(config.denoiser) | (asdict(config.nerf) if kind == "viewset" else {})
     settings = {name: value for name, value in given.items() if name in taken}
-    return network(latent_channels=channels, latent_size=latent_size, features=features, **settings)
+    denoiser: JointModel = network(latent_channels=channels, latent_size=latent_size, features=features, **settings)
+    return denoiser
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -203,7 +197,7 @@ def load_parts(folder: Path, variant: str | None = None) -> Parts:
     for name in PARTS:
         try:
             class_name = json.loads((folder / name / "config.json").read_text())["_class_name"]
-            loaded[name], report = CLASSES[class_name].from_pretrained(
+            loaded[name], report = part_class(class_name).from_pretrained(
                 folder / name, low_cpu_mem_usage=False, output_loading_info=True, use_safetensors=True, variant=variant
             )
         except (OSError, ValueError, KeyError, RuntimeError) as error:

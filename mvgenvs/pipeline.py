@@ -1,45 +1,42 @@
 """The pipeline: known views and target cameras in, new views out. A diffusers pipeline, safetensors only."""
 
-import warnings
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, EDMEulerScheduler
+from diffusers import DiffusionPipeline, EDMEulerScheduler, ModelMixin
 
-from attention import resolve_backend
 from mvgenvs.cameras import Cameras
 from mvgenvs.diffusion.codec import IdentityCodec, PatchCodec
 from mvgenvs.diffusion.denoiser import JointDenoiser
 from mvgenvs.diffusion.distillation import Distillation, DistillationOptions
 from mvgenvs.diffusion.flags import takes_sampling_options
-from mvgenvs.diffusion.networks import Networks
-from mvgenvs.diffusion.options import (
-    CLEAN_SIGMA,
-    DEFAULT_GUIDANCE,
-    DEFAULT_STEPS,
-    SamplingOptions,
-)
-from mvgenvs.diffusion.renoising import EDMScheduler, Generators, check_generators, check_levels, check_scheduler
-from mvgenvs.diffusion.sequence import OnStep, SequenceSampler
+from mvgenvs.diffusion.options import CLEAN_SIGMA, DEFAULT_GUIDANCE, DEFAULT_STEPS
+from mvgenvs.diffusion.renoising import EDMScheduler, Generators, check_scheduler
+from mvgenvs.diffusion.sequence import OnStep
 from mvgenvs.diffusion.stable.codec import VaeCodec
 from mvgenvs.diffusion.stable.denoiser import StableDenoiser
-from mvgenvs.diffusion.state import Frames, SequenceState, StepState
+from mvgenvs.diffusion.state import Frames, StepState
 from mvgenvs.diffusion.transformer import ViewTransformer
 from mvgenvs.diffusion.viewset import ViewsetDenoiser
 from mvgenvs.errors import UserError
 from mvgenvs.known import check_known
+from mvgenvs.model import ViewSampler
 from mvgenvs.model_card import describe
 from mvgenvs.nerf.model import ViewNeRF
-from mvgenvs.outputs import Callback, MultiViewOutput, check_output_type, check_shown, gather_views, step_callback
-from mvgenvs.parts import DEFAULTS, PARTS, Parts, load_parts, load_scheduler, resolve_checkpoint
-from mvgenvs.precision import low_precision_norms
+from mvgenvs.outputs import Callback, MultiViewOutput, check_output_type, gather_views, step_callback
+from mvgenvs.parts import DEFAULTS, MODULES, PARTS, Parts, load_parts, load_scheduler, resolve_checkpoint
 
 SIGMA_MAX = 8.0  # 10 x the latents' deviation from the rendering
 
+# diffusers' `DiffusionPipeline.from_pretrained` looks for a part's base class in the module of the part.
+for _module in MODULES.values():
+    vars(sys.modules[_module])["ModelMixin"] = ModelMixin
 
-class MultiViewPipeline(DiffusionPipeline):
+
+class MultiViewPipeline(ViewSampler, DiffusionPipeline):
     """Novel views by multi-view joint denoising, each view conditioned on a NeRF lifted from the known views."""
 
     # The denoiser comes last: blocks alternate between all three, and it stays where it computes until a call ends.
@@ -112,10 +109,7 @@ class MultiViewPipeline(DiffusionPipeline):
         folder = resolve_checkpoint(str(checkpoint), **hub)
         parts, scheduler = load_parts(folder, variant), load_scheduler(folder)
         if attention_backend is not None:
-            try:
-                parts.denoiser.set_attention_backend(resolve_backend(attention_backend))
-            except ValueError as error:
-                raise UserError(str(error)) from None
+            parts.denoiser.set_attention_backend(attention_backend)
         loaded: dict[str, Any] = {**parts.modules(), "scheduler": scheduler, **components}
         pipeline = cls(**loaded, **parts.defaults)
         return pipeline if torch_dtype is None else pipeline.to(torch_dtype)
@@ -146,35 +140,9 @@ class MultiViewPipeline(DiffusionPipeline):
         return super()._upload_folder(working_dir, *arguments, **options)
 
     @property
-    def size(self) -> int:
-        """Side of the images in pixels."""
-        return self.networks.size
-
-    @property
     def defaults(self) -> dict[str, Any]:
         """The sampling settings of calls that do not choose, as the constructor takes them."""
         return {name: self.config[name] for name in DEFAULTS}
-
-    def resolved(self, options: SamplingOptions, has_known: bool) -> SamplingOptions:
-        """The options, with the checkpoint's choices where nobody has made one."""
-        return options.resolved(self.config, self.scheduler.config, has_known)
-
-    def set_precision(self, dtype: torch.dtype) -> None:
-        """Networks compute in this format from now on: float32, bfloat16 or float16.
-
-        The weights stay as they are, and geometry, sums along rays, latents and noise stay in fp32. It may be used
-        with weights of another format as well, such as `pipe.to(torch.float16)` makes, which need half the memory.
-        """
-        self.precision = dtype
-        if dtype == torch.bfloat16:  # as in training
-            for part in (self.codec, self.nerf, self.denoiser):
-                low_precision_norms(part)
-        warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # which is what is wanted
-
-    @property
-    def networks(self) -> Networks:
-        """Codec, NeRF and denoiser in the chosen number format."""
-        return Networks(self.codec, self.nerf, self.denoiser, self.precision)
 
     @property
     def num_timesteps(self) -> int:
@@ -237,39 +205,8 @@ class MultiViewPipeline(DiffusionPipeline):
             for callback in callbacks:
                 callback(state)
 
-        out = gather_views(list(self._offloading(sampler.frames(after_step))), output_type)
+        out = gather_views(list(self._checked(sampler.frames(after_step))), output_type)
         return out if return_dict else out.to_tuple()
-
-    @takes_sampling_options
-    def stream(
-        self,
-        images: Any,
-        cameras: Cameras | None,
-        target_cameras: Cameras,
-        generator: Generators | None = None,
-        on_step: OnStep | None = None,
-        resume: SequenceState | None = None,
-        **options: Any,
-    ) -> Iterator[Frames]:
-        """Yields the target views block by block, as they are finished; views made again replace the earlier ones.
-
-        Memory does not grow with the number of views, but under plan "joint".
-
-        images: (batch, known, 3 or 4, h, w) in [0, 1] on white, the known views. A fourth channel is the matte, 1 on
-            the object, for models that see it (`nerf.config.matte`). None for `unconditional` views.
-        cameras: (batch, known), those of the images.
-        target_cameras: (batch, view).
-        generator: of all noise; one for all sets, or a sequence of one for each entry of the batch.
-        on_step: called after each sampler step of each block, with its `StepState`.
-        resume: the `state` of some block of the same call; the blocks after it come out as they would have.
-
-        `plan` may also be a list of `Block`s, and `anchor_level` a noise level, or a tuple of one for each anchor.
-        A `sigma_max` too low for a start from noise alone goes with `start="render"`, which adds the first noise to the
-        encoded rendering of each view [SDEdit, Meng et al. 2022]. Without either the checkpoint chooses both.
-        Raises `UserError` at once, before anything is computed, for what is out of range or does not go together.
-        """
-        sampler = self._sampler(images, cameras, target_cameras, generator, options)
-        return self._offloading(sampler.frames(on_step, resume))
 
     def distill(
         self,
@@ -291,31 +228,13 @@ class MultiViewPipeline(DiffusionPipeline):
         before, after = distillation.before_and_after(targets)
         return MultiViewOutput(after.rgb.clamp(0, 1), before.rgb.clamp(0, 1), after.depth * (after.opacity > 0.5))
 
-    def _offloading(self, frames: Iterator[Frames]) -> Iterator[Frames]:
+    def _checked(self, frames: Iterator[Frames]) -> Iterator[Frames]:
         """The same frames; parts that were brought from the CPU for them go back at their end."""
         try:
-            for finished in frames:
-                check_shown(finished)
-                yield finished
+            yield from super()._checked(frames)
         finally:
             self.maybe_free_model_hooks()
 
-    def _sampler(
-        self,
-        images: Any,
-        cameras: Cameras | None,
-        target_cameras: Cameras,
-        generator: Generators | None,
-        options: dict[str, Any],
-    ) -> SequenceSampler:
-        """What samples these views, its arguments checked. Raises `UserError`."""
-        check_scheduler(self.scheduler)
-        self.denoiser.check_attention()
-        chosen = SamplingOptions.of(**options)
-        resolved = self.resolved(chosen, not chosen.unconditional and chosen.plan != "unconditional")
-        check_levels(self.scheduler, resolved)
-        known = check_known(images, cameras, target_cameras, self.size, chosen.unconditional)
-        check_generators(generator, target_cameras.c2w.shape[0])
+    def _make_ready(self) -> None:
         if getattr(self, "_all_hooks", None):  # offloaded: all tensors follow the denoiser
             self.denoiser._hf_hook.pre_forward(self.denoiser)
-        return SequenceSampler(self.networks, self.scheduler, resolved, known, cameras, target_cameras, generator)

@@ -86,10 +86,14 @@ class ResultsFolder:
 
     def finished(self) -> dict[str, Any] | None:
         """The settings with which the views that lie here were made; None if they are not known, or not all here."""
-        if not all(self._own.owns(name) and (self.path / name).exists() for name in (*self.names, "run.json")):
+        if not self.has([*self.names, "run.json"]):
             return None
         content = self._record()
         return content.get("made_with") if len(self._own.below("frames")) == len(self.names) else None
+
+    def has(self, names: Sequence[str]) -> bool:
+        """Whether all of these files are here, and ours."""
+        return all(self._own.owns(name) and (self.path / name).exists() for name in names)
 
     def frames(self, views: Sequence[int]) -> Float[Tensor, "view 3 h w"]:
         """Some of the finished views, in [0, 1]."""

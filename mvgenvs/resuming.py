@@ -11,7 +11,7 @@ from mvgenvs.parts import resolve_checkpoint
 from mvgenvs.versions import versions
 
 # Hashed by content, or irrelevant.
-_ELSEWHERE = ("known", "trajectory", "checkpoint", "output", "show_plan", "preview", "device", "export")
+_ELSEWHERE = ("known", "images", "trajectory", "checkpoint", "output", "show_plan", "preview", "device", "export")
 
 
 def chosen(options: argparse.Namespace) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from mvgenvs.cameras import Cameras
 from mvgenvs.diffusion.conditions import concatenate_conditions
 from mvgenvs.known import check_known
-from mvgenvs.pipeline import MultiViewPipeline
+from mvgenvs.model import ViewSampler
 
 TOLERANCE = 1 / 255  # mean absolute difference of pictures in [0, 1]
 GAIN = 1.1  # how many times as fast another format must be
@@ -21,7 +21,7 @@ SIGMA = 1.0  # the noise level of the trial
 
 @torch.no_grad()
 def fastest_precision(
-    pipe: MultiViewPipeline,
+    pipe: ViewSampler,
     images: Float[Tensor, "batch known c h w"] | None,
     cameras: Cameras | None,
     target_cameras: Cameras,
@@ -47,7 +47,7 @@ def fastest_precision(
 
 
 def _step(
-    pipe: MultiViewPipeline,
+    pipe: ViewSampler,
     images: Float[Tensor, "batch known c h w"] | None,
     cameras: Cameras | None,
     target_cameras: Cameras,

@@ -4,20 +4,20 @@ The codecs are diffusers models with a common interface, `Codec`.
 """
 
 import torch
-from diffusers import ModelMixin
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mvgenvs.diffusion.refiner import Refiner
+from mvgenvs.modules import Module
 from mvgenvs.offload import on_its_device
 from mvgenvs.precision import without_autocast
 
 SIGMA_DATA = 0.5
 
 
-class Codec(ModelMixin, ConfigMixin):
+class Codec(Module):
     """The interface of all codecs."""
 
     downscale: int

@@ -1,10 +1,9 @@
 """What joint denoisers share: the attention of their layers, and around a UNet the cache of their anchors."""
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import ModelMixin, UNet2DConditionModel
-from diffusers.configuration_utils import ConfigMixin
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -19,9 +18,13 @@ from attention import (
 )
 from mvgenvs.diffusion.conditions import Conditions
 from mvgenvs.errors import UserError
+from mvgenvs.modules import Module
+
+if TYPE_CHECKING:  # models without a UNet do without its import, which takes seconds
+    from diffusers import UNet2DConditionModel
 
 
-class JointModel(ModelMixin, ConfigMixin):
+class JointModel(Module):
     """A diffusers model that processes all views of a set at once. Its configuration holds `attention`.
 
     Subclasses have `conditions` and `forward`, as documented in `JointDenoiser`, and set the attributes below.
@@ -115,7 +118,7 @@ class JointModel(ModelMixin, ConfigMixin):
 class JointUNet(JointModel):
     """A joint model around a diffusers UNet, through which whole views pass, and which can keep anchors in a cache."""
 
-    unet: UNet2DConditionModel
+    unet: "UNet2DConditionModel"
 
     @property
     def final_layer(self) -> nn.Module:

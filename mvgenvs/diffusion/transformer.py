@@ -27,11 +27,11 @@ from torch.nn import functional as F
 from attention import AnchorCache, add_qk_norm
 from mvgenvs.cameras import Cameras
 from mvgenvs.diffusion.conditions import Conditions
-from mvgenvs.diffusion.denoiser import AIR_OPACITY, prior_deviation, surface_points
 from mvgenvs.diffusion.joint_model import JointModel, which_dropped
 from mvgenvs.diffusion.modulated import LEVEL_CHANNELS, TransformerBlock, level_channels
 from mvgenvs.diffusion.noise import preconditioning
 from mvgenvs.diffusion.patches import Patches
+from mvgenvs.diffusion.rendered_prior import AIR_OPACITY, prior_deviation, surface_points
 from mvgenvs.diffusion.reprojection import MovedErrors, Sources, find_sources, moved
 from mvgenvs.errors import UserError
 from mvgenvs.nerf.model import Rendering

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from diffusers import ModelMixin
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 from mvgenvs.cameras import Cameras, concatenate
+from mvgenvs.modules import Module
 from mvgenvs.nerf.chunks import map_chunks, threads_on
 from mvgenvs.nerf.encoder import DECODER_WIDTH, ImageEncoder
 from mvgenvs.nerf.field import Field, Scene
@@ -55,7 +55,7 @@ class Rendering:
         return Rendering(*(x.repeat_interleave(times, dim=0) for x in (self.features, self.depth, self.opacity)))
 
 
-class ViewNeRF(ModelMixin, ConfigMixin):
+class ViewNeRF(Module):
     """GeNVS' first two parts: an encoder that lifts known views to volumes, and a field that is rendered from them."""
 
     @register_to_config

@@ -6,10 +6,11 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from mvgenvs.modules import Module
 
 ELEVATION_UNIT = 30.0  # degrees in which elevations are stated
 BINS = 72  # of azimuth, 5 degrees each; bin 0 is centred at azimuth 0
@@ -29,7 +30,7 @@ class Prediction:
         return Prediction(*(getattr(self, name).float() for name in self.__slots__))
 
 
-class CameraNet(ModelMixin, ConfigMixin):
+class CameraNet(Module):
     """A residual network of four resolutions. All of the last one is kept, since the place of parts tells the pose."""
 
     @register_to_config

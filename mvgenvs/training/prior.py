@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mvgenvs.data.sampling import Batch
-from mvgenvs.diffusion.denoiser import AIR_OPACITY
 from mvgenvs.diffusion.joint_model import JointModel
+from mvgenvs.diffusion.rendered_prior import AIR_OPACITY
 from mvgenvs.errors import UserError
 from mvgenvs.training.loop import Items
 from mvgenvs.training.objective import Objective, TrueSets

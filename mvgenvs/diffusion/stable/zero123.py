@@ -7,19 +7,19 @@
 from typing import Any
 
 import torch
-from diffusers import ModelMixin
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mvgenvs.cameras import Cameras
 from mvgenvs.errors import UserError
+from mvgenvs.modules import Module
 
 TURN = 4  # numbers that tell where the new view is
 
 
-class CCProjection(ModelMixin, ConfigMixin):
+class CCProjection(Module):
     """From [CLIP's embedding, the turn] to a token of the cross-attention. The class's name is that of checkpoints."""
 
     @register_to_config
