@@ -18,6 +18,7 @@ from mvgenvs.cli import (
     SEED,
     SIGMA,
     STEPS,
+    TEMPERATURE,
     OneSentenceParser,
     run_script,
     whole_number,
@@ -98,6 +99,8 @@ def export(arguments: list[str]) -> int:
     parser.add_argument("--guidance", type=GUIDANCE, default=1.5, help="the model's default guidance (default: 1.5)")
     text = "start from the rendering with noise of this level, instead of from noise alone"
     parser.add_argument("--render-sigma", type=SIGMA, metavar="X", help=text)
+    text = "deviation of that noise, as a share of what its level says (default: 1)"
+    parser.add_argument("--temperature", type=TEMPERATURE, default=1.0, metavar="X", help=text)
     options = parser.parse_args(arguments)
 
     from mvgenvs.parts import find_pipeline, load_parts
@@ -110,6 +113,7 @@ def export(arguments: list[str]) -> int:
         default_steps=options.steps,
         default_guidance=options.guidance,
         default_render_sigma=options.render_sigma,
+        default_temperature=options.temperature,
     )
     save_fp16(pipeline, options.output)
     print(f"wrote {options.output}")

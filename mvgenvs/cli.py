@@ -62,6 +62,7 @@ SIDE = whole_number(8, 4096)  # pixels
 WORKERS = whole_number(1, 1024)  # threads or processes
 MINUTES = number(float, 1e-3, 1e6)
 STEPS, GUIDANCE, SIGMA = whole_number(1, 10_000), number(float, 0, 1000), number(float, 1e-3, 10_000)  # of a sampler
+TEMPERATURE = number(float, 0, 10)
 
 
 def run_script(main: Callable[[], int | None], shares_work: bool = True) -> None:

@@ -26,7 +26,8 @@ CAMERA_NETWORK = BUNDLED / "camera"
 CHECKPOINT_PREFIX = "checkpoint-"
 SHARD = r"-\d+-of-\d+(?=\.safetensors$)"  # the number of one of several files of weights, in its name
 PARTS = ("codec", "nerf", "denoiser")
-DEFAULTS = ("default_steps", "default_guidance", "default_render_sigma")  # of calls that do not set their own
+DEFAULTS = ("default_steps", "default_guidance", "default_render_sigma", "default_temperature")
+# of calls that do not set their own
 MODULES = {
     "IdentityCodec": "mvgenvs.diffusion.codec",
     "PatchCodec": "mvgenvs.diffusion.codec",

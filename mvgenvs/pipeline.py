@@ -51,17 +51,22 @@ class MultiViewPipeline(ViewSampler, DiffusionPipeline):
         default_steps: int = DEFAULT_STEPS,
         default_guidance: float = DEFAULT_GUIDANCE,
         default_render_sigma: float | None = None,
+        default_temperature: float = 1.0,
     ) -> None:
         """`scheduler` holds the noise levels; the solver is chosen with each call. The defaults are those of calls
         that do not choose: they belong to the checkpoint, as few steps suit a model that has trained little. With a
-        `default_render_sigma`, sampling starts from the rendering with so much noise, and not from noise alone.
+        `default_render_sigma`, sampling starts from the rendering with so much noise, times the
+        `default_temperature`, and not from noise alone.
         """
         super().__init__()
         check_scheduler(scheduler)
         self.precision = torch.float32
         self._num_timesteps, self._interrupt = 0, False
         self.register_to_config(
-            default_steps=default_steps, default_guidance=default_guidance, default_render_sigma=default_render_sigma
+            default_steps=default_steps,
+            default_guidance=default_guidance,
+            default_render_sigma=default_render_sigma,
+            default_temperature=default_temperature,
         )
         self.register_modules(codec=codec, nerf=nerf, denoiser=denoiser, scheduler=scheduler)
         if not list(codec.parameters()):  # nothing to move, and accelerate asks where the first one is

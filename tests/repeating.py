@@ -20,7 +20,9 @@ class RepeatingPipeline:
 
     size = 32
     device = torch.device("cpu")
-    config: ClassVar[dict] = {"default_steps": 20, "default_guidance": 1.5, "default_render_sigma": None}
+    config: ClassVar[dict] = {
+        "default_steps": 20, "default_guidance": 1.5, "default_render_sigma": None, "default_temperature": 1.0
+    }  # fmt: skip
     resolved = MultiViewPipeline.resolved
     scheduler = SimpleNamespace(config={"sigma_max": 8.0, "rho": 7.0})
     calls: ClassVar[list[dict]] = []

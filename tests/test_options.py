@@ -46,17 +46,35 @@ def test_flags_without_a_choice_give_the_defaults():
 
 def test_flags_are_read_into_options():
     words = "--image x --plan keyframes --block 3 --anchors 0 --close-loop --resample 0.1 --renoise fixed"
-    words += " --anchor-level clean --sampler heun --steps 7 --churn 2.5 --start render --sigma-max 0.5 --guidance 3"
+    words += " --anchor-level clean --sampler heun --steps 7 --churn 2.5 --start render --sigma-max 0.5"
+    words += " --temperature 0.7 --guidance 3"
     expected = {
         "plan": "keyframes", "block": 3, "anchors": 0, "close_loop": True, "resample": 0.1, "renoise": "fixed",
         "anchor_level": "clean", "sampler": "heun", "num_inference_steps": 7, "churn": 2.5, "start": "render",
-        "sigma_max": 0.5, "rho": None, "guidance_scale": 3.0, "joint": True, "unconditional": False,
+        "sigma_max": 0.5, "temperature": 0.7, "rho": None, "guidance_scale": 3.0, "joint": True, "unconditional": False,
     }  # fmt: skip
     found = take_flags(parse_arguments(words.split()))
     assert found.keywords() == expected
     record = found.record()
     assert (record["steps"], record["guidance"]) == (7, 3.0)
     assert set(record) == set(NAMES) - {"num_inference_steps", "guidance_scale"} | {"steps", "guidance"}
+
+
+def test_the_temperature_of_a_checkpoint_is_that_of_its_own_start():
+    checkpoint = {
+        "default_steps": 1, "default_guidance": 1.0, "default_render_sigma": 0.3, "default_temperature": 0.5
+    }  # fmt: skip
+    levels = {"sigma_max": 8.0, "rho": 7.0}
+
+    def resolved(has_known=True, **chosen):
+        found = SamplingOptions(**chosen).resolved(checkpoint, levels, has_known)
+        return found.start, found.sigma_max, found.start_temperature
+
+    assert resolved() == ("render", 0.3, 0.5)
+    assert resolved(temperature=0.8) == ("render", 0.3, 0.8)
+    assert resolved(start="render", sigma_max=1.0) == ("render", 1.0, 1.0)
+    assert resolved(start="noise") == resolved(has_known=False) == ("noise", 8.0, 1.0)
+    assert resolved(start="noise", temperature=0.0) == ("noise", 8.0, 0.0)
 
 
 def test_some_flags_with_texts_and_defaults_of_ones_own(capsys):

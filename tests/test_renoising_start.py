@@ -41,6 +41,19 @@ def test_the_first_noise_is_added_to_the_guess(name):
     assert alone[:, :2].std() == pytest.approx(0.5, rel=0.05)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 2.0])
+def test_the_temperature_scales_the_first_noise_and_not_the_level_that_is_told(temperature):
+    guess = torch.linspace(-1, 1, 2 * 2 * 4 * 4).reshape(2, 2, 1, 4, 4)
+    asked = []
+    for chosen in (None, temperature):
+        recorder = Recorder(2)
+        run(recorder, choose(steps=3, sigma_max=0.5, temperature=chosen), shape=guess.shape, guess=guess)
+        asked.append(recorder.asked[0])
+    (usual, level), (x, told) = asked
+    torch.testing.assert_close(x - guess, temperature * (usual - guess))
+    assert torch.equal(level, told)
+
+
 @pytest.mark.parametrize("sigma_max", [0.1, 0.8, 5.0])
 def test_an_ideal_denoiser_leads_the_guess_to_the_data_as_far_as_the_noise_allows(sigma_max):
     """The ODE's solution is known: what it starts from shrinks towards the mean by the ratio of the deviations."""

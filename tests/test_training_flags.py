@@ -128,11 +128,12 @@ def test_reports_tell_the_share_of_waiting(tmp_path: Path, monkeypatch: pytest.M
 def test_how_to_sample_goes_with_the_denoiser(tmp_path: Path, taken: str, steps: int) -> None:
     """A fine-tuned field is sampled as its start was; a new denoiser is not."""
     changes = {"optim__steps": "1", "run__train": "[nerf]", "run__init_parts": taken, "loss__denoise": "0.0"}
-    parts = tiny_parts(tiny(tmp_path / "run"))
-    MultiViewPipeline.from_parts(parts, default_steps=1, default_render_sigma=0.1).save_pretrained(tmp_path / "start")
+    parts, start = tiny_parts(tiny(tmp_path / "run")), {"default_render_sigma": 0.1, "default_temperature": 0.5}
+    MultiViewPipeline.from_parts(parts, default_steps=1, **start).save_pretrained(tmp_path / "start")
     train_multiview.train(
         tiny(tmp_path / "run", **changes, loss__rgb="1.0", run__init_from=str(tmp_path / "start")), resume=False
     )
     defaults = MultiViewPipeline.from_pretrained(tmp_path / "run").defaults
     assert defaults["default_steps"] == steps
-    assert defaults["default_render_sigma"] == (0.1 if steps == 1 else None)
+    usual = {"default_render_sigma": None, "default_temperature": 1.0}
+    assert {name: defaults[name] for name in start} == (start if steps == 1 else usual)

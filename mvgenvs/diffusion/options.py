@@ -81,6 +81,8 @@ class SamplingOptions:
     """start from noise alone, or from the noised rendering (default: the checkpoint's)"""
     sigma_max: float | None = option(None, "sampling", low=0, high=10_000)  # and above the checkpoint's lowest
     """noise level to start from (default: the checkpoint's)"""
+    temperature: float | None = option(None, "sampling", low=0, high=10)
+    """deviation of the noise to start from, as a share of what its level says (default: the checkpoint's, or else 1)"""
     rho: float | None = option(None, low=0, high=1000)
     """spacing of the noise levels, EDM's rho (default: the checkpoint's)"""
     guidance_scale: float | None = option(None, "sampling", "guidance", low=0, high=1000)
@@ -124,6 +126,11 @@ class SamplingOptions:
         """Guidance weight, or the usual one if none is chosen."""
         return DEFAULT_GUIDANCE if self.guidance_scale is None else self.guidance_scale
 
+    @property
+    def start_temperature(self) -> float:
+        """The temperature, or 1 if none is chosen."""
+        return 1.0 if self.temperature is None else self.temperature
+
     def resolved(self, checkpoint: Mapping[str, Any], levels: Mapping[str, Any], has_known: bool) -> "SamplingOptions":
         """These options, with the checkpoint's defaults in place of None.
 
@@ -131,9 +138,11 @@ class SamplingOptions:
         there is no rendering to start from.
         """
         start, sigma_max, default = self.start, self.sigma_max, checkpoint["default_render_sigma"]
+        temperature = 1.0  # that of the checkpoint suits its own start
         if start is None:
             start = "noise" if default is None or sigma_max is not None or not has_known else "render"
-            sigma_max = default if start == "render" else sigma_max
+            if start == "render":
+                sigma_max, temperature = default, checkpoint["default_temperature"]
         steps, guidance = self.num_inference_steps, self.guidance_scale
         return dataclasses.replace(
             self,
@@ -141,6 +150,7 @@ class SamplingOptions:
             guidance_scale=checkpoint["default_guidance"] if guidance is None else guidance,
             start=start,
             sigma_max=levels["sigma_max"] if sigma_max is None else sigma_max,
+            temperature=temperature if self.temperature is None else self.temperature,
             rho=levels["rho"] if self.rho is None else self.rho,
         )
 

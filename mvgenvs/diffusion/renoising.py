@@ -163,7 +163,8 @@ def sample(
 
     The denoiser's output for the anchors is discarded. Pass anchors of shape (batch, 0, c, h, w) for none. `start` are
     clean latents, an estimate of the new views, to which the first noise is added; with a low sigma_max, sampling stays
-    near them [SDEdit, Meng et al. 2022, arXiv 2108.01073]. Without `start`, sampling starts from noise alone.
+    near them [SDEdit, Meng et al. 2022, arXiv 2108.01073], and the lower `options.temperature`, the nearer. Without
+    `start`, sampling starts from noise alone.
     """
     run = RenoisingScheduler(scheduler, options, anchors, generator, anchor_noise)
 
@@ -174,7 +175,7 @@ def sample(
         return denoise(torch.cat([latents, known], dim=1), levels.to(latents.dtype))[:, :num_new]
 
     batch, _, *shape = anchors.shape
-    latents = run.sigma(0) * run.noise(anchors.new_empty(batch, num_new, *shape))
+    latents = options.start_temperature * run.sigma(0) * run.noise(anchors.new_empty(batch, num_new, *shape))
     if start is not None:
         latents = start + latents
     for step in range(options.num_steps):

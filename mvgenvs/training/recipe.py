@@ -46,6 +46,7 @@ class Export:
     steps: int = 20
     guidance: float = 1.0
     render_sigma: float = 0.0  # 0: start from noise alone
+    temperature: float = 1.0  # of the noise on the rendering
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def cook(recipe: Recipe) -> int:
     export = recipe.export
     defaults = {
         "default_steps": export.steps, "default_guidance": export.guidance,
-        "default_render_sigma": export.render_sigma or None,
+        "default_render_sigma": export.render_sigma or None, "default_temperature": export.temperature,
     }  # fmt: skip
     on_main(
         PartialState(), lambda: save_fp16(MultiViewPipeline.from_parts(parts, **defaults), recipe.output / PIPELINE)
