@@ -26,7 +26,8 @@ GRID: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "fixed noise": ((4,), {"start": "noise", "renoise": "fixed"}),
     "from the rendering, sigma_max 3": ((2,), {"start": "render", "sigma_max": 3.0}),
     "from the rendering, sigma_max 1": ((2,), {"start": "render", "sigma_max": 1.0}),
-    "from the rendering, sigma_max 0.3": ((1, 2), {"start": "render", "sigma_max": 0.3}),
+    "from the rendering, sigma_max 0.3": ((1, 2, 4), {"start": "render", "sigma_max": 0.3}),
+    "the same, temperature 0.5": ((1, 2, 4, 8), {"start": "render", "sigma_max": 0.3, "temperature": 0.5}),
 }
 REFERENCE = "euler, 50 steps"
 FEW = 10  # evaluations per new view
