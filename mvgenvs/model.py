@@ -134,7 +134,7 @@ class MultiViewModel(ViewSampler):
     def __init__(self, codec: Codec, nerf: ViewNeRF, denoiser: JointModel, scheduler: EDMScheduler, **defaults: Any):
         """`defaults` are those of calls that do not choose, as in `MultiViewPipeline`."""
         self.codec, self.nerf, self.denoiser, self.scheduler = codec, nerf, denoiser, scheduler
-        usual = {"default_steps": DEFAULT_STEPS, "default_guidance": DEFAULT_GUIDANCE}
+        usual: dict[str, Any] = {"default_steps": DEFAULT_STEPS, "default_guidance": DEFAULT_GUIDANCE}
         usual |= {"default_render_sigma": None, "default_temperature": 1.0}
         self.config, self.precision = usual | defaults, torch.float32
 

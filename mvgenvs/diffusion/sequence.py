@@ -43,8 +43,8 @@ def plan_sequence(options: SamplingOptions, cameras: Cameras, num_known: int, se
     if isinstance(plan, str):
         centers = cameras.centers[0].float().cpu().numpy()
         sizes = (num_known, num_targets, options.block, options.anchors)
-        passes = {"close_loop": options.close_loop, "resample": options.resample}
-        blocks = make_plan(plan, *sizes, centers=centers, seed=seed, **passes)
+        close_loop, resample = options.close_loop, options.resample
+        blocks = make_plan(plan, *sizes, centers=centers, seed=seed, close_loop=close_loop, resample=resample)
     else:
         blocks = list(cast(Sequence[Block], plan))  # mypy keeps str, which is a sequence too
         check_plan(blocks, num_known, num_targets)
