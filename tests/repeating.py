@@ -53,7 +53,7 @@ class RepeatingPipeline:
 
 def stand_in(monkeypatch):
     """Puts `RepeatingPipeline` in the pipeline's place."""
-    monkeypatch.setattr(generation, "MultiViewPipeline", RepeatingPipeline)
+    monkeypatch.setattr(generation, "MultiViewModel", RepeatingPipeline)
     monkeypatch.setattr(generation, "fastest_precision", lambda *_: torch.float32)
     RepeatingPipeline.calls.clear()
     return RepeatingPipeline
