@@ -160,7 +160,7 @@ def view_stream(
     )
 
 
-def load_model(options: argparse.Namespace, device: torch.device, has_known: bool) -> MultiViewModel:
+def load_model(options: argparse.Namespace, device: torch.device, has_known: bool) -> Any:
     """The model on its device; sampling options left to the checkpoint are resolved here. Raises `UserError`."""
     pipe = MultiViewModel.from_pretrained(options.checkpoint, attention_backend=options.attention_backend)
     if options.size not in (None, pipe.size):

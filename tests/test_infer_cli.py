@@ -22,7 +22,7 @@ from mvgenvs import inputs
 from mvgenvs.diffusion import options as sampling_options
 from mvgenvs.diffusion.plans import PLANS, make_plan
 from mvgenvs.errors import UserError
-from mvgenvs.pipeline import MultiViewPipeline
+from mvgenvs.model import MultiViewModel
 from mvgenvs.pose.crops import Window
 from mvgenvs.pose.estimate import Estimate
 from mvgenvs.trajectories import angles_of
@@ -120,14 +120,14 @@ SAMPLED = {
 def test_each_choice_is_sampled_as_the_pipeline_samples_it(tmp_path, monkeypatch, choice):
     """By real networks: frames are those of the same call from Python, and each way of sampling makes others."""
     given, made = [], []
-    stream = MultiViewPipeline.stream
+    stream, pipeline = MultiViewModel.stream, tiny_pipeline()
 
     def watched(self, *inputs, **options):
-        given.append((self, inputs))
+        given.append(inputs)
         return stream(self, *inputs, **options)
 
-    monkeypatch.setattr(MultiViewPipeline, "stream", watched)
-    tiny_pipeline().save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(MultiViewModel, "stream", watched)
+    pipeline.save_pretrained(tmp_path / "model")
     fixed = ["--image", CAR, "--camera", CAMERA, "--checkpoint", tmp_path / "model", "--steps", 3]
     views = 5 if choice == "plan" else 3
     for number, asked in enumerate(SAMPLED[choice]):
@@ -136,9 +136,8 @@ def test_each_choice_is_sampled_as_the_pipeline_samples_it(tmp_path, monkeypatch
             del settings["block"]
         words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
         infer(*fixed, "--num-views", views, "--seed", 5, "--output", tmp_path / str(number), *words)
-        pipeline, inputs = given[-1]
         generator = torch.Generator().manual_seed(5)
-        expected = pipeline(*inputs, generator=generator, num_inference_steps=3, **settings).images
+        expected = pipeline(*given[-1], generator=generator, num_inference_steps=3, **settings).images
         files = sorted((tmp_path / str(number) / "frames").iterdir())
         found = np.stack([cv2.imread(str(path))[..., ::-1] for path in files])
         made.append(torch.from_numpy(found).movedim(-1, 1) / 255)
