@@ -21,7 +21,7 @@ WAYS = {
     "stochastic": {"plan": "stochastic", "block": 2},
     "keyframes, closed": {"plan": "keyframes", "block": 2, "close_loop": True},
     "resampled": {"plan": "sliding", "block": 2, "resample": 0.2, "guidance_scale": 1.0},
-    "all of it": {"plan": "autoregressive", "close_loop": True, "resample": 0.2, "start": "render", "sampler": "heun"},
+    "all of it": {"plan": "autoregressive", "block": 3, "close_loop": True, "resample": 0.2, "start": "render"},
     "fixed noise": {"plan": "sliding", "block": 3, "renoise": "fixed", "churn": 10.0},
     "recalled anchors": {"block": 2, "anchors": 0, "renoise": "fixed", "anchor_level": "clean", "causal": True},
     "from the rendering": {"block": 3, "start": "render", "guidance_scale": 1.0, "sampler": "heun"},
