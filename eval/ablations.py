@@ -10,7 +10,7 @@ OUTPUT/<group>.md, .json            the table
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from tqdm import tqdm
@@ -37,10 +37,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         threads = args.threads or max(1, (os.cpu_count() or 1) // args.workers)
         setup = Setup(args.data, train_data, output, threads, args.minutes, args.num_objects)
         with ThreadPoolExecutor(args.workers) as pool, tqdm(total=len(group.models), desc="models") as progress:
-            done = pool.map(lambda model: train_and_evaluate(group, model, setup), group.models)
-            for model, _ in zip(group.models, done, strict=True):
-                progress.set_postfix_str(model.name)
-                progress.update()
+            rows = [pool.submit(train_and_evaluate, group, model, setup) for model in group.models]
+            try:
+                for model, row in zip(group.models, rows, strict=True):
+                    wait([row])
+                    progress.set_postfix_str(model.name)
+                    progress.update()
+            except KeyboardInterrupt:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        failed = [error for row in rows if (error := row.exception()) is not None]
+        if failed:  # what the other rows have made is kept
+            raise failed[0]
         text, report = table(group, output)
         write_json(args.output / f"{args.group}.json", report)
         write_text(args.output / f"{args.group}.md", text + "\n")

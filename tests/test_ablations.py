@@ -1,6 +1,7 @@
 """Ablations: every row is a configuration that can be built, and what is trained alike is compared in pairs."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from eval.studies import ablation_runs
 from eval.studies.ablation_models import GROUPS, Ablation, Group
 from eval.studies.ablation_runs import difference
 from mvgenvs.config import load_config
+from mvgenvs.errors import UserError
 from mvgenvs.parts import build_parts
 from mvgenvs.training.trainer import check
 
@@ -46,6 +48,27 @@ def test_what_is_trained_is_named_by_its_own_configuration() -> None:
     group = GROUPS["baselines"]
     trained = {group.config_of(model) for model in group.models if model.trained}
     assert sorted(trained) == sorted(group.config.parent.glob("*.yaml")), "each configuration has its row"
+
+
+def test_a_row_that_fails_does_not_stop_those_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def train(group: Group, model: Ablation, setup: ablation_runs.Setup) -> None:
+        tried.append(model.name)
+        if model.name == "first":
+            raise UserError("no luck")
+
+    group = Group(tmp_path / "none.yaml", (), "joint", (Ablation("first"), Ablation("second"), Ablation("third")))
+    monkeypatch.setattr(ablations, "GROUPS", {"denoiser": group})
+    monkeypatch.setattr(ablations, "train_and_evaluate", train)
+    with pytest.raises(UserError, match="no luck"):
+        ablations.main(["--data", str(tmp_path), "--output", str(tmp_path / "out")])
+    assert tried == ["first", "second", "third"]
+    monkeypatch.setattr(ablations, "wait", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(ablations, "train_and_evaluate", lambda *_: (time.sleep(0.5), tried.append("more")))
+    with pytest.raises(SystemExit, match="130"):
+        ablations.main(["--data", str(tmp_path), "--output", str(tmp_path / "out")])
+    assert len(tried) <= 4, "the row at work is the last one"
 
 
 def test_models_are_trained_and_compared(
