@@ -1,8 +1,9 @@
-"""The device of a computation, its threads, and its peak memory."""
+"""The device of a computation, its threads, its clock, and its peak memory."""
 
 import resource
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -30,6 +31,11 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def clock(device: torch.device) -> Callable[[], float]:
+    """A clock in seconds: on a CPU the CPU time of this process, since others may be running; on a GPU wall time."""
+    return time.process_time if device.type == "cpu" else time.perf_counter
 
 
 def peak_memory(device: torch.device) -> dict[str, int]:

@@ -54,10 +54,8 @@ def make_views(
     given = model_inputs(known, pipe.size, pipe.device)
     print("".join(f"{note}\n" for note in given.notes), end="")
     targets = targets.resized((pipe.size, pipe.size))
-    settings, finished = (
-        run_settings(options, targets, str(pipe.device)),
-        results.finished() if options.export else None,
-    )
+    settings = run_settings(options, targets, str(pipe.device))
+    finished = results.finished() if options.export else None
     earlier = [run for run in (finished, results.unfinished()) if run is not None]
     with explained_failures(results.partial):
         choose_precision(options, pipe, given, targets, plan, settings, earlier)

@@ -26,8 +26,8 @@ CAMERA_NETWORK = BUNDLED / "camera"
 CHECKPOINT_PREFIX = "checkpoint-"
 SHARD = r"-\d+-of-\d+(?=\.safetensors$)"  # the number of one of several files of weights, in its name
 PARTS = ("codec", "nerf", "denoiser")
+# How calls sample that do not say it.
 DEFAULTS = ("default_steps", "default_guidance", "default_render_sigma", "default_temperature")
-# of calls that do not set their own
 MODULES = {
     "IdentityCodec": "mvgenvs.diffusion.codec",
     "PatchCodec": "mvgenvs.diffusion.codec",

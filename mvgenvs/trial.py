@@ -1,6 +1,5 @@
 """Which number format is the fastest on this machine and makes the same pictures, found out by a short trial."""
 
-import time
 from collections.abc import Callable
 
 import torch
@@ -8,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvgenvs.cameras import Cameras
+from mvgenvs.device import clock
 from mvgenvs.diffusion.conditions import concatenate_conditions
 from mvgenvs.known import check_known
 from mvgenvs.model import ViewSampler
@@ -77,7 +77,7 @@ def _step(
 
 def _timed(step: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor]:
     """Seconds of work, which on a CPU others on the machine disturb little, and the pictures."""
-    now = time.process_time if device.type == "cpu" else time.perf_counter
+    now = clock(device)
     step()  # the first call allocates and casts
     begun = now()
     made = step()

@@ -1,10 +1,8 @@
 """What orbits and long sequences cost: seconds and memory against batch, views and size, and along a sequence."""
 
 import gc
-import resource
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import torch
 
 from mvgenvs.allocator import give_back_freed_memory
 from mvgenvs.cameras import Cameras
+from mvgenvs.device import clock, peak_memory
 from mvgenvs.model import MultiViewModel
 from mvgenvs.results import ResultsFolder
 from mvgenvs.trajectories import TRAJECTORIES, canonical_camera
@@ -107,19 +106,16 @@ def stream(model: MultiViewModel, photo: torch.Tensor, batch: int, targets: Came
     hw = (model.size, model.size)
     small = torch.nn.functional.interpolate(photo[None], hw, mode="area").to(model.device)
     generators = [torch.Generator().manual_seed(seed) for seed in range(batch)]
-    seen, targets = (_repeated(each.resized(hw).to(model.device), batch) for each in (canonical_camera(), targets))
+    both = canonical_camera(), targets
+    seen, targets = (each.resized(hw).to(model.device).batched().repeat(batch) for each in both)
     return model.stream(small[None].expand(batch, -1, -1, -1, -1), seen, targets, generator=generators)
 
 
-def _repeated(cameras: Cameras, batch: int) -> Cameras:
-    return replace(cameras, c2w=cameras.c2w.repeat(batch, 1, 1, 1), K=cameras.K.repeat(batch, 1, 1, 1))
-
-
 def now(device: torch.device) -> float:
-    """Seconds of work so far: of the process on a CPU, whose other jobs then count little; else of the clock."""
+    """Seconds of the device's work so far."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.process_time() if device.type == "cpu" else time.perf_counter()
+    return clock(device)()
 
 
 def reset_peak() -> None:
@@ -133,6 +129,6 @@ def reset_peak() -> None:
 def memory_gbytes(kind: str) -> float:
     """VmRSS, what the process holds now, or VmHWM, the most that it held. Without /proc, the latter for both."""
     if not STATUS.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        return peak_memory(torch.device("cpu"))["host"] / 1e9
     lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
     return int(lines[kind].split()[0]) * 1024 / 1e9

@@ -1,7 +1,6 @@
 """A NeRF that keeps its renderings. The trials of a study share them: rendering takes longer than sampling."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -10,15 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mvgenvs.cameras import Cameras
+from mvgenvs.device import clock
 from mvgenvs.nerf.field import Scene
 from mvgenvs.nerf.model import Rendering, ViewNeRF
 from mvgenvs.pipeline import MultiViewPipeline
 from mvgenvs.views import with_matte
-
-
-def clock(device: torch.device) -> Callable[[], float]:
-    """A clock in seconds: on a CPU the CPU time of this process, since others may be running; on a GPU wall time."""
-    return time.process_time if device.type == "cpu" else time.perf_counter
 
 
 @dataclass(eq=False)

@@ -27,8 +27,9 @@ from eval.report.columns import Column
 from eval.report.provenance import truth_sha256
 from eval.report.records import Record, RunFolder, Settings, claim_run, folder_name
 from eval.report.summary import curve
-from eval.studies.cached_nerf import CachedNeRF, clock, with_cached_nerf
+from eval.studies.cached_nerf import CachedNeRF, with_cached_nerf
 from mvgenvs.data.stored import CachedScenes
+from mvgenvs.device import clock
 from mvgenvs.folders import OwnFolder
 from mvgenvs.media import read_png, tile, write_png
 from mvgenvs.pipeline import MultiViewPipeline
