@@ -117,8 +117,7 @@ def test_a_blob_in_the_volume_renders_at_its_projection_in_other_cameras(odd_cam
     centroid = torch.stack([(opacity * u).sum(dim=(1, 2)), (opacity * v).sum(dim=(1, 2))], dim=-1) / mass[:, None]
     torch.testing.assert_close(centroid, pixels[:, 0], atol=1.0, rtol=0)
 
-    far = sphere_bounds(origins, directions, RADIUS)[1]
-    blob_distance = (out.distance - (1 - out.opacity) * far).reshape(2, 64, 64)  # sum of weight x distance
+    blob_distance = (out.distance * out.opacity).reshape(2, 64, 64)
     cosine = (directions.reshape(2, 64, 64, 3) * cameras.c2w[:, None, None, :3, 2]).sum(dim=-1)
     torch.testing.assert_close((blob_distance * cosine).sum(dim=(1, 2)) / mass, depth[:, 0], atol=0.02, rtol=0)
 
@@ -187,6 +186,27 @@ def test_a_thin_ball_absorbs_as_beer_and_lambert_say():
     out = render_rays(ball(0.4, 1.5, colour=0.0), origins, directions, box_bounds(origins, directions, RADIUS), 400, 0)
     assert out.opacity.item() == pytest.approx(1 - math.exp(-1.5 * 0.8), abs=0.01)
     assert out.features[0, 0, 0].item() == pytest.approx(math.exp(-1.5 * 0.8), abs=0.01)  # the white behind it
+
+
+@pytest.mark.parametrize("density", [0.01, 0.5, 5.0])
+def test_light_that_passes_does_not_move_what_is_hit(density):
+    origins, directions = ray_fan(1)
+    bounds = box_bounds(origins, directions, RADIUS)
+    true = torch.full((1, 1), 1.15)  # in front of all of the ball
+    out = render_rays(ball(0.1, density), origins, directions, bounds, 400, 0, true_distance=true)
+    length = 0.2
+    expected = 1.2 + 1 / density - length / (math.exp(density * length) - 1)  # of a truncated exponential law
+    assert out.distance.item() == pytest.approx(expected, abs=0.004)
+    assert out.distance_error is not None
+    torch.testing.assert_close(out.distance_error, out.distance - true)
+    assert out.opacity.item() < 0.7
+
+
+def test_a_ray_that_hits_nothing_ends_at_its_far_bound():
+    origins, directions = ray_fan(3)
+    bounds = box_bounds(origins, directions, RADIUS)
+    out = render_rays(ball(0.1, 0.0), origins, directions, bounds, 8, 8)
+    torch.testing.assert_close(out.distance, bounds.far)
 
 
 def test_rays_see_nothing_beside_or_behind():

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+NOTHING = 1e-3  # an opacity
 RadianceField = Callable[[Tensor], tuple[Tensor, Tensor]]  # (batch, n, 3) -> density (batch, n), features (batch, n, f)
 
 
@@ -15,9 +16,9 @@ class RayRendering:
     """The rendering of a batch of rays."""
 
     features: Float[Tensor, "batch ray f"]  # the first three are RGB composited on white
-    distance: Float[Tensor, "batch ray"]  # expected distance along the ray if it hits; its far bound if not
+    distance: Float[Tensor, "batch ray"]  # expected distance at which the ray hits, if it does; else its far bound
     opacity: Float[Tensor, "batch ray"]
-    distance_error: Float[Tensor, "batch ray"] | None = None  # expected |distance - true distance|, if that is given
+    distance_error: Float[Tensor, "batch ray"] | None = None  # expected |distance - true distance| in the same sense
 
 
 def sphere_bounds(
@@ -107,15 +108,20 @@ def render_rays(
         weights = composite_weights(merged, merged_t, far)
         samples = [(weights.gather(-1, rank), t, features), (weights.gather(-1, rank_fine), t_fine, features_fine)]
     opacity = torch.stack([weights.sum(dim=-1) for weights, _, _ in samples]).sum(dim=0)
-    distance = torch.stack([(weights * t).sum(dim=-1) for weights, t, _ in samples]).sum(dim=0)
+
+    # Light that passes does not count: with an opacity of .8, it would draw the surface a fifth of the way to `far`.
+    def where_hit(values: Callable[[Tensor], Tensor]) -> Float[Tensor, "batch ray"]:
+        weighted = torch.stack([(weights * values(t)).sum(dim=-1) for weights, t, _ in samples]).sum(dim=0)
+        return weighted / opacity.clamp(min=NOTHING)
+
+    distance = torch.where(opacity > NOTHING, where_hit(lambda t: t), far)
     rendered = torch.stack([torch.einsum("brs,brsf->brf", w, features) for w, _, features in samples]).sum(dim=0)
     background = background_features(rendered.shape[-1], near)
-    transparency = 1 - opacity
+    rendered = rendered + (1 - opacity)[..., None] * background
     error = None
     if true_distance is not None:
-        parts = [(weights * (t - true_distance[..., None]).abs()).sum(dim=-1) for weights, t, _ in samples]
-        error = torch.stack(parts).sum(dim=0) + transparency * (far - true_distance).abs()
-    return RayRendering(rendered + transparency[..., None] * background, distance + transparency * far, opacity, error)
+        error = where_hit(lambda t: (t - true_distance[..., None]).abs())
+    return RayRendering(rendered, distance, opacity, error)
 
 
 def background_features(num_features: int, like: Tensor) -> Float[Tensor, " f"]:
