@@ -1,5 +1,6 @@
 """Recipes: mistakes are told in one sentence before anything is written, and what was stopped goes on."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from mvgenvs.pipeline import MultiViewPipeline
 from mvgenvs.training import objective, schedule
 from mvgenvs.training import recipe as module
 from mvgenvs.training.log import read_log
-from mvgenvs.training.recipe import cook, read_recipe
+from mvgenvs.training.recipe import Export, cook, read_recipe
+from mvgenvs.training.refining import sampling_options
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +51,15 @@ def test_the_recipes_that_come_with_us_are_sound(tmp_path: Path, monkeypatch: py
     assert recipes
     for path in recipes:
         assert read_recipe(path, tmp_path / path.stem, [str(DATA)], None).stages
+
+
+def test_the_refiner_learns_from_views_as_they_will_be_made(tmp_path: Path) -> None:
+    content, sampling = tiny_recipe(), {"steps": 2, "guidance": 1.5, "render_sigma": 0.3, "temperature": 0.5}
+    assert sorted(sampling) == sorted(field.name for field in dataclasses.fields(Export)), "every default"
+    recipe = read_recipe(write(tmp_path, {**content, "export": sampling}), tmp_path / "out", ["a"], 8.0)
+    assert sampling_options(recipe.stages[-1].config.refine) == {
+        "num_inference_steps": 2, "guidance_scale": 1.5, "start": "render", "sigma_max": 0.3, "temperature": 0.5,
+    }  # fmt: skip
 
 
 def test_missing_weights_of_vgg_are_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

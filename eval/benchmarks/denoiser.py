@@ -1,8 +1,9 @@
 """One step of each joint denoiser: a block of four new views, alone and with the five anchors that it may have.
 
-`unet` is the size of a recipe's; `tokens` is the bundled transformer on views of the tests' car, of which it computes
-what is near the object. The reference has the same weights, and nothing of what makes the step faster: the attention to
-each view's single pose token is computed, and joint attention follows its definition.
+`unet` is a joint UNet of the size of the H100's first recipe; `tokens` is the bundled transformer on views of a car, of
+which it computes what is near the object. The reference has the same weights, and nothing that makes the step faster:
+the attention to each view's single pose token is computed, and joint attention follows its definition. `everywhere`
+compares the transformer with itself when it computes all tokens: another result, as views attend to background too.
 """
 
 import copy
@@ -17,7 +18,7 @@ from attention import AttentionBackend, attention_layers, joint_attention_refere
 from attention.backends import attend
 from attention.processor import project_in, project_out
 from attention.rotary import rotate
-from eval.benchmarks.nerf import SAMPLE
+from eval.benchmarks.nerf import SAMPLE, nothing
 from eval.benchmarks.stage import Setup, Stage
 from mvgenvs.data.scenes import open_scenes
 from mvgenvs.diffusion.codec import encode_rendering
@@ -34,6 +35,12 @@ Inputs = tuple[Tensor, Tensor, Conditions]  # latents, noise levels, conditions
 def stages(setup: Setup) -> Iterator[Stage]:
     yield from _stages_of("unet", setup.unet, partial(random_inputs, setup.unet))
     yield from _stages_of("tokens", setup.pipeline.denoiser, partial(rendered_inputs, setup.pipeline))
+    whole = copy.deepcopy(setup.pipeline.denoiser)
+    whole.skips_air = False
+    for views in VIEWS:
+        inputs = rendered_inputs(setup.pipeline, views)
+        near, everywhere = (nothing(partial(step, each, *inputs)) for each in (setup.pipeline.denoiser, whole))
+        yield Stage(f"denoiser/everywhere-{views}", near, everywhere)
 
 
 def _stages_of(name: str, denoiser: JointModel, inputs_of: Callable[[int], Inputs]) -> Iterator[Stage]:

@@ -3,11 +3,14 @@
 The bundled model lifts views of a car from the tests' sample, each with its mirror image: 1 and 3 known views make 2
 and 6 volumes. `nerf/render` is compared with `mvgenvs.nerf.reference`. `nerf/render-per-view` is compared with the
 field of genvs_unofficial, whose MLP runs once for each volume; that is another function, so no difference is reported.
+`nerf/render-occupied` is how sampling renders: no samples where the scene is empty, and half as many elsewhere.
 `nerf/render-backward` runs the backward pass from a random linear function of the renderings to the volumes and the
 MLP. The gradients of the volumes are compared, relative to the largest of them.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -42,8 +45,9 @@ def _stages_of(suffix: str, nerf: ViewNeRF, views: ViewSet, device: torch.device
     yield Stage(f"nerf/encode{suffix}", lambda: lift(nerf, images, cameras))
     with torch.no_grad():
         scene = nerf.encode(images, cameras)
+        occupied = replace(scene, occupancy=nerf.occupancy(scene))
 
-    def ours(view: Cameras) -> Tensor:
+    def ours(view: Cameras, scene: Scene = scene) -> Tensor:
         rendering = nerf.render(scene, view.batched())
         return torch.cat([rendering.features, rendering.opacity], dim=2)[0]
 
@@ -54,6 +58,8 @@ def _stages_of(suffix: str, nerf: ViewNeRF, views: ViewSet, device: torch.device
         return plain(view, fuse="outputs")
 
     yield Stage(f"nerf/render{suffix}", forward(ours, targets), forward(plain, targets))
+    skipping = forward(partial(ours, scene=occupied), targets)
+    yield Stage(f"nerf/render-occupied{suffix}", nothing(skipping), forward(plain, targets))
     yield Stage(f"nerf/render-per-view{suffix}", nothing(forward(ours, targets)), forward(per_view, targets))
     yield Stage(
         f"nerf/render-backward{suffix}",

@@ -41,7 +41,7 @@ class Setup:
 
     @cached_property
     def unet(self) -> Any:
-        """A joint UNet of the size of `configs/recipes/one_gpu.yaml`'s on the device; its weights are random."""
+        """A joint UNet on the device, of the size of the one that an H100 trained first; its weights are random."""
         from mvgenvs.diffusion.denoiser import JointDenoiser
 
         torch.manual_seed(0)

@@ -133,6 +133,8 @@ class RefineConfig(Checked):
     """classifier-free guidance"""
     render_sigma: float = ranged(0.0, 0, 1000)
     """start from the rendering with noise of this level"""
+    temperature: float = ranged(1.0, 0, 10)
+    """deviation of that noise, as a share of what its level says"""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from mvgenvs.training.kept import KeptItems, data_key, make_all
 from mvgenvs.training.objective import vgg_trunk, weighted_sum
 
 VIEWS = "views"  # in the run's folder
-MAKING = ("views", "steps", "guidance", "render_sigma")  # the settings that say how each of them is made
+MAKING = ("views", "steps", "guidance", "render_sigma", "temperature")  # the settings that say how each is made
 
 Pictures = UInt8[Tensor, "view 3 h w"]
 
@@ -176,6 +176,7 @@ def sampling_options(settings: RefineConfig) -> dict[str, Any]:
         "guidance_scale": settings.guidance or None,
         "start": "render" if settings.render_sigma else None,
         "sigma_max": settings.render_sigma or None,
+        "temperature": settings.temperature if settings.render_sigma else None,
     }
 
 
