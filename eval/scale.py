@@ -117,7 +117,7 @@ def place_table(rows: "Sequence[Place]") -> str:
         header,
         (
             (str(row.views), f"{1e3 * row.per_view:.0f}", f"{row.per_view / rows[0].per_view:.2f}",
-             f"{1e3 * row.per_late_view:.0f}", f"{row.resident_gbytes:.3f}")
+             f"{1e3 * row.per_late_view:.0f}", f"{row.held_gbytes:.3f}")
             for row in rows
         ),
     )) or ""  # fmt: skip

@@ -43,7 +43,7 @@ def main(folder: Path, views: int, manner: str) -> None:
     photo = torch.rand(4, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     places = []
     for place in measure_sequence(tiny_model(), photo, (views // 10, views), folder):
-        places.append({"tensors": tensors_alive(), "gbytes": place.resident_gbytes, "per_view": place.per_view})
+        places.append({"tensors": tensors_alive(), "gbytes": place.held_gbytes, "per_view": place.per_view})
         if len(places) == 1:
             room = int(1e9 * memory_gbytes("VmSize")) + ROOM
             resource.setrlimit(resource.RLIMIT_AS, (room, room))

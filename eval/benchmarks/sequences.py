@@ -39,7 +39,7 @@ class Place:
     views: int
     per_view: float  # seconds, the mean from the second block on
     per_late_view: float  # seconds, the mean of the last `LAST` views
-    resident_gbytes: float
+    held_gbytes: float  # of memory in use: what is kept free for the next tensors is given back first
 
 
 def model_of_size(checkpoint: str, size: int | None) -> MultiViewModel:
@@ -97,7 +97,7 @@ def measure_sequence(
                     views=reached,
                     per_view=(times[-1] - times[0]) / max(1, done - first),
                     per_late_view=(times[-1] - times[-1 - late]) / max(1, late),
-                    resident_gbytes=memory_gbytes("VmRSS"),
+                    held_gbytes=held_gbytes(),
                 )
 
 
@@ -118,10 +118,16 @@ def now(device: torch.device) -> float:
     return clock(device)()
 
 
-def reset_peak() -> None:
-    """Where the system can, the peak begins anew; elsewhere it is that of the whole process."""
+def held_gbytes() -> float:
+    """What the process holds, without what it has freed."""
     gc.collect()
     give_back_freed_memory()
+    return memory_gbytes("VmRSS")
+
+
+def reset_peak() -> None:
+    """Where the system can, the peak begins anew; elsewhere it is that of the whole process."""
+    held_gbytes()
     if PEAK_RESET.exists():
         PEAK_RESET.write_text("5")
 
