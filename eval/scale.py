@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add("--batch", "orbits in a batch", type=whole_number(1, 256), default=[1, 2, 4], **whole)
     parse.add("--sizes", "pixels; the model is taken at these sizes, whatever it was trained for", type=SIDE,
               default=[64, 128, 256], **whole)  # fmt: skip
-    parse.add("--along", "where to look at the spiral, whose views are the last number", type=VIEWS,
+    parse.add("--along", "where to look along a sequence, whose views are the last number", type=VIEWS,
               default=[50, 200, 1000], **whole)  # fmt: skip
     parse.add("--device", "where to compute", choices=("auto", "cpu", "cuda"), default="cpu")
     parse.add("--threads", "threads on the CPU", type=WORKERS, default=1, metavar="N")
@@ -80,7 +80,7 @@ def measure_orbits(args: argparse.Namespace, device: Any, photo: Any) -> "list[O
 
 
 def measure_places(args: argparse.Namespace, device: Any, photo: Any) -> "list[Place]":
-    """The spiral."""
+    """One sequence."""
     from eval.benchmarks.sequences import measure_sequence, model_of_size
 
     if not args.along:
@@ -89,7 +89,7 @@ def measure_places(args: argparse.Namespace, device: Any, photo: Any) -> "list[P
     with tempfile.TemporaryDirectory() as folder:
         model = model_of_size(args.checkpoint, None).to(device)
         for place in measure_sequence(model, photo, sorted(args.along), Path(folder)):
-            print(f"view {place.views} of the spiral ...", file=sys.stderr, flush=True)
+            print(f"view {place.views} of the sequence ...", file=sys.stderr, flush=True)
             rows.append(place)
     return rows
 

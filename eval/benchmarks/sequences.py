@@ -17,7 +17,7 @@ from mvgenvs.trajectories import TRAJECTORIES, canonical_camera
 
 PEAK_RESET = Path("/proc/self/clear_refs")  # Linux forgets the peak when a 5 is written to it
 STATUS = Path("/proc/self/status")
-LAST = 50  # views whose mean is the time of a view late in a sequence
+ROUND = 50  # views of an orbit, which a long sequence goes round again and again
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Place:
 
     views: int
     per_view: float  # seconds, the mean from the second block on
-    per_late_view: float  # seconds, the mean of the last `LAST` views
+    per_late_view: float  # seconds, the mean of the last round
     held_gbytes: float  # of memory in use: what is kept free for the next tensors is given back first
 
 
@@ -78,11 +78,11 @@ def run_through(model: MultiViewModel, photo: torch.Tensor, batch: int, views: i
 def measure_sequence(
     model: MultiViewModel, photo: torch.Tensor, places: Sequence[int], folder: Path
 ) -> Iterator[Place]:
-    """Makes a spiral of as many views as the last of the ascending `places` says, with its files, as
-    `infer_multiview.py` does; yields each of them when it is reached.
+    """Makes as many views as the last of the ascending `places` says, with their files, as `infer_multiview.py` does;
+    yields each of the places when it is reached. All rounds are of the same cameras, so that they should cost the same.
     """
-    targets = TRAJECTORIES["spiral"](places[-1], 20.0, 0.0, (model.size, model.size))
-    wanted = list(places)
+    around = TRAJECTORIES["orbit"](ROUND, 20.0, 0.0, (model.size, model.size))
+    targets, wanted = around.select([view % ROUND for view in range(places[-1])]), list(places)
     with ResultsFolder(folder, targets.num_views) as results:
         results.begin()
         times: list[float] = []  # when each view was finished
@@ -92,7 +92,7 @@ def measure_sequence(
             first = times.count(times[0])
             while wanted and len(times) >= wanted[0]:
                 reached, done = wanted.pop(0), len(times)
-                late = min(LAST, done - first)
+                late = min(ROUND, done - first)
                 yield Place(
                     views=reached,
                     per_view=(times[-1] - times[0]) / max(1, done - first),
