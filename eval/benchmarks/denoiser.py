@@ -8,6 +8,7 @@ compares the transformer with itself when it computes all tokens: another result
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -35,12 +36,13 @@ Inputs = tuple[Tensor, Tensor, Conditions]  # latents, noise levels, conditions
 def stages(setup: Setup) -> Iterator[Stage]:
     yield from _stages_of("unet", setup.unet, partial(random_inputs, setup.unet))
     yield from _stages_of("tokens", setup.pipeline.denoiser, partial(rendered_inputs, setup.pipeline))
-    whole = copy.deepcopy(setup.pipeline.denoiser)
-    whole.skips_air = False
     for views in VIEWS:
-        inputs = rendered_inputs(setup.pipeline, views)
-        near, everywhere = (nothing(partial(step, each, *inputs)) for each in (setup.pipeline.denoiser, whole))
-        yield Stage(f"denoiser/everywhere-{views}", near, everywhere)
+        xt, sigma, near = rendered_inputs(setup.pipeline, views)
+        maps = near.maps.clone()
+        maps[:, :, -1] = 1  # computed everywhere
+        everywhere = replace(near, maps=maps)
+        run, whole = (partial(step, setup.pipeline.denoiser, xt, sigma, each) for each in (near, everywhere))
+        yield Stage(f"denoiser/everywhere-{views}", nothing(run), nothing(whole))
 
 
 def _stages_of(name: str, denoiser: JointModel, inputs_of: Callable[[int], Inputs]) -> Iterator[Stage]:
