@@ -120,14 +120,19 @@ def now(device: torch.device) -> float:
 
 def held_gbytes() -> float:
     """What the process holds, without what it has freed."""
+    give_back()
+    return memory_gbytes("VmRSS")
+
+
+def give_back() -> None:
+    """Returns all that is not in use to the system."""
     gc.collect()
     give_back_freed_memory()
-    return memory_gbytes("VmRSS")
 
 
 def reset_peak() -> None:
     """Where the system can, the peak begins anew; elsewhere it is that of the whole process."""
-    held_gbytes()
+    give_back()
     if PEAK_RESET.exists():
         PEAK_RESET.write_text("5")
 
