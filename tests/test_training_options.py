@@ -110,12 +110,15 @@ def test_saved_lora_is_plain_and_gives_the_same_output(tmp_path: Path, monkeypat
         with lora_merged(parts.denoiser):
             assert set(parts.denoiser.state_dict()) == names
             merged = objective(batch, 0.0)["denoise"]
+            saved = {key: value.clone() for key, value in parts.denoiser.state_dict().items()}
             parts.denoiser.save_pretrained(tmp_path)
         assert_equal(parts.denoiser.state_dict(), before)
         monkeypatch.setitem(sys.modules, "peft", None)  # no import of it succeeds
         fresh = type(parts.denoiser).from_pretrained(tmp_path)
         reloaded = Objective(dataclasses.replace(parts, denoiser=fresh), denoiser_config()).eval()
-        assert torch.equal(reloaded(batch, 0.0)["denoise"], merged)
+        assert_equal(fresh.state_dict(), saved)
+        # Not to the bit: on some processors sums depend on where in memory the weights lie.
+        torch.testing.assert_close(reloaded(batch, 0.0)["denoise"], merged, rtol=1e-6, atol=0)
     torch.testing.assert_close(merged, expected, rtol=1e-5, atol=1e-6)
     untrained = Objective(tiny_parts(config), denoiser_config()).eval()
     assert not torch.allclose(untrained(batch, 0.0)["denoise"], expected, rtol=1e-4)
