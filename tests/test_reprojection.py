@@ -124,6 +124,20 @@ def test_one_source_is_believed_by_its_gain_its_error_and_its_noise():
     torch.testing.assert_close(precision, torch.full((1, 1, 2), 0.25 / (DOUBT * 0.09 + 0.16)))
 
 
+def test_views_that_do_not_see_a_token_tell_nothing_of_it():
+    """As when there is an entry for every view."""
+    body, errors = [Solid((0.0, 0.0, 0.0), 0.3, (1.0, 0.0, 0.0))], errors_of(0.5, 0.09)
+    _, points, solid, projections = true_geometry(body, ring_cameras(12, SIZE, elevation=0.0))
+    pixels = torch.tensor([[SIZE * SIZE // 2 + SIZE // 2] * 2])
+    told = []
+    for only_seen in (True, False):
+        sources = find_sources(points, solid, projections, pixels, only_seen)
+        shown = sources.seen[None] * torch.tensor([2.0, -1.0])
+        told.append(errors.told(shown, torch.full((1, len(sources.view)), 0.4), sources, 1))
+    assert len(sources.view) == 12
+    torch.testing.assert_close(told[1], told[0])
+
+
 def test_half_a_token_counts_half():
     errors, shown = errors_of(1.0, 0.09), torch.tensor([[[2.0, -1.0]]])
     whole = errors.told(shown, torch.tensor([[0.4]]), one_token(1), 1)

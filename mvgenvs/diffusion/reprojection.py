@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from mvgenvs.precision import without_autocast
 
 SAME_DEPTH = 0.04  # world units: a pixel whose surface is farther than this from the point shows something else
+HARDLY = 1e-12  # the part of a token that is seen where it is not
 SEEN = 0.4  # the weight of the four pixels around a place which must show the point
 TURNS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)  # square roots of 1 - cos: 0, 16, 33, 50, 69, 90 and 116 degrees
 FEWEST = 100  # patches that must be measured around a turn
@@ -45,12 +46,12 @@ class Sources:
     @property
     def averaging(self) -> Float[Tensor, " source"]:
         """The variance of white noise after the move, for a variance of 1 before."""
-        return self.weight.square().sum(dim=(-1, -2)) / self.seen.sum(dim=-1)
+        return self.weight.square().sum(dim=(-1, -2)) / self.seen.sum(dim=-1).clamp(min=1)
 
     @property
     def share(self) -> Float[Tensor, " source"]:
-        """The part of the token that is seen, in (0, 1]."""
-        return self.seen.mean(dim=-1)
+        """The part of the token that is seen, in (0, 1]; next to nothing, where entries are made for all views."""
+        return self.seen.mean(dim=-1).clamp(min=HARDLY)
 
 
 @without_autocast
@@ -96,7 +97,7 @@ def find_sources(
     own_rays = F.normalize(target[token] - centers[own[token]], dim=-1)
     turn = (1 - (rays * own_rays).sum(dim=-1)).clamp(min=0).sqrt()
     seen, weight = seen[token, view], weight[token, view]
-    turn = (turn * seen).sum(dim=-1) / seen.sum(dim=-1)
+    turn = (turn * seen).sum(dim=-1) / seen.sum(dim=-1).clamp(min=HARDLY)
     return Sources(token, view, turn, torch.stack(places, dim=-1)[token, view], weight)
 
 
