@@ -3,7 +3,7 @@
 The bundled model lifts views of a car from the tests' sample, each with its mirror image: 1 and 3 known views make 2
 and 6 volumes. `nerf/render` is compared with `mvgenvs.nerf.reference`. `nerf/render-per-view` is compared with the
 field of genvs_unofficial, whose MLP runs once for each volume; that is another function, so no difference is reported.
-`nerf/render-occupied` is how sampling renders: no samples where the scene is empty, and half as many elsewhere.
+`nerf/render-occupied` is how sampling renders: no samples where the scene is empty, and fewer elsewhere.
 `nerf/render-backward` runs the backward pass from a random linear function of the renderings to the volumes and the
 MLP. The gradients of the volumes are compared, relative to the largest of them.
 """

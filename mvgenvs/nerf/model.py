@@ -26,10 +26,10 @@ from mvgenvs.views import with_matte
 
 CHUNK, CHUNK_ON_GPU = 2**17, 2**22  # samples; their tensors stay in a CPU's third-level cache
 CHUNK_IN_TRAINING = 2**19  # on a CPU, where each chunk costs a gradient of the size of all volumes
-CELL = 0.016  # half a cell of the occupancy grid, in world units
+CELL = 0.016  # side of a cell of the occupancy grid, in world units: a voxel of the world volume
 # Of a ray's coarse and fine samples: what its occupied part needs, about half of its length in the box. There, even
 # samples miss little, and say more of what lies between them than many close to a guess.
-SHARES = (0.75, 0.25)
+SHARES = (0.625, 0.25)
 KEPT_SAMPLES, KEPT_ON_GPU = 2**21, 2**24  # whose intermediate results are kept for the backward pass: .5 GB per 2**20
 
 
@@ -166,7 +166,7 @@ class ViewNeRF(Module):
         """Where the scene is empty. Not for training."""
         radius = self.config.scene_radius
         x, y, z = (radius, radius, radius) if self.extent is None else self.extent
-        extent, cells = (x, y, z), (round(x / CELL), round(y / CELL), round(z / CELL))
+        extent, cells = (x, y, z), (round(2 * x / CELL), round(2 * y / CELL), round(2 * z / CELL))
         batch, device = scene.images.shape[0], scene.images.device
         return find_occupancy(lambda points: self.field(scene, points)[0], batch, cells, extent, device)
 
