@@ -65,6 +65,22 @@ def test_last_uses_count_anchors_and_what_the_nerf_is_lifted_from():
     assert last_uses(plan) == {0: 1, 1: 1, 2: 2}
 
 
+@pytest.mark.parametrize("step", [15.0, -15.0])
+def test_the_end_of_an_orbit_sees_its_beginning(step):
+    """The last block of a full turn has its two neighbours on each side; on half a turn, and where all cameras look the
+    same way, anchors are the latest views.
+    """
+    angles = np.radians(step * np.arange(25))  # the input, then 24 targets
+    centers = np.stack([np.sin(angles), np.zeros(25), np.cos(angles)], axis=1)
+    *before, last = make_plan("sliding", 1, 24, centers=centers)
+    assert last == Block((21, 22, 23, 24), (0, 1, 2, 19, 20), (0,))
+    assert before[:4] == make_plan("sliding", 1, 24)[:4]
+    half = make_plan("sliding", 1, 12, centers=centers[:13])
+    assert half == make_plan("sliding", 1, 12)
+    backwards = make_plan("sliding", 1, 24, centers=np.linspace(1, 2, 25)[:, None] * centers[:1])
+    assert backwards == make_plan("sliding", 1, 24)
+
+
 def test_sliding_anchors_are_the_latest_views():
     first, second, last = make_plan("sliding", 2, 7, block=3, anchors=2)
     assert (first.new, first.anchors) == ((2, 3, 4), (0, 1))

@@ -57,7 +57,10 @@ class _SequenceSpec:
         return [tuple(views[start : start + self.block]) for start in range(0, len(views), self.block)]
 
     def nearest(self, new: Sequence[int], candidates: Sequence[int]) -> list[int]:
-        """The candidates by distance from the new views: in camera direction, or in index if there are no cameras."""
+        """The candidates by distance from the new views: in camera direction, or in index if there are no cameras.
+
+        Those that are equally near stay in their order.
+        """
         choice = np.array(candidates, dtype=int)
         if self.centers is None:
             distance = np.abs(choice - np.mean(new))
@@ -65,7 +68,9 @@ class _SequenceSpec:
             centers = self.centers.astype(np.float64)
             directions = centers / np.linalg.norm(centers, axis=-1, keepdims=True).clip(1e-9)
             distance = -directions[choice] @ directions[list(new)].mean(axis=0)
-        return choice[np.lexsort((choice, distance.round(6)))].tolist()  # rounded: both sides of a gap are equally near
+        return choice[
+            distance.round(6).argsort(kind="stable")
+        ].tolist()  # rounded: both sides of a gap are equally near
 
 
 def joint(spec: _SequenceSpec) -> list[Block]:
@@ -74,7 +79,9 @@ def joint(spec: _SequenceSpec) -> list[Block]:
 
 
 def sliding(spec: _SequenceSpec) -> list[Block]:
-    """Block after block, anchored by the known views and the last finished targets."""
+    """Block after block, anchored by the known views, the last finished targets, and the first ones where they are
+    near again, as at the end of an orbit.
+    """
     return _chain(spec, spec.targets)
 
 
@@ -139,11 +146,16 @@ def unconditional(spec: _SequenceSpec) -> list[Block]:
 
 
 def _chain(spec: _SequenceSpec, views: Sequence[int]) -> list[Block]:
-    """The views in blocks, each anchored by the known views and the last few of `views` before it."""
+    """The views in blocks, each anchored by the known views and a few of `views` before it: one half are the last ones,
+    the others the nearest of a few last and first ones. So the views of a loop's end also see its beginning.
+    """
     blocks = []
     for start, new in zip(range(0, len(views), spec.block), spec.groups(views), strict=True):
-        anchors = (*spec.inputs, *views[max(0, start - spec.anchors) : start])
-        blocks.append(Block(new, anchors, spec.inputs))
+        latest = list(views[max(0, start - spec.anchors) : start])[::-1]
+        first = [view for view in views[: min(start, spec.anchors)] if view not in latest]
+        sure = latest[: -(-spec.anchors // 2)]
+        near = spec.nearest(new, [*latest[len(sure) :], *first])[: spec.anchors - len(sure)]
+        blocks.append(Block(new, (*spec.inputs, *sorted([*sure, *near])), spec.inputs))
     return blocks
 
 
