@@ -74,6 +74,26 @@ def test_views_of_a_set_differ_unless_there_are_too_few(root):
     assert training_sets(root, num_views=7)[0].views.num_views == 7
 
 
+def test_a_set_of_neighbours_has_the_views_nearest_to_one(root):
+    """The known views are drawn as before; then come a view, and those nearest to it, each once."""
+    plain = training_sets(root, num_views=4, mirror=False)
+    sets = training_sets(root, num_views=4, mirror=False, neighbours=1.0)
+    for index in range(20):
+        before, draw = plain.draw(index), sets.draw(index)
+        known, middle, *others = draw.views[: draw.num_known], *draw.views[draw.num_known :]
+        assert (draw.num_known, draw.seed, [*known, middle]) == (
+            before.num_known, before.seed, before.views[: draw.num_known + 1]
+        )  # fmt: skip
+        centers = sets.scenes.cameras(draw.scene).centers
+        far = {view: float((centers[view] - centers[middle]).norm()) for view in range(len(centers))}
+        left = [far[view] for view in far if view not in draw.views]
+        assert len(set(draw.views)) == 4 and max(far[view] for view in others) <= min(left)
+    mixed = training_sets(root, num_views=4, mirror=False, neighbours=0.5)
+    changed = [mixed.draw(index).views != plain.draw(index).views for index in range(60)]
+    assert 10 <= sum(changed) <= 35
+    assert training_sets(root, num_views=7, neighbours=1.0)[0].views.num_views == 7  # more than there are: drawn again
+
+
 def test_batches_stack_their_sets(root):
     sets = training_sets(root)
     batch = collate([sets[0], sets[1]])

@@ -27,6 +27,8 @@ class DataConfig(Checked):
     """most known views of a set"""
     known_odds: tuple[float, ...] = ranged((), 0, MANY, count=(0, 256))
     """odds of 1, 2, … known views, if not uniform; replaces min_known and max_known"""
+    neighbours: float = ranged(0.0, 0, 1)
+    """probability that a set's views, but for the known ones, are neighbours, as they are along a trajectory"""
     recolour: float = ranged(0.8, 0, 1)
     """probability that a set's hue is rotated or its channels are permuted"""
     expose: float = ranged(0.0, 0, 1)
@@ -70,6 +72,8 @@ class LossConfig(Checked):
     """weight of the mean opacity, which keeps the field from filling the frustum"""
     denoise: float = ranged(0.0, 0, MANY)
     """weight of the denoising loss"""
+    agreement: float = ranged(0.0, 0, MANY)
+    """weight of the difference between the errors of denoised views that show the same surface; for data with depth"""
     perceptual: float = ranged(0.0, 0, MANY)
     """weight of LPIPS-VGG between the decoded denoised latents, or refined views, and the ground truth"""
     perceptual_trunk: str = ""

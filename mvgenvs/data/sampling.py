@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch.utils.data import Dataset
 
 from mvgenvs.data.augment import Augmentation, draw_augmentation
@@ -74,6 +74,7 @@ class TrainingSets(Dataset[Sample]):
         mirror: bool = True,
         known_odds: Sequence[float] = (),
         expose: float = 0.0,
+        neighbours: float = 0.0,
     ) -> None:
         """The arguments are the fields of `DataConfig` that say how sets are drawn.
 
@@ -86,7 +87,7 @@ class TrainingSets(Dataset[Sample]):
             raise UserError(f"setting 'data.known_odds' takes up to {num_views - 1} odds, one of them above 0")
         self.scenes, self.num_views, self.num_known = scenes, num_views, num_known
         self.global_batch, self.seed, self.num_items = global_batch, seed, num_items
-        self.recolour, self.mirror, self.expose = recolour, mirror, expose
+        self.recolour, self.mirror, self.expose, self.neighbours = recolour, mirror, expose, neighbours
         self.known_odds = np.array(known_odds) / sum(known_odds) if known_odds else None
         self.families = self.families_of(range(len(scenes)))
 
@@ -121,13 +122,27 @@ class TrainingSets(Dataset[Sample]):
         chosen = rng.choice(available, size=self.num_views, replace=available < self.num_views)
         has_front = self.scenes.objects[scene].has_front
         augmentation = draw_augmentation(rng, self.recolour, self.mirror, self.expose, has_front)
+        num_known, seed = self.draw_num_known(index), int(rng.integers(2**62))
+        if self.neighbours and rng.random() < self.neighbours and available >= self.num_views:
+            chosen = self._with_neighbours(scene, chosen, num_known)
+        return SetDraw(scene, chosen.tolist(), augmentation, num_known, seed)
+
+    def draw_num_known(self, index: int) -> int:
+        """The number of known views of the set with this index, the same for all sets of its step."""
         low, high = self.num_known
-        step_rng = np.random.default_rng((self.seed, index // self.global_batch, 1))
+        rng = np.random.default_rng((self.seed, index // self.global_batch, 1))
         if self.known_odds is None:
-            num_known = int(step_rng.integers(low, high + 1))
-        else:
-            num_known = 1 + int(step_rng.choice(len(self.known_odds), p=self.known_odds))
-        return SetDraw(scene, chosen.tolist(), augmentation, num_known, int(rng.integers(2**62)))
+            return int(rng.integers(low, high + 1))
+        return 1 + int(rng.choice(len(self.known_odds), p=self.known_odds))
+
+    def _with_neighbours(
+        self, scene: int, chosen: Int[np.ndarray, " view"], num_known: int
+    ) -> Int[np.ndarray, " view"]:
+        """The known views, the view after them, and those others whose cameras are nearest to that one's."""
+        centers = self.scenes.cameras(scene).centers
+        far = (centers - centers[chosen[num_known]]).norm(dim=-1).numpy()
+        far[chosen[:num_known]] = np.inf
+        return np.concatenate([chosen[:num_known], far.argsort()[: len(chosen) - num_known]])
 
     def __getitem__(self, index: int) -> Sample:
         draw = self.draw(index)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from mvgenvs.cameras import Cameras
 from mvgenvs.data import captures, packed, srn, streamed
 from mvgenvs.data.stored import SPLITS, CachedScenes, SceneObject
 from mvgenvs.errors import UserError
@@ -18,6 +19,10 @@ class ObjectDataset(Protocol):
 
     def load(self, index: int, view_positions: Sequence[int] | None = None) -> ViewSet:
         """Views of one object by their positions in its `view_ids`; all of them by default."""
+        ...
+
+    def cameras(self, index: int) -> Cameras:
+        """The cameras of all views of one object."""
         ...
 
     def __len__(self) -> int: ...

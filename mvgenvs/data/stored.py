@@ -124,13 +124,20 @@ class CachedScenes(ABC):
 
     def load(self, index: int, view_positions: Sequence[int] | None = None) -> ViewSet:
         """Views of one object by their positions in `view_ids`; all of them by default."""
+        return self._kept_views(index).view_set(view_positions)
+
+    def cameras(self, index: int) -> Cameras:
+        """The cameras of all views of one object."""
+        return self._kept_views(index).cameras
+
+    def _kept_views(self, index: int) -> StoredViews:
         stored = self._stored.get(index)
         if stored is None:
             stored = self._stored[index] = self.read(index)
             self._held += stored.num_bytes
             while self._held > CACHE and len(self._stored) > 1:
                 self._held -= self._stored.pop(next(iter(self._stored))).num_bytes
-        return stored.view_set(view_positions)
+        return stored
 
     def __len__(self) -> int:
         return len(self.objects)

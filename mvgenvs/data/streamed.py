@@ -6,7 +6,7 @@ import re
 import tarfile
 import time
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from http.client import HTTPException
 from io import BufferedIOBase, BytesIO
 from pathlib import Path
@@ -22,7 +22,6 @@ from mvgenvs.cameras import Cameras
 from mvgenvs.data.packed import TYPES, shapes
 from mvgenvs.data.stored import SPLITS, CachedScenes, SceneObject, StoredViews, sound_records
 from mvgenvs.errors import UserError
-from mvgenvs.views import ViewSet
 
 FORMAT = "mvgenvs shards 1"
 KEPT = 4  # shards in memory
@@ -108,8 +107,8 @@ class ShardScenes(CachedScenes):
         """Drops all shards except these."""
         self._kept = {shard: views for shard, views in self._kept.items() if shard in shards}
 
-    def load(self, index: int, view_positions: Sequence[int] | None = None) -> ViewSet:
-        return self.read(index).view_set(view_positions)  # kept by the shard, not by the object
+    def _kept_views(self, index: int) -> StoredViews:
+        return self.read(index)  # kept by the shard, not by the object
 
     def _read_shard(self, shard: int) -> dict[int, StoredViews]:
         """The shard's objects by their numbers."""

@@ -47,7 +47,7 @@ class RenderedSets(Dataset[RenderedSample]):
 
     def __init__(self, sets: TrainingSets, folder: Path, count: int) -> None:
         self.sets, self.folder, self.count = sets, folder, count
-        self.known = np.array([sets.draw(index).num_known for index in range(count)])
+        self.known = np.array([sets.draw_num_known(index) for index in range(count)])
         self.members = functools.lru_cache(maxsize=4)(self._members)
 
     def _members(self, step: int) -> list[int]:
@@ -102,6 +102,7 @@ def rendered_sets(
         "nerf": weights_sha256(objective.nerf), "data": data_key(config, scenes), "batch": config.optim.batch,
         "input_noise": config.loss.input_noise, "render_size": config.denoiser.render_size,
         "views": [config.data.num_views, config.data.min_known, config.data.max_known, *config.data.known_odds],
+        "neighbours": config.data.neighbours,
     }  # fmt: skip
     seconds = 60 * config.run.minutes * config.data.renderings_share or None
     kept = make_all(

@@ -202,6 +202,7 @@ def open_data(config: TrainConfig, world: int = 1) -> tuple[CachedScenes, Traini
         data.mirror,
         data.known_odds,
         data.expose,
+        data.neighbours,
     )
     return scenes, sets
 

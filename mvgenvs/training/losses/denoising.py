@@ -16,6 +16,7 @@ from mvgenvs.diffusion.options import CLEAN_SIGMA
 from mvgenvs.nerf.model import Rendering
 from mvgenvs.perceptual import PerceptualDistance
 from mvgenvs.training.draws import Draws
+from mvgenvs.training.losses.agreement import same_points
 from mvgenvs.views import ViewSet
 
 
@@ -60,6 +61,9 @@ class DenoisingLoss:
         counted = (~anchors).to(error.dtype)
         weighted = loss_weight(sigma, self.weights.min_snr) * error * counted
         losses = {"denoise": weighted.sum(dim=1).div(counted.sum(dim=1).clamp(min=1)).mean()}
+        if self.weights.agreement and batch.views.depth is not None:
+            given = torch.where(anchors[..., None, None, None], 0.0, denoised - x0)
+            losses["agreement"] = self._agreement(given, sigma, ~anchors, batch.views)
         if self.weights.perceptual:
             losses["perceptual"] = self._perceptual(denoised, sigma, ~anchors, batch.views, rendering, draws)
         return losses
@@ -105,6 +109,23 @@ class DenoisingLoss:
         if not self.denoiser.sees_reference:
             return None
         return Reference(x0[:, 0], self.denoiser.embed(views.images[:, 0]), views.cameras.select([0]))
+
+    def _agreement(
+        self,
+        errors: Float[Tensor, "set view c h w"],
+        sigma: Float[Tensor, "set view"],
+        counted: Bool[Tensor, "set view"],
+        views: ViewSet,
+    ) -> Float[Tensor, ""]:
+        """How the errors of views that count differ from those at the same points of others; as the error is weighed.
+
+        Anchors are given, so their errors are 0: views agree with them by being right.
+        """
+        every = same_points(views, errors.shape[-1])
+        of_sets = errors.unflatten(0, (len(every), -1))
+        difference = torch.stack([same.differences(e) for same, e in zip(every, of_sets, strict=True)]).flatten(0, 1)
+        weight = loss_weight(sigma, self.weights.min_snr) * counted
+        return (weight * difference.mean(dim=(-1, -2))).sum(dim=1).div(counted.sum(dim=1).clamp(min=1)).mean()
 
     def _perceptual(
         self,
