@@ -9,7 +9,7 @@ from mvgenvs.data.scenes import open_scenes
 from mvgenvs.pipeline import MultiViewPipeline
 
 SAMPLE = Path(__file__).parent / "data/opencars_sample"
-RENDERED, MADE = 24.26, 23.93  # dB
+RENDERED, MADE = 24.29, 23.84  # dB
 
 
 def test_the_bundled_model_sees_the_sample_car() -> None:
