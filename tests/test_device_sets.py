@@ -30,7 +30,7 @@ class Noise(CachedScenes):
 
 
 def sets_of(scenes: CachedScenes) -> TrainingSets:
-    return TrainingSets(scenes, 4, (1, 3), 4, seed=3, num_items=100, expose=0.5)
+    return TrainingSets(scenes, 4, (1, 3), 4, seed=3, num_items=100, expose=0.5, neighbours=0.5)
 
 
 @pytest.mark.parametrize("indices", [[0, 1, 2, 3], [4, 5, 6, 7], [37], list(range(80, 100))])
