@@ -11,6 +11,7 @@ from tiny import tiny_parts
 
 import train_multiview
 from mvgenvs.config import TrainConfig
+from mvgenvs.nerf import chunks
 from mvgenvs.training.memory import LiveBytes, StepMemory, blank_batch, step_memory
 from mvgenvs.training.objective import Objective
 
@@ -73,6 +74,18 @@ def test_what_saves_memory_is_seen_to() -> None:
     half = estimate(halves)[0]
     assert half.activations == pytest.approx(keeping.activations, rel=0.1)
     assert half.optimizer == keeping.optimizer / 4
+
+
+def test_tensors_without_data_stay_in_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several at once stopped with torch's AssertionError, now and then, in the rendering's chunks."""
+    monkeypatch.setattr(chunks, "ThreadPoolExecutor", lambda *_, **__: pytest.fail("another thread"))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert estimate(denoiser_config())[0].activations > 0
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_script_prints_both(capsys: pytest.CaptureFixture[str]) -> None:

@@ -142,7 +142,8 @@ class TrainingSets(Dataset[Sample]):
         centers = self.scenes.cameras(scene).centers
         far = (centers - centers[chosen[num_known]]).norm(dim=-1).numpy()
         far[chosen[:num_known]] = np.inf
-        return np.concatenate([chosen[:num_known], far.argsort()[: len(chosen) - num_known]])
+        nearest = far.argsort(kind="stable")[: len(chosen) - num_known]
+        return np.concatenate([chosen[:num_known], nearest])
 
     def __getitem__(self, index: int) -> Sample:
         draw = self.draw(index)

@@ -68,9 +68,8 @@ class _SequenceSpec:
             centers = self.centers.astype(np.float64)
             directions = centers / np.linalg.norm(centers, axis=-1, keepdims=True).clip(1e-9)
             distance = -directions[choice] @ directions[list(new)].mean(axis=0)
-        return choice[
-            distance.round(6).argsort(kind="stable")
-        ].tolist()  # rounded: both sides of a gap are equally near
+        order = distance.round(6).argsort(kind="stable")  # rounded: both sides of a gap are equally near
+        return choice[order].tolist()
 
 
 def joint(spec: _SequenceSpec) -> list[Block]:

@@ -92,9 +92,14 @@ def step_memory(parts: Parts, config: TrainConfig) -> tuple[StepMemory, StepMemo
         objective.zero_grad()
         return memory_of(objective, lambda: objective.total(objective(batch, 0.0)).backward(), config)
 
-    keeping = measure()
-    objective.denoiser.enable_gradient_checkpointing()
-    return keeping, measure()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tensors without data are for one thread alone
+    try:
+        keeping = measure()
+        objective.denoiser.enable_gradient_checkpointing()
+        return keeping, measure()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def without_data(model: nn.Module) -> None:
