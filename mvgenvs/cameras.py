@@ -89,12 +89,8 @@ class Cameras:
     @without_autocast
     def rays(self) -> tuple[Float[Tensor, "*batch view h w 3"], Float[Tensor, "*batch view h w 3"]]:
         """World-space origins and unit directions through the centre of every pixel."""
-        height, width = self.hw
-        options: dict[str, Any] = {"dtype": self.c2w.dtype, "device": self.c2w.device}
-        v, u = torch.meshgrid(
-            torch.arange(height, **options) + 0.5, torch.arange(width, **options) + 0.5, indexing="ij"
-        )
-        pixels = torch.stack([u, v, torch.ones_like(u)], dim=-1)  # (h, w, 3), homogeneous
+        centers = self._pixel_centers
+        pixels = torch.cat([centers, torch.ones_like(centers[..., :1])], dim=-1)  # (h, w, 3), homogeneous
         pixel_to_world = self.c2w[..., :3, :3] @ torch.linalg.inv(self.K)  # (*batch, view, 3, 3)
         directions = torch.einsum("...ij,hwj->...hwi", pixel_to_world, pixels)
         directions = directions / directions.norm(dim=-1, keepdim=True)
@@ -131,6 +127,18 @@ class Cameras:
         homogeneous = torch.cat([pixels, torch.ones_like(pixels[..., :1])], dim=-1) * depth[..., None]
         local = homogeneous @ torch.linalg.inv(self.K).transpose(-1, -2)
         return local @ self.c2w[..., :3, :3].transpose(-1, -2) + self.centers[..., None, :]
+
+    def unproject_map(self, depth: Float[Tensor, "*batch view 1 h w"]) -> Float[Tensor, "*batch view h*w 3"]:
+        """World points that the centres of all pixels show, row by row, where these are their z-depths."""
+        pixels = self._pixel_centers.flatten(0, 1).expand(*self.c2w.shape[:-2], -1, -1)
+        return self.unproject(pixels, depth.flatten(-3))
+
+    @property
+    def _pixel_centers(self) -> Float[Tensor, "h w 2"]:
+        """(x, y) of each pixel's centre."""
+        options: dict[str, Any] = {"dtype": self.c2w.dtype, "device": self.c2w.device}
+        v, u = torch.meshgrid(*(torch.arange(side, **options) + 0.5 for side in self.hw), indexing="ij")
+        return torch.stack([u, v], dim=-1)
 
 
 def concatenate(cameras: Sequence[Cameras]) -> Cameras:

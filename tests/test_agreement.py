@@ -16,11 +16,8 @@ def sets_of(solids, count=12, size=64) -> ViewSet:
 
 def painted(views: ViewSet) -> torch.Tensor:
     """An error that belongs to the surface: a smooth function of the point that a pixel shows."""
-    height, width = views.cameras.hw
-    rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    at = torch.stack([columns, rows], dim=-1).flatten(0, 1).expand(1, views.num_views, -1, -1)
-    points = views.cameras.unproject(at, views.depth.flatten(2))
-    return (4 * points).sin().mT.unflatten(-1, (height, width))  # (1, view, 3, h, w)
+    points = views.cameras.unproject_map(views.depth)
+    return (4 * points).sin().mT.unflatten(-1, views.cameras.hw)  # (1, view, 3, h, w)
 
 
 def test_errors_that_belong_to_the_surface_cost_nothing(generator):

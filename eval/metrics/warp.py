@@ -88,10 +88,7 @@ def warp(sources: Float[Tensor, "pair 3 h w"], truth: ViewSet, first: list[int],
     height, width = truth.cameras.hw
     here, there = truth.cameras.select(first), truth.cameras.select(second)
     mask = _object(truth)
-    v, u = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    pixels = torch.stack([u, v], dim=-1).reshape(1, -1, 2).expand(len(first), -1, -1).to(sources)
-    points = here.unproject(pixels, truth.depth[first].flatten(1))
-    projected, depth = there.project(points)
+    projected, depth = there.project(here.unproject_map(truth.depth[first]))
     grid = projected / projected.new_tensor([width, height]) * 2 - 1  # pixel i covers (i, i + 1) / N of the image
     grid = grid.unflatten(1, (height, width))
     seen = torch.cat([sources, truth.depth[second], mask[second].to(sources)], dim=1)

@@ -153,14 +153,9 @@ def displacement(
 ) -> Float[Tensor, "pair 1 h w"]:
     """Pixels between where `depth` and the true depth find each point of the views `first` in the views `second`."""
     assert truth.depth is not None
-    height, width = truth.cameras.hw
     here, there = truth.cameras.select(first), truth.cameras.select(second)
-    row, column = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    pixels = torch.stack([column, row], dim=-1).reshape(1, -1, 2).expand(len(first), -1, -1)
-    found, true = (
-        there.project(here.unproject(pixels, values[first].flatten(1)))[0] for values in (depth, truth.depth)
-    )
-    return (found - true).norm(dim=-1).unflatten(1, (1, height, width))
+    found, true = (there.project(here.unproject_map(values[first]))[0] for values in (depth, truth.depth))
+    return (found - true).norm(dim=-1).unflatten(1, (1, *truth.cameras.hw))
 
 
 def make_table(found: list[ObjectFigures]) -> Table:

@@ -45,9 +45,7 @@ def same_points(views: ViewSet, side: int) -> list[SamePoints]:
     assert views.depth is not None
     cameras, depth = views.cameras.resized((side, side)), views.depth
     depth = F.interpolate(depth.flatten(0, 1), (side, side), mode="nearest").unflatten(0, depth.shape[:2])
-    rows, columns = torch.meshgrid(*[torch.arange(side, device=depth.device) + 0.5] * 2, indexing="ij")
-    at = torch.stack([columns, rows], dim=-1).flatten(0, 1).expand(*depth.shape[:2], -1, -1)
-    points = cameras.unproject(at, depth.flatten(2)).mT.unflatten(-1, (side, side))
+    points = cameras.unproject_map(depth).mT.unflatten(-1, (side, side))
     found = []
     for each, solid, projections in zip(points, depth > 0, cameras.projections, strict=True):
         asked = solid.flatten().nonzero()
@@ -56,3 +54,11 @@ def same_points(views: ViewSet, side: int) -> list[SamePoints]:
         sources = Sources(*(getattr(sources, name)[near] for name in Sources.__slots__))
         found.append(SamePoints(asked[sources.token, 0], sources))
     return found
+
+
+def differences(errors: Float[Tensor, "set view c h w"], views: ViewSet) -> Float[Tensor, "set view"]:
+    """The mean of `SamePoints.differences` over each view; the errors are of several draws of each of the sets."""
+    every = same_points(views, errors.shape[-1])
+    of_sets = errors.unflatten(0, (len(every), -1))
+    found = [same.differences(draws) for same, draws in zip(every, of_sets, strict=True)]
+    return torch.cat(found).mean(dim=(-1, -2))

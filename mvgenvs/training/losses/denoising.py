@@ -16,7 +16,7 @@ from mvgenvs.diffusion.options import CLEAN_SIGMA
 from mvgenvs.nerf.model import Rendering
 from mvgenvs.perceptual import PerceptualDistance
 from mvgenvs.training.draws import Draws
-from mvgenvs.training.losses.agreement import same_points
+from mvgenvs.training.losses.agreement import differences
 from mvgenvs.views import ViewSet
 
 
@@ -57,13 +57,12 @@ class DenoisingLoss:
             lacking = render_latents.repeat_interleave(repeats, dim=0) - x0
             xt = xt + (from_render & ~anchors)[..., None, None, None] * lacking
         denoised = self.denoised(xt, sigma, conditions, batch.num_known)
-        error = (denoised - x0).square().mean(dim=(-1, -2, -3))
-        counted = (~anchors).to(error.dtype)
-        weighted = loss_weight(sigma, self.weights.min_snr) * error * counted
-        losses = {"denoise": weighted.sum(dim=1).div(counted.sum(dim=1).clamp(min=1)).mean()}
+        error = denoised - x0
+        losses = {"denoise": self._weighed(error.square().mean(dim=(-1, -2, -3)), sigma, anchors)}
         if self.weights.agreement and batch.views.depth is not None:
-            given = torch.where(anchors[..., None, None, None], 0.0, denoised - x0)
-            losses["agreement"] = self._agreement(given, sigma, ~anchors, batch.views)
+            # Anchors are given, so their errors are 0: views agree with them by being right.
+            error = torch.where(anchors[..., None, None, None], 0.0, error)
+            losses["agreement"] = self._weighed(differences(error, batch.views), sigma, anchors)
         if self.weights.perceptual:
             losses["perceptual"] = self._perceptual(denoised, sigma, ~anchors, batch.views, rendering, draws)
         return losses
@@ -110,22 +109,13 @@ class DenoisingLoss:
             return None
         return Reference(x0[:, 0], self.denoiser.embed(views.images[:, 0]), views.cameras.select([0]))
 
-    def _agreement(
-        self,
-        errors: Float[Tensor, "set view c h w"],
-        sigma: Float[Tensor, "set view"],
-        counted: Bool[Tensor, "set view"],
-        views: ViewSet,
+    def _weighed(
+        self, errors: Float[Tensor, "set view"], sigma: Float[Tensor, "set view"], anchors: Bool[Tensor, "set view"]
     ) -> Float[Tensor, ""]:
-        """How the errors of views that count differ from those at the same points of others; as the error is weighed.
-
-        Anchors are given, so their errors are 0: views agree with them by being right.
-        """
-        every = same_points(views, errors.shape[-1])
-        of_sets = errors.unflatten(0, (len(every), -1))
-        difference = torch.stack([same.differences(e) for same, e in zip(every, of_sets, strict=True)]).flatten(0, 1)
-        weight = loss_weight(sigma, self.weights.min_snr) * counted
-        return (weight * difference.mean(dim=(-1, -2))).sum(dim=1).div(counted.sum(dim=1).clamp(min=1)).mean()
+        """The mean of squared errors over the views that are no anchors, weighed by their noise levels."""
+        counted = (~anchors).to(errors.dtype)
+        weighted = loss_weight(sigma, self.weights.min_snr) * errors * counted
+        return weighted.sum(dim=1).div(counted.sum(dim=1).clamp(min=1)).mean()
 
     def _perceptual(
         self,
